@@ -1,0 +1,40 @@
+//! What is final: committee, vote bytes, certificates, and their verification (for sync, RPC and light clients). Pure.
+//!
+//! # Protocol
+//! A validator signs the 32 bytes
+//! `SHA3-256(len(domain) ‖ domain ‖ genesis hash ‖ height u64 BE ‖ round u32 BE ‖ kind u8 ‖ value tag u8 ‖ value id 32 B)`
+//! with the domain `trellis/vote/1`. `kind` is 1 for a prevote and 2 for a precommit; the value tag is 0 for nil (the
+//! value id is then 32 zero bytes) and 1 for a block hash. A block is final when precommits for its header hash,
+//! made in one round by validators of the committee of its height, weigh **more than two thirds** of the committee's power.
+//! The value id is the header hash and the round is not inside the block, so that a block may be proposed again.
+//!
+//! A proposal is signed likewise with the domain `trellis/proposal/1` over
+//! `genesis hash ‖ height ‖ round ‖ proof-of-lock round + 1 (0 = none) ‖ value id`.
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation
+    )
+)]
+#![deny(clippy::arithmetic_side_effects, clippy::cast_possible_truncation)]
+
+mod certificate;
+mod evidence;
+mod proof;
+mod proposer;
+mod validator_set;
+mod vote;
+
+pub use certificate::{CertificateError, verify_certificate};
+pub use evidence::{Equivocation, EvidenceError, SignedProposal, SignedVote};
+pub use proof::{FINALITY_PROOF_BYTES_MAX, FinalityProof, ProofError};
+pub use proposer::proposer;
+pub use validator_set::{
+    POWER_TOTAL_MAX, VALIDATORS_MAX, Validator, ValidatorSet, ValidatorSetError, VotePublicKey,
+    VoteScheme,
+};
+pub use vote::{PROPOSAL_DOMAIN, ProposalPlace, VOTE_DOMAIN, VoteKind, VotePlace};
