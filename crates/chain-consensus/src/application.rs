@@ -16,6 +16,15 @@ pub struct Tip {
     pub certificate: Option<CommitCertificate>,
 }
 
+/// A block that the application built, executed and kept ready for `commit`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProposedBlock {
+    /// keccak-256 of its header: the value that is voted for.
+    pub block_hash: B256,
+    /// RLP of the block.
+    pub block_rlp: Bytes,
+}
+
 /// What the application says about a proposed block.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -83,7 +92,7 @@ pub struct DecidedBlock {
 ///
 /// The engine calls one method at a time, except `decided` and `tip`, which may be called at any time.
 /// Calls come in this order for every height: `validators(h)`, then `propose` and `verify` any number of times,
-/// then `commit` once, then `finalized` once.
+/// then `commit` once, then `finalized` at most once.
 #[async_trait]
 pub trait Application: Send + Sync + 'static {
     /// The last committed block.
@@ -92,19 +101,20 @@ pub trait Application: Send + Sync + 'static {
     /// The committee that decides block `height`; asked for `tip + 1` only.
     async fn validators(&self, height: u64) -> Result<ValidatorSet, AppError>;
 
-    /// Builds a block on the tip and returns its RLP. `parent_commit` is the fullest certificate known for the tip
-    /// (None on genesis) and belongs into the block's section. The answer is useless after `deadline`.
-    /// The block must be one that `verify` calls valid; it may be asked for again in a later round of the same height.
+    /// Builds and executes a block on the tip and keeps it under its hash for `commit`; `verify` is not called for it
+    /// in this run. `parent_commit` is the fullest certificate known for the tip (None on genesis) and belongs into the
+    /// block's section. The answer is useless after `deadline`. It may be asked again in a later round of the same
+    /// height. It should not wait for the block time: the engine does that between two heights, where waiting blocks nobody.
     async fn propose(
         &self,
         height: u64,
         round: u32,
         parent_commit: Option<CommitCertificate>,
         deadline: UnixMs,
-    ) -> Result<Bytes, AppError>;
+    ) -> Result<ProposedBlock, AppError>;
 
     /// Judges a block proposed for `height` = tip + 1: decodes and executes it before anyone votes, and keeps the
-    /// executed block under its hash for `commit`. Called for own proposals too, and again after a restart.
+    /// executed block under its hash for `commit`. Called again after a restart for what was not committed, own blocks too.
     async fn verify(&self, height: u64, block_rlp: Bytes) -> Result<Verdict, AppError>;
 
     /// Commits the decided block. When it returns Ok the block survives any kill and is the new tip.
@@ -113,7 +123,7 @@ pub trait Application: Send + Sync + 'static {
 
     /// Hands over what was learnt about the height after the commit: the certificate with precommits that came late
     /// (rewards and jailing count it) and evidence of equivocation, checked already. Both must be durable when it
-    /// returns Ok; the next height starts after that.
+    /// returns Ok; the next height starts after that. Not called when there is nothing new.
     async fn finalized(
         &self,
         certificate: CommitCertificate,

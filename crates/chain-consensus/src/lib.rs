@@ -12,4 +12,4 @@
 
 mod application;
 
-pub use application::{AppError, Application, DecidedBlock, Tip, Verdict};
+pub use application::{AppError, Application, DecidedBlock, ProposedBlock, Tip, Verdict};
