@@ -1,0 +1,114 @@
+//! The built-in specs (CHN-02). Every key of `dev` is public: it is for one machine and for nothing of value.
+
+use crate::spec::{
+    AllocAccount, ChainSpec, ConsensusSection, ContractsSection, GasSection, GenesisSection, NetworkSection,
+    ProtocolSection, ValidatorEntry,
+};
+use alloy_primitives::{Address, B256, address};
+use std::collections::BTreeMap;
+use trellis_crypto::{VoteKey, sha3_256};
+use trellis_primitives::Wei;
+
+/// Chain id of `dev`.
+pub const DEV_CHAIN_ID: u64 = 97_001;
+/// The standard test mnemonic that every Ethereum tool knows.
+pub const DEV_MNEMONIC: &str = "test test test test test test test test test test test junk";
+/// Accounts of the mnemonic that are funded for people, from index 0.
+pub const DEV_ACCOUNT_COUNT: usize = 10;
+
+/// The mnemonic's accounts 0 to 9: for people and their tools.
+const DEV_ACCOUNTS: [Address; DEV_ACCOUNT_COUNT] = [
+    address!("f39Fd6e51aad88F6F4ce6aB8827279cffFb92266"),
+    address!("70997970C51812dc3A010C7d01b50e0d17dc79C8"),
+    address!("3C44CdDdB6a900fa2b585dd299e03d12FA4293BC"),
+    address!("90F79bf6EB2c4f870365E785982E1f101E93b906"),
+    address!("15d34AAf54267DB7D7c367839AAf71A00a2C6A65"),
+    address!("9965507D1a55bcC2695C58ba16FB37d819B0A4dc"),
+    address!("976EA74026E726554dB657fA54763abd0C3a0aa9"),
+    address!("14dC79964da2C08b23698B3D3cc7Ca32193d9955"),
+    address!("23618e81E3f5cdF7f54C3d65f7FBc0aBf5B21E8f"),
+    address!("a0Ee7A142d267C1f36714E4a8F75612F20a79720"),
+];
+
+/// The mnemonic's accounts 10 to 19: for the roles of `trellis dev`. Index 10 is the validator's, 11 the provider's,
+/// 12 the gateway's, 13 the aggregator's, 14 deploys the contracts at genesis; 15 to 19 are for more of them.
+pub const DEV_ROLE_ACCOUNTS: [Address; 10] = [
+    address!("Bcd4042DE499D14e55001CcbB24a551F3b954096"),
+    address!("71bE63f3384f5fb98995898A86B02Fb2426c5788"),
+    address!("FABB0ac9d68B0B445fB7357272Ff202C5651694a"),
+    address!("1CBd3b2770909D4e10f157cABC84C7264073C9Ec"),
+    address!("dF3e18d64BC6A983f673Ab319CCaE4f1a57C7097"),
+    address!("cd3B766CCDd6AE721141F452C550Ca635964ce71"),
+    address!("2546BcD3c84621e976D8185a91A922aE77ECEc30"),
+    address!("bDA5747bFD65F08deb54cb465eB87D40e51B197E"),
+    address!("dD2FD4581271e230360230F9337D5c0430Bf44C0"),
+    address!("8626f6940E2eb28930eFb4CeF49B2d1F2C9C1199"),
+];
+
+/// The vote key's seed of a `dev` or `local` validator: public, made from its number.
+#[must_use]
+pub fn dev_vote_seed(number: u32) -> [u8; 32] {
+    sha3_256(&[b"trellis/dev/vote/1", &number.to_be_bytes()])
+}
+
+impl ChainSpec {
+    /// One validator, twenty funded accounts, short windows (CHN-02).
+    #[must_use]
+    pub fn dev() -> Self {
+        let funded = AllocAccount { balance: Wei::from_trl(1_000_000), ..AllocAccount::default() };
+        let accounts = DEV_ACCOUNTS.iter().chain(&DEV_ROLE_ACCOUNTS);
+        let alloc: BTreeMap<Address, AllocAccount> = accounts.map(|address| (*address, funded.clone())).collect();
+        Self {
+            genesis: GenesisSection {
+                chain_id: DEV_CHAIN_ID,
+                name: "trellis-dev".into(),
+                timestamp_ms: 1_790_000_000_000,
+                validators: vec![ValidatorEntry {
+                    vote_key: B256::from(VoteKey::from_seed(&dev_vote_seed(0)).public()),
+                    power: 1_000_000,
+                    account: DEV_ROLE_ACCOUNTS[0],
+                }],
+                contracts: Some(ContractsSection {
+                    deployer: DEV_ROLE_ACCOUNTS[4],
+                    distributor: DEV_ROLE_ACCOUNTS[4],
+                    slasher: DEV_ROLE_ACCOUNTS[4],
+                    fee_bps: 0,
+                    aggregator_bond_wei: Wei::from_trl(1_000),
+                }),
+                alloc,
+            },
+            consensus: ConsensusSection {
+                block_time_ms: 250,
+                propose_timeout_ms: 700,
+                timeout_delta_ms: 200,
+                epoch_blocks: 60,
+                committee_seats_max: 100,
+                clock_ahead_ms_max: 500,
+            },
+            gas: GasSection { block_gas_limit: 400_000_000, base_fee_floor_wei: 1_000_000_000 },
+            protocol: ProtocolSection {
+                unbonding_s: 120,
+                evidence_age_s: 60,
+                receipt_window_s: 10,
+                channel_challenge_s: 10,
+                risk_limit_wei: Wei::from_milli_trl(10),
+                batch_receipts_max: 10_000,
+                batch_interval_s: 2,
+            },
+            network: NetworkSection { protocol_version: 1, p2p_port: 9700, rpc_port: 8545, ..NetworkSection::default() },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // row: CHN-02
+    #[test]
+    fn the_dev_chain_is_valid_and_its_identity_is_pinned() {
+        let spec = ChainSpec::dev();
+        spec.check().unwrap();
+        assert_eq!(spec.supply(), Wei::from_trl(20_000_000).to_u256());
+    }
+}

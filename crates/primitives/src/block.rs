@@ -1,0 +1,165 @@
+//! Blocks: an Ethereum header, its transactions, and the section that consensus needs (decisions: "Block").
+
+use alloy_primitives::{Address, B256, Bytes, keccak256};
+use alloy_rlp::{Decodable, Encodable, RlpDecodable, RlpEncodable};
+use std::sync::Arc;
+
+/// An Ethereum header of the newest fork.
+pub type Header = alloy_consensus::Header;
+/// A signed Ethereum transaction of any type.
+pub type TxEnvelope = alloy_consensus::TxEnvelope;
+
+/// Bytes of one encoded block at most.
+pub const BLOCK_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Signatures in one certificate at most; a committee is never larger.
+pub const COMMIT_SIGNATURES_MAX: usize = 4_096;
+
+/// One validator's precommit for a block.
+#[derive(Clone, PartialEq, Eq, Debug, RlpEncodable, RlpDecodable, serde::Serialize, serde::Deserialize)]
+pub struct CommitSignature {
+    /// The validator's address: the last 20 bytes of the keccak of its vote key.
+    pub validator: Address,
+    /// The signature over the vote's bytes in the committee's scheme.
+    pub signature: Bytes,
+}
+
+/// Proof that more than 2/3 of the voting power precommitted a block.
+#[derive(Clone, PartialEq, Eq, Debug, RlpEncodable, RlpDecodable, serde::Serialize, serde::Deserialize)]
+pub struct CommitCertificate {
+    /// The block's height.
+    pub height: u64,
+    /// The round in which it was decided; no part of the block itself, because a block can be proposed again.
+    pub round: u32,
+    /// The header's hash, which is also the engine's value id.
+    pub block_hash: B256,
+    /// The precommits, sorted by validator.
+    pub signatures: Vec<CommitSignature>,
+}
+
+/// What consensus needs in a block beside Ethereum's header; `header.parent_beacon_block_root` is its hash.
+#[derive(Clone, PartialEq, Eq, Debug, Default, RlpEncodable, RlpDecodable)]
+#[rlp(trailing)]
+pub struct ConsensusSection {
+    /// The block's time in milliseconds; `header.timestamp` is this divided by 1,000.
+    pub time_ms: u64,
+    /// The certificate of the parent; none in the first block after genesis.
+    pub parent_commit: Option<CommitCertificate>,
+    /// The assembled checkpoint certificate, when this block carries one (CHN-15).
+    pub checkpoint: Option<Bytes>,
+}
+
+impl ConsensusSection {
+    /// keccak(RLP(section)), bound into the header.
+    #[must_use]
+    pub fn root(&self) -> B256 {
+        let mut out = Vec::with_capacity(self.length());
+        self.encode(&mut out);
+        keccak256(&out)
+    }
+}
+
+/// A whole block as it is proposed, stored and synced.
+#[derive(Clone, PartialEq, Eq, Debug, RlpEncodable, RlpDecodable)]
+pub struct Block {
+    /// The Ethereum header.
+    pub header: Header,
+    /// The transactions in order.
+    pub transactions: Vec<TxEnvelope>,
+    /// What consensus needs.
+    pub section: ConsensusSection,
+}
+
+impl Block {
+    /// The header's hash: the block's name for wallets and for the engine.
+    #[must_use]
+    pub fn hash(&self) -> B256 {
+        self.header.hash_slow()
+    }
+
+    /// The canonical bytes.
+    #[must_use]
+    pub fn to_rlp(&self) -> Bytes {
+        let mut out = Vec::with_capacity(self.length());
+        self.encode(&mut out);
+        out.into()
+    }
+
+    /// Decodes canonical bytes, all of them.
+    ///
+    /// # Errors
+    /// The RLP error; also where bytes are left over or the block is over [`BLOCK_BYTES_MAX`].
+    pub fn from_rlp(mut bytes: &[u8]) -> Result<Self, alloy_rlp::Error> {
+        if bytes.len() > BLOCK_BYTES_MAX {
+            return Err(alloy_rlp::Error::Custom("the block is over 16 MiB"));
+        }
+        let block = Self::decode(&mut bytes)?;
+        if !bytes.is_empty() {
+            return Err(alloy_rlp::Error::Custom("bytes after the block"));
+        }
+        Ok(block)
+    }
+}
+
+/// A transaction whose sender is known, so that nobody recovers it twice.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RecoveredTx {
+    /// The signed transaction.
+    pub tx: Arc<TxEnvelope>,
+    /// Its hash.
+    pub hash: B256,
+    /// Who signed it.
+    pub sender: Address,
+    /// Length of its EIP-2718 form in bytes.
+    pub encoded_bytes: usize,
+}
+
+impl RecoveredTx {
+    /// Pairs a transaction with a sender that was recovered from its signature.
+    #[must_use]
+    pub fn new(tx: TxEnvelope, sender: Address) -> Self {
+        use alloy_eips::eip2718::Encodable2718;
+        let hash = *tx.tx_hash();
+        let encoded_bytes = tx.encode_2718_len();
+        Self { tx: Arc::new(tx), hash, sender, encoded_bytes }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn block_with(section: ConsensusSection) -> Block {
+        Block { header: Header::default(), transactions: Vec::new(), section }
+    }
+
+    #[test]
+    fn a_block_survives_its_own_bytes_with_and_without_a_certificate() {
+        let certificate = CommitCertificate {
+            height: 7,
+            round: 1,
+            block_hash: B256::repeat_byte(7),
+            signatures: vec![CommitSignature { validator: Address::repeat_byte(1), signature: vec![9; 64].into() }],
+        };
+        for parent_commit in [None, Some(certificate)] {
+            let block = block_with(ConsensusSection { time_ms: 5, parent_commit, checkpoint: None });
+            assert_eq!(Block::from_rlp(&block.to_rlp()).unwrap(), block);
+        }
+    }
+
+    #[test]
+    fn the_section_root_changes_with_every_field() {
+        let bare = ConsensusSection { time_ms: 5, parent_commit: None, checkpoint: None };
+        let later = ConsensusSection { time_ms: 6, ..bare.clone() };
+        let checkpointed = ConsensusSection { checkpoint: Some(vec![1].into()), ..bare.clone() };
+        assert_ne!(bare.root(), later.root());
+        assert_ne!(bare.root(), checkpointed.root());
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_of_a_peer_make_the_block_decoder_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+            let _ = Block::from_rlp(&bytes);
+        }
+    }
+}
