@@ -1,0 +1,21 @@
+//! Rust bindings and artifacts of the contracts, nothing else.
+//!
+//! One module per contract, each made by `sol!` from the artifact that CI reproduces byte for byte; the EIP-712 structs
+//! that both sides of a channel sign; and what a genesis must execute to have the contracts.
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation
+    )
+)]
+#![deny(clippy::arithmetic_side_effects, clippy::cast_possible_truncation)]
+
+mod bindings;
+pub mod deployment;
+pub mod typed;
+
+pub use bindings::{fee_pool, payment_channels, provider_staking, settlement, wtrl};
