@@ -1,0 +1,85 @@
+//! What a node's network is told, and the bounds it keeps.
+
+use trellis_primitives::{B256, RoleSet};
+
+/// The oldest protocol version this build speaks.
+pub const PROTOCOL_VERSION_MIN: u32 = 1;
+/// The newest protocol version this build speaks.
+pub const PROTOCOL_VERSION_MAX: u32 = 1;
+/// A dial gives up after this long (NET-20).
+pub const CONNECT_TIMEOUT_MS: u64 = 10_000;
+/// The handshake after the encrypted connection stands (NET-20).
+pub const HANDSHAKE_TIMEOUT_MS: u64 = 5_000;
+/// The clocks of two peers may differ by this much (NET-21).
+pub const CLOCK_SKEW_MS_MAX: u64 = 30_000;
+/// Opening a stream gives up after this long.
+pub const OPEN_TIMEOUT_MS: u64 = 5_000;
+/// Goodbyes are waited for this long at shutdown (NET-19).
+pub const GOODBYE_TIMEOUT_MS: u64 = 1_000;
+/// Between two keep-alive pings (NET-19).
+pub const PING_INTERVAL_MS: u64 = 30_000;
+/// Streams that wait in one acceptor before more are dropped.
+pub const ACCEPT_QUEUE_STREAMS_MAX: usize = 256;
+/// Events that wait for a slow receiver before the oldest are lost to it.
+pub const EVENTS_BUFFERED_MAX: usize = 1_024;
+/// Peers at once, unless configured otherwise (NET-50).
+pub const PEERS_MAX_DEFAULT: u32 = 125;
+/// A node record is valid for this long after it was signed.
+pub const RECORD_LIFETIME_MS: u64 = 24 * 60 * 60 * 1_000;
+/// A node record is signed anew when this share of its lifetime is left (one part in this many).
+pub const RECORD_REFRESH_FRACTION: u64 = 4;
+
+pub use trellis_net_transport::{AdmissionLimits, Policy};
+
+/// What the network of one node is told.
+#[derive(Clone, Debug)]
+pub struct NetConfig {
+    /// Where to listen, multiaddr text: `/ip4/0.0.0.0/udp/9700/quic-v1`. Empty: dial only.
+    pub listen: Vec<String>,
+    /// Peers to be connected to, multiaddr text; redialled with backoff for as long as they are missing.
+    pub bootstrap: Vec<String>,
+    /// Addresses to put into the node record instead of the ones listened at.
+    pub external_addresses: Vec<String>,
+    /// Whether classical peers are let in.
+    pub policy: Policy,
+    /// What is admitted before any cryptography.
+    pub limits: AdmissionLimits,
+    /// Peers at once.
+    pub peers_max: u32,
+    /// The network's number; a peer with another is refused.
+    pub network_magic: u32,
+    /// The hash of block zero; a peer with another is refused.
+    pub genesis_hash: B256,
+    /// The chain's id; node records are signed over it.
+    pub chain_id: u64,
+    /// What this node calls its software.
+    pub user_agent: String,
+    /// What this node does.
+    pub roles: RoleSet,
+    /// The models it serves, for its node record.
+    pub models: Vec<String>,
+    /// Seed of the jitter in redials; `None` takes one from the operating system.
+    pub jitter_seed: Option<u64>,
+}
+
+impl NetConfig {
+    /// A node of this network that listens nowhere and knows nobody, with every limit at its default.
+    #[must_use]
+    pub fn new(chain_id: u64, network_magic: u32, genesis_hash: B256) -> Self {
+        Self {
+            listen: Vec::new(),
+            bootstrap: Vec::new(),
+            external_addresses: Vec::new(),
+            policy: Policy::Require,
+            limits: AdmissionLimits::default(),
+            peers_max: PEERS_MAX_DEFAULT,
+            network_magic,
+            genesis_hash,
+            chain_id,
+            user_agent: concat!("trellis/", env!("CARGO_PKG_VERSION")).to_owned(),
+            roles: RoleSet(0),
+            models: Vec::new(),
+            jitter_seed: None,
+        }
+    }
+}

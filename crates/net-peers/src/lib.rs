@@ -1,0 +1,48 @@
+//! Know whom to talk to: discovery, address book, handshake, scores, bans, budgets. Gives the rest one network handle, real or simulated.
+//!
+//! Protocols hold a [`NetworkHandle`] and see nothing else of the network:
+//!
+//! ```no_run
+//! # async fn demo(network: trellis_net_peers::NetworkHandle) -> Result<(), Box<dyn std::error::Error>> {
+//! use trellis_net_peers::{Protocol, frame};
+//! const ECHO: Protocol = Protocol("/trellis/echo/1");
+//! // The side that asks:
+//! let peer = network.dial("/ip4/127.0.0.1/udp/9700/quic-v1").await?;
+//! let mut stream = network.open(peer, ECHO).await?;
+//! frame::write_frame(&mut stream, b"hello").await?;
+//! // The side that answers:
+//! let mut acceptor = network.accept(ECHO)?;
+//! while let Some((peer, mut stream)) = acceptor.next().await {
+//!     let question = frame::read_frame(&mut stream, 1_024).await?;
+//!     println!("{peer} said {question:?}");
+//! }
+//! # Ok(()) }
+//! ```
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation
+    )
+)]
+
+mod broadcast;
+pub mod config;
+mod error;
+pub mod frame;
+mod network;
+mod peer;
+mod reason;
+pub mod sim;
+pub mod state;
+
+pub use broadcast::{BROADCAST_QUEUE_MESSAGES_MAX, BROADCAST_WRITE_TIMEOUT_MS};
+pub use config::{NetConfig, Policy};
+pub use error::{AcceptError, BroadcastError, DialError, OpenError, RefusedBy, StartError};
+pub use network::{Acceptor, BroadcastReport, NetStream, Network, NetworkHandle, Protocol, StreamIo};
+pub use peer::{Direction, Path, PeerEvent, PeerInfo};
+pub use reason::{DisconnectReason, RefusalReason};
+pub use state::PeerState;
