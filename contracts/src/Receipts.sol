@@ -2,8 +2,15 @@
 pragma solidity 0.8.37;
 
 /// @notice Receipt v1: what one job was, what came out and what it cost. All fields are static; texts are hashes.
-/// The meaning of each field stands in contracts/README.md.
+/// The meaning of each field stands in contracts/README.md. The three parts only group the fields for tools that cannot
+/// take a struct of 29: the ABI encoding, and so hashStruct, is that of the flat list in RECEIPT_TYPEHASH.
 struct Receipt {
+    ReceiptKey key;
+    ReceiptJob job;
+    ReceiptOutcome outcome;
+}
+
+struct ReceiptKey {
     uint16 version;
     uint64 chainId;
     address channels;
@@ -11,6 +18,9 @@ struct Receipt {
     bytes32 channelId;
     uint64 sequence;
     bytes32 jobId;
+}
+
+struct ReceiptJob {
     bytes32 gatewayNode;
     bytes32 providerNode;
     bytes32 modelDigest;
@@ -20,6 +30,9 @@ struct Receipt {
     bytes32 requestDigest;
     bytes32 parametersHash;
     bytes32 promptCommitment;
+}
+
+struct ReceiptOutcome {
     bytes32 outputDigest;
     bytes32 fingerprintRoot;
     uint64 tokensIn;

@@ -246,9 +246,9 @@ contract Settlement is EIP712, ReentrancyGuardTransient {
     /// no such channel, a signature that is malformed or not by the channel's signer and payee, or a cost other than the leaf's sum.
     function proveBadReceipt(uint64 batchId, LeafProof calldata leaf) external nonReentrant {
         Batch storage b = _pendingBatch(batchId);
-        bytes32 receiptHash = _requireLeaf(b, batchId, leaf);
-        if (leaf.sum != leaf.receipt.cost) return _topple(b, batchId, Fault.WrongSum);
-        if (_isGood(b, leaf, receiptHash)) revert NoFault();
+        bytes32 structHash = _requireLeaf(b, batchId, leaf);
+        if (leaf.sum != leaf.receipt.outcome.cost) return _topple(b, batchId, Fault.WrongSum);
+        if (_isGood(b, leaf, structHash)) revert NoFault();
         _topple(b, batchId, Fault.BadReceipt);
     }
 
@@ -273,7 +273,7 @@ contract Settlement is EIP712, ReentrancyGuardTransient {
         _requireLeaf(earlier, earlierId, earlierLeaf);
         Receipt calldata x = leaf.receipt;
         Receipt calldata y = earlierLeaf.receipt;
-        if (x.channelId != y.channelId || x.sequence != y.sequence) revert NoFault();
+        if (x.key.channelId != y.key.channelId || x.key.sequence != y.key.sequence) revert NoFault();
         _topple(b, batchId, Fault.Duplicate);
     }
 
@@ -341,8 +341,8 @@ contract Settlement is EIP712, ReentrancyGuardTransient {
     /// @notice Shows a demanded leaf with all its data. Anyone may; the caller gets the demand's bond.
     function reveal(uint64 batchId, LeafProof calldata leaf) external nonReentrant {
         Batch storage b = _pendingBatch(batchId);
-        bytes32 receiptHash = _requireLeaf(b, batchId, leaf);
-        bytes32 hash = Receipts.leaf(receiptHash, keccak256(leaf.signatures), leaf.pqHash);
+        bytes32 structHash = _requireLeaf(b, batchId, leaf);
+        bytes32 hash = Receipts.leaf(structHash, keccak256(leaf.signatures), leaf.pqHash);
         _answer(b, batchId, leaf.index, hash);
     }
 
@@ -478,17 +478,17 @@ contract Settlement is EIP712, ReentrancyGuardTransient {
 
     function _isGood(Batch storage b, LeafProof calldata leaf, bytes32 hash) private view returns (bool) {
         Receipt calldata r = leaf.receipt;
-        if (r.version != RECEIPT_VERSION || r.chainId != block.chainid) return false;
-        if (r.channels != address(CHANNELS) || r.aggregator != b.aggregator) return false;
+        if (r.key.version != RECEIPT_VERSION || r.key.chainId != block.chainid) return false;
+        if (r.key.channels != address(CHANNELS) || r.key.aggregator != b.aggregator) return false;
         if (leaf.signatures.length != SIGNATURES_BYTES) return false;
-        (address signer, address payee) = CHANNELS.keysOf(r.channelId);
+        (address signer, address payee) = CHANNELS.keysOf(r.key.channelId);
         if (signer == address(0)) return false;
         bytes32 digest = _hashTypedDataV4(hash);
         return _recover(digest, leaf.signatures[:65]) == signer && _recover(digest, leaf.signatures[65:]) == payee;
     }
 
     function _isBefore(Receipt calldata x, Receipt calldata y) private pure returns (bool) {
-        return Receipts.isBefore(x.channelId, x.sequence, y.channelId, y.sequence);
+        return Receipts.isBefore(x.key.channelId, x.key.sequence, y.key.channelId, y.key.sequence);
     }
 
     function _isAbsent(
@@ -500,12 +500,12 @@ contract Settlement is EIP712, ReentrancyGuardTransient {
     ) private view returns (bool) {
         bytes32 leftHash = _requireLeaf(b, batchId, left);
         Receipt calldata x = left.receipt;
-        if (x.channelId == p.channelId && x.sequence == p.sequence) return leftHash != p.receipt;
-        if (!Receipts.isBefore(x.channelId, x.sequence, p.channelId, p.sequence)) return left.index == 0;
+        if (x.key.channelId == p.channelId && x.key.sequence == p.sequence) return leftHash != p.receipt;
+        if (!Receipts.isBefore(x.key.channelId, x.key.sequence, p.channelId, p.sequence)) return left.index == 0;
         if (left.index + 1 == b.count) return true;
         _requireNeighbours(b, batchId, left, right);
         Receipt calldata y = right.receipt;
-        return Receipts.isBefore(p.channelId, p.sequence, y.channelId, y.sequence);
+        return Receipts.isBefore(p.channelId, p.sequence, y.key.channelId, y.key.sequence);
     }
 
     function _answer(Batch storage b, uint64 batchId, uint32 index, bytes32 leaf) private {
