@@ -44,4 +44,5 @@ pub use error::{CommitError, OpenError, ReadError};
 pub use metrics::StoreMetrics;
 pub use proof::{AccountProof, StorageProof};
 pub use service::Store;
+pub use state::state_root_of;
 pub use view::{PendingState, StateTransition, StateView};

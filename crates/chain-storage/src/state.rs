@@ -131,3 +131,9 @@ impl WorldState {
         }
     }
 }
+
+/// The root of the state that a diff makes from nothing: the genesis root.
+#[must_use]
+pub fn state_root_of(state: &crate::StateDiff) -> B256 {
+    WorldState::default().apply(&state.hashed()).root()
+}

@@ -1,0 +1,55 @@
+//! The executor: the chain's rules with the caches they need.
+
+use crate::database::{CodeCache, DatabaseError, ViewDatabase};
+use crate::precompile::precompiles;
+use crate::{ExecutionConfig, ExecutionError, install_recovery};
+use alloy_evm::eth::{EthEvm, EthEvmBuilder};
+use alloy_evm::precompiles::PrecompilesMap;
+use alloy_evm::{Database, EvmEnv};
+use revm::inspector::NoOpInspector;
+use std::sync::Arc;
+use trellis_chain_storage::StateView;
+
+/// Builds, checks and calls. Cloning it is cheap; clones share their caches.
+#[derive(Clone, Debug)]
+pub struct Executor {
+    pub(crate) config: ExecutionConfig,
+    pub(crate) codes: Arc<CodeCache>,
+}
+
+/// The EVM as this chain configures it.
+pub(crate) type ChainEvm<DB> = EthEvm<DB, NoOpInspector, PrecompilesMap>;
+
+impl Executor {
+    /// An executor for one chain.
+    #[must_use]
+    pub fn new(config: ExecutionConfig) -> Self {
+        install_recovery();
+        Self { config, codes: Arc::new(CodeCache::new()) }
+    }
+
+    /// The chain's settings.
+    #[must_use]
+    pub fn config(&self) -> &ExecutionConfig {
+        &self.config
+    }
+
+    pub(crate) fn database<'a>(&'a self, view: &'a StateView) -> ViewDatabase<'a> {
+        ViewDatabase { view, codes: &self.codes }
+    }
+}
+
+/// The one place where an EVM is made.
+pub(crate) fn chain_evm<DB: Database>(db: DB, env: EvmEnv) -> ChainEvm<DB> {
+    let precompiles = precompiles(env.cfg_env.spec);
+    EthEvmBuilder::new(db, env).precompiles(precompiles).build()
+}
+
+impl From<DatabaseError> for ExecutionError {
+    fn from(error: DatabaseError) -> Self {
+        match error {
+            DatabaseError::Read(error) => Self::State(error),
+            error @ DatabaseError::CodeMissing(_) => Self::Evm(error.to_string()),
+        }
+    }
+}

@@ -1,0 +1,38 @@
+//! Apply blocks to state: EVM, precompiles, system calls; execute the genesis.
+
+#![deny(clippy::arithmetic_side_effects, clippy::cast_possible_truncation)]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation
+    )
+)]
+
+mod block;
+mod call;
+mod config;
+mod database;
+mod env;
+mod error;
+mod executor;
+mod genesis;
+mod outcome;
+mod precompile;
+mod recover;
+
+pub use block::{BlockAttributes, BuiltBlock, Skipped};
+pub use call::{CallOutput, Overrides};
+pub use config::{
+    BLOCK_RLP_BYTES_MAX, CALL_GAS_MAX, CODE_CACHE_ENTRIES_MAX, EXTRA_DATA_BYTES_MAX, ExecutionConfig,
+    GAS_LIMIT_MIN, TX_GAS_MAX,
+};
+pub use env::{evm_env, next_base_fee};
+pub use error::{BlockError, CallError, ExecutionError, GenesisError, RecoverError};
+pub use executor::Executor;
+pub use genesis::{GenesisAccount, GenesisInput, GenesisStep, genesis, pinned_alloc};
+pub use precompile::precompiles;
+pub use recover::{install_recovery, recover_batch, recover_sender};
