@@ -412,7 +412,7 @@ contract SettlementTest is Batches {
         Made memory made = _good(count, 0);
         _submit(made);
         LeafProof memory leaf = _proof(made, i);
-        uint256 kind = whplace % 6;
+        uint256 kind = what % 6;
         if (kind == 0) leaf.receipt.outcome.cost += 1;
         if (kind == 1) leaf.sum += 1;
         if (kind == 2) leaf.signatures[0] ^= 0x01;
