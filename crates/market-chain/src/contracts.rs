@@ -1,0 +1,57 @@
+//! Call data, return values and events of our contracts, in our own types.
+
+mod channels;
+mod settlement;
+mod tokens;
+
+pub use channels::{ChannelEvent, ChannelStatus, ChannelTerms, ChannelView, ChannelsContract, SignedVoucher};
+pub use settlement::{
+    AggregatorView, BatchStatus, BatchView, DemandStatus, DemandView, Fault, SettlementContract, SettlementEvent,
+    SettlementTerms,
+};
+pub use tokens::{StakingContract, WtrlContract};
+
+use alloy_sol_types::{SolCall, SolInterface};
+use trellis_contracts::fee_pool::FeePool::FeePoolErrors;
+use trellis_contracts::payment_channels::PaymentChannels::PaymentChannelsErrors;
+use trellis_contracts::provider_staking::ProviderStaking::ProviderStakingErrors;
+use trellis_contracts::settlement::Settlement::SettlementErrors;
+use trellis_contracts::wtrl::WTRL::WTRLErrors;
+use trellis_primitives::Address;
+
+use crate::client::ChainClient;
+use crate::error::ChainError;
+
+/// Calls a view and decodes what it returns.
+async fn view<C: SolCall>(
+    client: &dyn ChainClient,
+    to: Address,
+    what: &'static str,
+    call: &C,
+) -> Result<C::Return, ChainError> {
+    let answer = client.call(to, call.abi_encode().into()).await?;
+    if answer.is_empty() {
+        // What an address without code answers.
+        let reason = format!("there is no contract at {to}");
+        return Err(ChainError::Decode { what, reason });
+    }
+    C::abi_decode_returns(&answer).map_err(|error| ChainError::Decode { what, reason: error.to_string() })
+}
+
+/// The name and values of a revert, where it is an error of our contracts; else its first bytes.
+#[must_use]
+pub fn describe_revert(data: &[u8]) -> String {
+    let ours = SettlementErrors::abi_decode(data)
+        .map(|error| format!("{error:?}"))
+        .or_else(|_| PaymentChannelsErrors::abi_decode(data).map(|error| format!("{error:?}")))
+        .or_else(|_| ProviderStakingErrors::abi_decode(data).map(|error| format!("{error:?}")))
+        .or_else(|_| FeePoolErrors::abi_decode(data).map(|error| format!("{error:?}")))
+        .or_else(|_| WTRLErrors::abi_decode(data).map(|error| format!("{error:?}")));
+    match ours {
+        Ok(text) => text,
+        Err(_) => match alloy_sol_types::decode_revert_reason(data) {
+            Some(text) => text,
+            None => format!("0x{}", alloy_primitives::hex::encode(data.get(..data.len().min(68)).unwrap_or_default())),
+        },
+    }
+}

@@ -1,0 +1,191 @@
+//! Nonces, fees, replacement, reorganisation, failing over.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use alloy_consensus::Transaction;
+use alloy_sol_types::SolError;
+use trellis_contracts::settlement::Settlement::WrongNumber;
+use trellis_crypto::AccountKey;
+use trellis_primitives::{Address, UnixMs};
+
+use super::node::{CHAIN_ID, Node, clock};
+use crate::{ChainClient, ChainError, RpcConfig, TxIntent};
+
+const SOON: Duration = Duration::from_secs(5);
+
+fn key(n: u8) -> AccountKey {
+    AccountKey::from_bytes(&[n; 32]).unwrap()
+}
+
+fn intent(n: u8) -> TxIntent {
+    TxIntent::call(Address::repeat_byte(9), vec![n])
+}
+
+#[tokio::test]
+async fn the_next_url_is_asked_when_one_is_dead_and_remembered_as_the_better_one() {
+    let node = Node::default();
+    let client = node.client(&clock()).await;
+    node.0.lock().dead_urls.insert("http://a".into());
+    client.head().await.unwrap();
+    node.0.lock().asked.clear();
+    client.head().await.unwrap();
+    assert!(node.0.lock().asked.iter().all(|(url, _)| url == "http://b"));
+    node.0.lock().dead_urls.insert("http://b".into());
+    let error = client.head().await.unwrap_err();
+    assert!(matches!(error, ChainError::Unreachable { urls: 2, .. }) && error.is_passing(), "{error}");
+}
+
+#[tokio::test]
+async fn a_url_of_another_chain_is_refused_at_the_start() {
+    let node = Node::default();
+    node.0.lock().other_chain_id = Some(("http://b".into(), 137));
+    let config = RpcConfig::new(CHAIN_ID, vec!["http://a".into(), "http://b".into()]);
+    let refused = node.client_with(config, &clock()).await.err().unwrap();
+    assert_eq!(refused, ChainError::WrongChain { url: "http://b".into(), expected: CHAIN_ID, actual: 137 });
+}
+
+// row: MKT-40
+#[tokio::test]
+async fn tasks_that_send_from_one_account_at_once_get_one_nonce_each() {
+    let node = Node::default();
+    let client = node.client(&clock()).await;
+    let key = Arc::new(key(1));
+    let tasks: Vec<_> = (0..20)
+        .map(|n| {
+            let (client, key) = (client.clone(), key.clone());
+            tokio::spawn(async move { client.send(intent(n), &key).await.unwrap() })
+        })
+        .collect();
+    let mut hashes = BTreeSet::new();
+    for task in tasks {
+        hashes.insert(task.await.unwrap());
+    }
+    assert_eq!(hashes.len(), 20);
+    let nonces: BTreeSet<u64> = node.0.lock().taken.iter().map(|tx| tx.nonce()).collect();
+    assert_eq!(nonces, (0..20).collect());
+}
+
+// row: MKT-40
+#[tokio::test]
+async fn a_stuck_transaction_is_replaced_with_fees_an_eighth_higher_until_it_is_included() {
+    let node = Node::default();
+    let clock = clock();
+    let client = node.client(&clock).await;
+    node.0.lock().least_tip = 1_250_000_000;
+    let tx = client.send(intent(1), &key(1)).await.unwrap();
+    let waiting = {
+        let client = client.clone();
+        tokio::spawn(async move { client.wait(tx, &key(1), SOON).await })
+    };
+    while !waiting.is_finished() {
+        clock.advance_ms(16_000);
+        tokio::time::sleep(Duration::from_millis(3)).await;
+        node.mine();
+        node.finalise();
+    }
+    let receipt = waiting.await.unwrap().unwrap();
+    assert_ne!(receipt.tx, tx, "the receipt is of the replacement");
+    let taken = node.0.lock().taken.clone();
+    let tips: Vec<u128> = taken.iter().map(|tx| tx.max_priority_fee_per_gas().unwrap()).collect();
+    assert_eq!(tips, [1_000_000_000, 1_125_000_000, 1_265_625_000]);
+    assert!(taken.iter().all(|tx| tx.nonce() == 0));
+    assert_eq!(client.metrics().replaced.get(), 2);
+}
+
+// row: MKT-40
+#[tokio::test]
+async fn a_receipt_counts_only_when_its_block_is_final_and_still_the_same() {
+    let node = Node::default();
+    let clock = clock();
+    let client = node.client(&clock).await;
+    let tx = client.send(intent(1), &key(1)).await.unwrap();
+    node.mine();
+    let early = client.wait(tx, &key(1), Duration::from_millis(20)).await;
+    assert!(matches!(early, Err(ChainError::Timeout { .. })), "not final yet");
+    node.reorganise();
+    node.0.lock().blocks.push(Vec::new());
+    let early = client.wait(tx, &key(1), Duration::from_millis(20)).await;
+    assert!(matches!(early, Err(ChainError::Timeout { .. })), "taken back");
+    node.mine();
+    node.finalise();
+    let receipt = client.wait(tx, &key(1), SOON).await.unwrap();
+    assert_eq!((receipt.tx, receipt.block), (tx, 2));
+}
+
+#[tokio::test]
+async fn after_a_lost_answer_the_chain_is_asked_for_the_nonce_again() {
+    let node = Node::default();
+    let client = node.client(&clock()).await;
+    node.0.lock().lose_answers = 2;
+    let error = client.send(intent(1), &key(1)).await.unwrap_err();
+    assert!(error.is_passing(), "{error}");
+    client.send(intent(2), &key(1)).await.unwrap();
+    let nonces: Vec<u64> = node.0.lock().pool.keys().map(|(_, nonce)| *nonce).collect();
+    assert_eq!(nonces, [0, 1]);
+}
+
+#[tokio::test]
+async fn a_nonce_that_another_program_used_is_noticed() {
+    let node = Node::default();
+    let clock = clock();
+    let (ours, theirs) = (node.client(&clock).await, node.client(&clock).await);
+    ours.send(intent(1), &key(1)).await.unwrap();
+    node.mine();
+    theirs.send(intent(2), &key(1)).await.unwrap();
+    node.mine();
+    ours.send(intent(3), &key(1)).await.unwrap();
+    node.mine();
+    assert_eq!(node.0.lock().nonces[&key(1).address()], 3);
+}
+
+#[tokio::test]
+async fn a_transaction_whose_nonce_was_taken_is_reported_and_not_waited_for() {
+    let node = Node::default();
+    let clock = clock();
+    let client = node.client(&clock).await;
+    let tx = client.send(intent(1), &key(1)).await.unwrap();
+    {
+        let mut state = node.0.lock();
+        state.pool.clear();
+        state.nonces.insert(key(1).address(), 1);
+    }
+    clock.advance_ms(60_000);
+    let error = client.wait(tx, &key(1), SOON).await.unwrap_err();
+    assert_eq!(error, ChainError::Displaced { tx, nonce: 0 });
+}
+
+// row: MKT-40
+#[tokio::test]
+async fn nothing_is_sent_while_gas_is_above_the_cap() {
+    let node = Node::default();
+    let client = node.client(&clock()).await;
+    node.0.lock().base_fee = 600_000_000_000;
+    let error = client.send(intent(1), &key(1)).await.unwrap_err();
+    assert!(matches!(error, ChainError::FeeAboveCap { .. }) && error.is_passing());
+    assert!(node.0.lock().taken.is_empty());
+}
+
+#[tokio::test]
+async fn a_revert_is_named_before_any_gas_is_spent() {
+    let node = Node::default();
+    let client = node.client(&clock()).await;
+    node.0.lock().revert_with = Some(WrongNumber { expected: 3, given: 7 }.abi_encode());
+    let Err(ChainError::Reverted { reason, .. }) = client.send(intent(1), &key(1)).await else { panic!("sent") };
+    assert!(reason.contains("WrongNumber") && reason.contains('7'), "{reason}");
+    assert!(node.0.lock().taken.is_empty());
+}
+
+// row: MKT-33
+#[tokio::test]
+async fn the_last_view_is_the_newest_blocks_own_time_and_not_when_we_asked() {
+    let node = Node::default();
+    let clock = clock();
+    let client = node.client(&clock).await;
+    assert_eq!(client.last_view(), None);
+    node.mine();
+    clock.advance_ms(3_600_000);
+    client.head().await.unwrap();
+    assert_eq!(client.last_view(), Some(UnixMs(1_795_257_001_000)));
+}
