@@ -86,7 +86,7 @@ pub struct AllocAccount {
     #[serde(default, skip_serializing_if = "is_zero")]
     pub nonce: u64,
     /// Code, where the account is a contract.
-    #[serde(default, skip_serializing_if = "Bytes::is_empty")]
+    #[serde(default, skip_serializing_if = "no_bytes")]
     pub code: Bytes,
     /// Storage, slot by slot.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -97,6 +97,10 @@ pub struct AllocAccount {
 #[allow(clippy::trivially_copy_pass_by_ref)]
 fn is_zero(number: &u64) -> bool {
     *number == 0
+}
+
+fn no_bytes(bytes: &Bytes) -> bool {
+    bytes.0.is_empty()
 }
 
 /// One storage slot in canonical bytes.

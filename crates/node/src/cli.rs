@@ -1,0 +1,333 @@
+//! Every command and flag, declared once: help, completions, man page and CLI reference come from here (OPS-01).
+
+use crate::settings::{Given, Place};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// A peer-to-peer compute network: sell inference from behind any router, buy it with the OpenAI client you have.
+#[derive(Parser)]
+#[command(name = "trellis", version, about, propagate_version = true, max_term_width = 110)]
+pub struct Cli {
+    #[command(flatten)]
+    pub place: Place,
+    /// Log as JSON lines instead of text.
+    #[arg(long, env = "TRELLIS_LOG_JSON", global = true)]
+    pub log_json: bool,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Run the whole network on this machine: validator, provider, gateway and aggregator.
+    Dev(DevArgs),
+    /// Run a validator: agree on blocks and serve JSON-RPC.
+    Validator(Given),
+    /// Run a provider: sell a model.
+    Provider(Given),
+    /// Run a gateway: serve the OpenAI API and buy from providers.
+    Gateway(Given),
+    /// Run an aggregator: settle receipts in batches.
+    Aggregator(Given),
+    /// Show what the nodes of a data folder are doing (online).
+    Status(ListArgs),
+    /// Peers of a running node.
+    #[command(subcommand)]
+    Peer(PeerCommand),
+    /// Receipts in a node's journal (offline or online).
+    #[command(subcommand)]
+    Receipt(ReceiptCommand),
+    /// Payment channels.
+    #[command(subcommand)]
+    Channel(ChannelCommand),
+    /// Accounts and what is locked where.
+    #[command(subcommand)]
+    Wallet(WalletCommand),
+    /// Run jobs from the command line.
+    #[command(subcommand)]
+    Job(JobCommand),
+    /// Check the ledgers of both sides against the chain.
+    #[command(subcommand)]
+    Audit(AuditCommand),
+    /// Measure.
+    #[command(subcommand)]
+    Bench(BenchCommand),
+    /// Keys of a data folder.
+    #[command(subcommand)]
+    Key(KeyCommand),
+    /// Settings and where each value comes from.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Chain specs.
+    #[command(subcommand)]
+    Chain(ChainCommand),
+    /// Print a shell's completion script.
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print generated reference documents.
+    #[command(hide = true)]
+    Reference {
+        /// Which one.
+        what: ReferenceKind,
+    },
+}
+
+/// Flags of `trellis dev`.
+#[derive(Args, Clone, Default)]
+pub struct DevArgs {
+    /// A llama-family GGUF file to serve; the small model in the binary otherwise.
+    #[arg(long, env = "TRELLIS_MODEL", value_name = "FILE")]
+    pub model: Option<PathBuf>,
+    /// An OpenAI-compatible server to sell instead of the embedded engine.
+    #[arg(long, env = "TRELLIS_UPSTREAM", value_name = "URL")]
+    pub upstream: Option<String>,
+    /// First p2p port; the roles take this one and the following three. 0 lets the system choose.
+    #[arg(long, default_value_t = 9700, value_name = "PORT")]
+    pub p2p_port: u16,
+    /// Port of the chain's JSON-RPC. 0 lets the system choose.
+    #[arg(long, default_value_t = 8545, value_name = "PORT")]
+    pub rpc_port: u16,
+    /// Port of the OpenAI API. 0 lets the system choose.
+    #[arg(long, default_value_t = 8080, value_name = "PORT")]
+    pub http_port: u16,
+    /// First port of `/metrics` and `/health`; the roles take this one and the following three. 0: the system chooses.
+    #[arg(long, default_value_t = 9600, value_name = "PORT")]
+    pub metrics_port: u16,
+}
+
+/// How a listing is printed.
+#[derive(Args, Clone, Copy, Default)]
+pub struct ListArgs {
+    /// `table` for people or `json` for programs.
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub format: Format,
+    /// The same as `--format json`.
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl ListArgs {
+    /// True where JSON is wanted.
+    pub fn wants_json(self) -> bool {
+        self.json || self.format == Format::Json
+    }
+}
+
+/// A listing's form.
+#[derive(ValueEnum, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Format {
+    /// Columns for people.
+    #[default]
+    Table,
+    /// JSON for programs.
+    Json,
+}
+
+/// Which peers are listed.
+#[derive(ValueEnum, Clone, Copy, Default, PartialEq, Eq)]
+pub enum PeerFilter {
+    /// Those with a connection.
+    Connected,
+    /// Every one that is known.
+    #[default]
+    All,
+    /// Those that are kept out.
+    Banned,
+}
+
+#[derive(Subcommand)]
+pub enum PeerCommand {
+    /// List peers with state, latency, direction, path and key exchange (online).
+    List {
+        #[command(flatten)]
+        list: ListArgs,
+        /// Which peers.
+        #[arg(long, value_enum, default_value_t = PeerFilter::All)]
+        filter: PeerFilter,
+        /// Which role of a `trellis dev` folder to ask.
+        #[arg(long)]
+        role: Option<String>,
+    },
+}
+
+#[derive(Subcommand)]
+pub enum ReceiptCommand {
+    /// List receipts, newest last.
+    List {
+        #[command(flatten)]
+        list: ListArgs,
+        /// At most so many.
+        #[arg(long, default_value_t = 100)]
+        limit: usize,
+    },
+    /// Show one receipt, whole.
+    Show {
+        /// The receipt's hash or the job's id.
+        id: String,
+        #[command(flatten)]
+        list: ListArgs,
+    },
+    /// Verify the signatures of one receipt, of all, or of a JSON file.
+    Verify {
+        /// The receipt's hash, the job's id, a JSON file, or `all`.
+        id: String,
+        #[command(flatten)]
+        list: ListArgs,
+    },
+}
+
+#[derive(Subcommand)]
+pub enum ChannelCommand {
+    /// List channels with deposit, paid and latest voucher.
+    List(ListArgs),
+    /// Show one channel as the chain sees it.
+    Show {
+        /// The channel's id.
+        id: String,
+        #[command(flatten)]
+        list: ListArgs,
+    },
+    /// Close a channel: at once by the payee, after the challenge period by the payer (online).
+    Close {
+        /// The channel's id.
+        id: String,
+    },
+}
+
+#[derive(Subcommand)]
+pub enum WalletCommand {
+    /// Accounts of the nodes and their balances.
+    List(ListArgs),
+    /// Every lock: where the money is, why, and when it is free.
+    Where(ListArgs),
+}
+
+#[derive(Subcommand)]
+pub enum JobCommand {
+    /// Run one prompt: quote, channel, run, receipt (online).
+    Run {
+        /// Which model.
+        #[arg(long, short)]
+        model: Option<String>,
+        /// Tokens at most.
+        #[arg(long, default_value_t = 128)]
+        max_tokens: u32,
+        /// The prompt.
+        prompt: String,
+        /// Print the result with its receipt as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Subcommand)]
+pub enum AuditCommand {
+    /// Recompute every sum from both sides' journals and the chain; exit 1 where they disagree.
+    Ledger {
+        /// Print the whole result as JSON.
+        #[arg(long)]
+        json: bool,
+        /// JSON-RPC endpoint of the chain.
+        #[arg(long, default_value = "http://127.0.0.1:8545")]
+        rpc: String,
+    },
+}
+
+#[derive(Subcommand)]
+pub enum BenchCommand {
+    /// Links: echo, throughput and handshake beside plain quinn.
+    Transport {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// The chain: transfers through JSON-RPC and in process, anvil beside it where it is installed.
+    Chain {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+        /// Transfers to send.
+        #[arg(long, default_value_t = 20_000)]
+        transactions: usize,
+        /// Funded accounts.
+        #[arg(long, default_value_t = 100_000)]
+        accounts: usize,
+        /// An anvil binary to measure in the same run.
+        #[arg(long, env = "TRELLIS_ANVIL")]
+        anvil: Option<PathBuf>,
+    },
+    /// The market: what gateway, network, receipt and voucher add to a request.
+    Market {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+        /// Requests of each kind.
+        #[arg(long, default_value_t = 100)]
+        requests: usize,
+    },
+}
+
+#[derive(Subcommand)]
+pub enum KeyCommand {
+    /// Make the keys of a data folder.
+    New(Given),
+    /// Show the public names of a data folder's keys.
+    Show(ListArgs),
+}
+
+#[derive(Subcommand)]
+pub enum ConfigCommand {
+    /// Show every setting, its value and where it comes from.
+    Show {
+        #[command(flatten)]
+        list: ListArgs,
+        #[command(flatten)]
+        given: Given,
+    },
+    /// Write a config file with commented defaults where there is none.
+    Init,
+}
+
+#[derive(Subcommand)]
+pub enum ChainCommand {
+    /// Execute the genesis deployments and write a spec with the state pinned.
+    Init {
+        /// Built-in name or file to begin from.
+        #[arg(long, default_value = "dev")]
+        chain: String,
+        /// The file to write.
+        #[arg(long, short, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// Print a spec with its identity and genesis hash.
+    Inspect {
+        /// Built-in name or file.
+        #[arg(long, default_value = "dev")]
+        chain: String,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Check a spec.
+    Validate {
+        /// Built-in name or file.
+        #[arg(long, default_value = "dev")]
+        chain: String,
+    },
+}
+
+/// A generated document.
+#[derive(ValueEnum, Clone, Copy)]
+pub enum ReferenceKind {
+    /// The CLI reference in Markdown.
+    Cli,
+    /// The config file with commented defaults.
+    Config,
+    /// The metrics in Markdown.
+    Metrics,
+    /// The man page.
+    Man,
+}

@@ -1,0 +1,169 @@
+//! The keys of a node: made once, each in a keystore file of its own below `keys/` (NET-02).
+
+use crate::failure::{EXIT_NEEDS_KEY_OR_FUNDS, Failure};
+use alloy::signers::local::{MnemonicBuilder, PrivateKeySigner, coins_bip39::English};
+use eyre::Result;
+use std::path::{Path, PathBuf};
+use trellis_chain_spec::{DEV_CHAIN_ID, DEV_MNEMONIC, dev_vote_seed};
+use trellis_crypto::keystore::{self, Hardness, KeystoreError, SecretKind};
+use trellis_crypto::{AccountKey, HybridKey, VoteKey};
+use zeroize::Zeroizing;
+
+/// Variable that holds the passphrase where no file is given.
+pub const PASSPHRASE_VARIABLE: &str = "TRELLIS_PASSPHRASE";
+
+/// The keys that every role has.
+pub struct NodeKeys {
+    /// Who the node is.
+    pub node: HybridKey,
+    /// What it is paid to and pays from.
+    pub account: AccountKey,
+    /// What it signs vouchers with.
+    pub voucher: AccountKey,
+}
+
+/// How keys are opened and, where they are missing, made.
+pub struct KeyMaker<'a> {
+    /// The data folder.
+    pub datadir: &'a Path,
+    /// The chain, because only `dev` keys may be public.
+    pub chain_id: u64,
+    /// Index of the funded test account, on `dev` only.
+    pub dev_account: Option<u32>,
+    /// Where the passphrase is read from.
+    pub passphrase_file: Option<&'a Path>,
+}
+
+impl KeyMaker<'_> {
+    /// Opens the node's keys, making those that are missing.
+    ///
+    /// # Errors
+    /// A keystore that does not open, with its hint.
+    pub fn open_or_make(&self) -> Result<NodeKeys> {
+        let passphrase = self.passphrase()?;
+        let mut rng = rand::rng();
+        let node = self.secret(SecretKind::Node, &passphrase, || {
+            let key = HybridKey::generate(&mut rng)?;
+            Ok((key.node_id().to_string(), Zeroizing::new(key.to_secret().to_vec())))
+        })?;
+        let node_secret: [u8; 64] = node.as_slice().try_into().map_err(|_| wrong_length("node"))?;
+        let account = self.secret(SecretKind::Account, &passphrase, || self.new_account())?;
+        let voucher = self.secret(SecretKind::Voucher, &passphrase, || {
+            let key = AccountKey::generate(&mut rand::rng());
+            Ok((key.address().to_string(), Zeroizing::new(key.to_bytes().to_vec())))
+        })?;
+        Ok(NodeKeys { node: HybridKey::from_secret(&node_secret)?, account: account_of(&account)?, voucher: account_of(&voucher)? })
+    }
+
+    /// Opens the vote key; on `dev` it is the public one of validator 0.
+    ///
+    /// # Errors
+    /// A keystore that does not open, with its hint.
+    pub fn vote_key(&self) -> Result<VoteKey> {
+        let passphrase = self.passphrase()?;
+        let secret = self.secret(SecretKind::Vote, &passphrase, || {
+            let key = if self.chain_id == DEV_CHAIN_ID {
+                VoteKey::from_seed(&dev_vote_seed(0))
+            } else {
+                VoteKey::generate(&mut rand::rng())
+            };
+            Ok((key.address().to_string(), Zeroizing::new(key.to_seed().to_vec())))
+        })?;
+        let seed: [u8; 32] = secret.as_slice().try_into().map_err(|_| wrong_length("vote"))?;
+        Ok(VoteKey::from_seed(&seed))
+    }
+
+    fn new_account(&self) -> Result<(String, Zeroizing<Vec<u8>>)> {
+        let key = match self.dev_account {
+            Some(index) if self.chain_id == DEV_CHAIN_ID => dev_account(index)?,
+            Some(_) => {
+                return Err(Failure::usage("--dev-account is for the chain `dev`: its keys are public").into());
+            }
+            None => AccountKey::generate(&mut rand::rng()),
+        };
+        Ok((key.address().to_string(), Zeroizing::new(key.to_bytes().to_vec())))
+    }
+
+    fn secret(
+        &self,
+        kind: SecretKind,
+        passphrase: &str,
+        make: impl FnOnce() -> Result<(String, Zeroizing<Vec<u8>>)>,
+    ) -> Result<Zeroizing<Vec<u8>>> {
+        let path = key_path(self.datadir, kind);
+        if !path.exists() {
+            let (name, secret) = make()?;
+            keystore::create(&path, kind, &name, &secret, passphrase, self.hardness(), &mut rand::rng())?;
+            tracing::info!(kind = kind.word(), name, path = %path.display(), "made a key");
+        }
+        keystore::open(&path, kind, passphrase).map_err(|error| match error {
+            KeystoreError::Passphrase { .. } => {
+                let mut failure = Failure::new(error.to_string());
+                failure.code = EXIT_NEEDS_KEY_OR_FUNDS;
+                failure.into()
+            }
+            other => eyre::Report::new(other),
+        })
+    }
+
+    fn hardness(&self) -> Hardness {
+        if self.chain_id == DEV_CHAIN_ID { Hardness::THROW_AWAY } else { Hardness::STANDARD }
+    }
+
+    fn passphrase(&self) -> Result<Zeroizing<String>> {
+        if let Some(file) = self.passphrase_file {
+            let text = std::fs::read_to_string(file).map_err(|error| {
+                Failure::key_or_funds(format!("cannot read the passphrase file {}: {error}", file.display()))
+            })?;
+            return Ok(Zeroizing::new(text.trim_end_matches(['\r', '\n']).to_owned()));
+        }
+        match std::env::var(PASSPHRASE_VARIABLE) {
+            Ok(text) => Ok(Zeroizing::new(text)),
+            Err(_) if self.chain_id == DEV_CHAIN_ID => Ok(Zeroizing::new("dev".into())),
+            Err(_) => Err(Failure::key_or_funds("the keystore needs a passphrase")
+                .hint(format!("set {PASSPHRASE_VARIABLE} or give --passphrase-file FILE"))
+                .into()),
+        }
+    }
+}
+
+/// Where a kind of key is kept.
+pub fn key_path(datadir: &Path, kind: SecretKind) -> PathBuf {
+    datadir.join("keys").join(format!("{}.key", kind.word()))
+}
+
+/// A test account of the standard mnemonic.
+///
+/// # Errors
+/// Where the wallet library refuses the index.
+pub fn dev_account(index: u32) -> Result<AccountKey> {
+    let signer: PrivateKeySigner = MnemonicBuilder::<English>::default().phrase(DEV_MNEMONIC).index(index)?.build()?;
+    Ok(AccountKey::from_bytes(&signer.to_bytes().0)?)
+}
+
+fn account_of(secret: &[u8]) -> Result<AccountKey> {
+    let bytes: [u8; 32] = secret.try_into().map_err(|_| wrong_length("account"))?;
+    Ok(AccountKey::from_bytes(&bytes)?)
+}
+
+fn wrong_length(kind: &str) -> Failure {
+    Failure::new(format!("the {kind} keystore holds a secret of the wrong length"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use trellis_chain_spec::{ChainSpec, DEV_ACCOUNT_COUNT, DEV_ROLE_ACCOUNTS};
+
+    // row: CHN-02
+    #[test]
+    fn every_funded_account_of_the_dev_chain_is_the_mnemonics() {
+        let spec = ChainSpec::dev();
+        for index in 0..20u32 {
+            let address = dev_account(index).expect("derived").address();
+            assert!(spec.genesis.alloc.contains_key(&address), "account {index} is {address}");
+        }
+        let first_role = dev_account(u32::try_from(DEV_ACCOUNT_COUNT).expect("small")).expect("derived");
+        assert_eq!(first_role.address(), DEV_ROLE_ACCOUNTS[0]);
+    }
+}

@@ -1,0 +1,271 @@
+//! Settings: flag over `TRELLIS_*` over `config.toml` over default, each key declared once (OPS-10).
+
+use crate::failure::Failure;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args};
+use eyre::Result;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// What a person can set, for every role; a key that is not given is taken from the next source.
+#[derive(Args, Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Given {
+    /// Built-in chain (`dev`) or the path of a chain_spec.toml.
+    #[arg(long, env = "TRELLIS_CHAIN", value_name = "NAME|FILE")]
+    pub chain: Option<String>,
+    /// UDP address that other nodes connect to.
+    #[arg(long, env = "TRELLIS_LISTEN", value_name = "MULTIADDR")]
+    pub listen: Option<String>,
+    /// Addresses of nodes to connect to, comma-separated.
+    #[arg(long, env = "TRELLIS_PEERS", value_name = "MULTIADDR", value_delimiter = ',')]
+    pub peers: Option<Vec<String>>,
+    /// Post-quantum policy for links: `require` refuses classical peers, `prefer` lets them in and shows them.
+    #[arg(long, env = "TRELLIS_POST_QUANTUM", value_name = "POLICY")]
+    pub post_quantum: Option<String>,
+    /// JSON-RPC endpoints of the chain, comma-separated; the first that answers is used.
+    #[arg(long, env = "TRELLIS_RPC", value_name = "URL", value_delimiter = ',')]
+    pub rpc: Option<Vec<String>>,
+    /// Address of the validator's own JSON-RPC server.
+    #[arg(long, env = "TRELLIS_RPC_LISTEN", value_name = "ADDR:PORT")]
+    pub rpc_listen: Option<String>,
+    /// Address of the gateway's OpenAI API.
+    #[arg(long, env = "TRELLIS_HTTP_LISTEN", value_name = "ADDR:PORT")]
+    pub http_listen: Option<String>,
+    /// Address of `/metrics` and `/health`; `off` closes it.
+    #[arg(long, env = "TRELLIS_METRICS_LISTEN", value_name = "ADDR:PORT|off")]
+    pub metrics_listen: Option<String>,
+    /// A llama-family GGUF file to serve; the small model in the binary otherwise.
+    #[arg(long, env = "TRELLIS_MODEL", value_name = "FILE")]
+    pub model: Option<PathBuf>,
+    /// An OpenAI-compatible server to sell instead of the embedded engine (Ollama, vLLM, llama.cpp).
+    #[arg(long, env = "TRELLIS_UPSTREAM", value_name = "URL")]
+    pub upstream: Option<String>,
+    /// Price per million input tokens, in wei.
+    #[arg(long, env = "TRELLIS_PRICE_IN_WEI", value_name = "WEI")]
+    pub price_in_wei: Option<String>,
+    /// Price per million output tokens, in wei.
+    #[arg(long, env = "TRELLIS_PRICE_OUT_WEI", value_name = "WEI")]
+    pub price_out_wei: Option<String>,
+    /// What either side of a job may owe the other at most, in wei.
+    #[arg(long, env = "TRELLIS_RISK_LIMIT_WEI", value_name = "WEI")]
+    pub risk_limit_wei: Option<String>,
+    /// Deposit of a new channel, in wei.
+    #[arg(long, env = "TRELLIS_DEPOSIT_WEI", value_name = "WEI")]
+    pub deposit_wei: Option<String>,
+    /// Jobs that a provider runs at once.
+    #[arg(long, env = "TRELLIS_JOBS_MAX", value_name = "COUNT")]
+    pub jobs_max: Option<u32>,
+    /// API keys that the gateway accepts, comma-separated; without one it accepts any key from this machine.
+    #[arg(long, env = "TRELLIS_API_KEYS", value_name = "KEY", value_delimiter = ',', hide_env_values = true)]
+    pub api_keys: Option<Vec<String>>,
+    /// Index of the funded test account that a new keystore on the `dev` chain gets.
+    #[arg(long, env = "TRELLIS_DEV_ACCOUNT", value_name = "INDEX")]
+    pub dev_account: Option<u32>,
+    /// File that holds the keystore's passphrase; `TRELLIS_PASSPHRASE` otherwise.
+    #[arg(long, env = "TRELLIS_PASSPHRASE_FILE", value_name = "FILE")]
+    pub passphrase_file: Option<PathBuf>,
+}
+
+/// Where the data of a node is; the one setting that cannot be in its own config file.
+#[derive(Args, Clone, Debug)]
+pub struct Place {
+    /// Folder of the node's keys, data and config.
+    #[arg(long, env = "TRELLIS_DATADIR", value_name = "DIR", global = true)]
+    pub datadir: Option<PathBuf>,
+}
+
+/// Every value, settled.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the help texts of `Given` are the documentation of both")]
+pub struct Settings {
+    pub chain: String,
+    pub listen: String,
+    pub peers: Vec<String>,
+    pub post_quantum: String,
+    pub rpc: Vec<String>,
+    pub rpc_listen: String,
+    pub http_listen: String,
+    pub metrics_listen: String,
+    pub model: Option<PathBuf>,
+    pub upstream: Option<String>,
+    pub price_in_wei: String,
+    pub price_out_wei: String,
+    pub risk_limit_wei: String,
+    pub deposit_wei: String,
+    pub jobs_max: u32,
+    pub api_keys: Vec<String>,
+    pub dev_account: Option<u32>,
+    pub passphrase_file: Option<PathBuf>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            chain: "dev".into(),
+            listen: "/ip4/0.0.0.0/udp/9700/quic-v1".into(),
+            peers: Vec::new(),
+            post_quantum: "require".into(),
+            rpc: vec!["http://127.0.0.1:8545".into()],
+            rpc_listen: "127.0.0.1:8545".into(),
+            http_listen: "127.0.0.1:8080".into(),
+            metrics_listen: "127.0.0.1:9600".into(),
+            model: None,
+            upstream: None,
+            price_in_wei: "1000000000000000000".into(),
+            price_out_wei: "3000000000000000000".into(),
+            risk_limit_wei: "10000000000000000".into(),
+            deposit_wei: "10000000000000000000".into(),
+            jobs_max: 8,
+            api_keys: Vec::new(),
+            dev_account: None,
+            passphrase_file: None,
+        }
+    }
+}
+
+/// Where a value came from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Source {
+    /// The command line.
+    Flag,
+    /// A `TRELLIS_*` variable.
+    Environment,
+    /// `config.toml`.
+    File,
+    /// Built in.
+    Default,
+}
+
+/// Settled values and where each came from.
+pub struct Settled {
+    /// The values.
+    pub values: Settings,
+    /// Each key's source.
+    pub sources: BTreeMap<String, Source>,
+}
+
+/// Settles every key.
+///
+/// # Errors
+/// A [`Failure`] where the file is unreadable, has an unknown key, or a value has the wrong form.
+pub fn settle(given: &Given, matches: Option<&ArgMatches>, file: &Path) -> Result<Settled> {
+    let mut merged = object(&Settings::default())?;
+    let mut sources: BTreeMap<String, Source> = merged.keys().map(|key| (key.clone(), Source::Default)).collect();
+    for (key, value) in read_file(file)? {
+        sources.insert(key.clone(), Source::File);
+        merged.insert(key, value);
+    }
+    for (key, value) in object(given)?.into_iter().filter(|(_, value)| !value.is_null()) {
+        let from_environment = matches.and_then(|m| m.value_source(&key)) == Some(ValueSource::EnvVariable);
+        sources.insert(key.clone(), if from_environment { Source::Environment } else { Source::Flag });
+        merged.insert(key, value);
+    }
+    let values = serde_json::from_value(Value::Object(merged))
+        .map_err(|error| Failure::usage(format!("a setting has the wrong form: {error}")))?;
+    Ok(Settled { values, sources })
+}
+
+fn object<T: Serialize>(value: &T) -> Result<Map<String, Value>> {
+    match serde_json::to_value(value)? {
+        Value::Object(map) => Ok(map),
+        _ => Ok(Map::new()),
+    }
+}
+
+fn read_file(file: &Path) -> Result<Map<String, Value>> {
+    if !file.exists() {
+        return Ok(Map::new());
+    }
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| Failure::new(format!("cannot read {}: {error}", file.display())))?;
+    let given: Given = toml::from_str(&text).map_err(|error| unknown_key(file, &error.to_string()))?;
+    Ok(object(&given)?.into_iter().filter(|(_, value)| !value.is_null()).collect())
+}
+
+fn unknown_key(file: &Path, reason: &str) -> Failure {
+    let failure = Failure::usage(format!("{} is not valid: {}", file.display(), reason.trim()));
+    let Some(word) = reason.split('`').nth(1) else { return failure };
+    let known = Map::from_iter(object(&Settings::default()).unwrap_or_default());
+    match known.keys().min_by_key(|key| distance(key, word)) {
+        Some(near) if reason.contains("unknown field") => failure.hint(format!("did you mean `{near}`?")),
+        _ => failure,
+    }
+}
+
+/// Levenshtein's distance, for suggestions only.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().take(64).collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, left) in a.chars().enumerate() {
+        let mut diagonal = i;
+        row[0] = i + 1;
+        for (j, right) in b.iter().enumerate() {
+            let above = row[j + 1];
+            row[j + 1] = (above + 1).min(row[j] + 1).min(diagonal + usize::from(left != *right));
+            diagonal = above;
+        }
+    }
+    row[b.len()]
+}
+
+/// The config file with every default and its help text, commented out.
+pub fn commented_defaults() -> Result<String> {
+    let command = Given::augment_args(clap::Command::new("trellis"));
+    let mut text = String::from(
+        "# Settings of a Trellis node. A flag or a TRELLIS_* variable wins over this file.\n\
+         # Every line below is the default; take the `#` away to change it. No secret belongs here.\n",
+    );
+    for (key, value) in object(&Settings::default())? {
+        let help = command.get_arguments().find(|arg| arg.get_id().as_str() == key).and_then(clap::Arg::get_help);
+        let shown = match value {
+            Value::Null => "\"\"".to_owned(),
+            other => other.to_string(),
+        };
+        text.push_str(&format!("\n# {}\n# {key} = {shown}\n", help.map(ToString::to_string).unwrap_or_default()));
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // row: OPS-10
+    #[test]
+    fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let file = folder.path().join("config.toml");
+        std::fs::write(&file, "chain = \"from-file\"\njobs_max = 3\n").expect("write");
+        let given = Given { jobs_max: Some(5), ..Given::default() };
+        let settled = settle(&given, None, &file).expect("settled");
+        assert_eq!((settled.values.chain.as_str(), settled.values.jobs_max), ("from-file", 5));
+        assert_eq!(settled.sources["chain"], Source::File);
+        assert_eq!(settled.sources["jobs_max"], Source::Flag);
+        assert_eq!(settled.sources["listen"], Source::Default);
+    }
+
+    // row: OPS-10
+    #[test]
+    fn an_unknown_key_is_refused_with_the_nearest_one() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let file = folder.path().join("config.toml");
+        std::fs::write(&file, "job_max = 3\n").expect("write");
+        let error = settle(&Given::default(), None, &file).err().expect("refused");
+        assert!(error.to_string().contains("did you mean `jobs_max`?"), "{error}");
+    }
+
+    #[test]
+    fn the_commented_defaults_are_a_valid_file_once_uncommented() {
+        let text = commented_defaults().expect("text");
+        let live: String = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("# "))
+            .filter(|line| line.contains(" = ") && !line.contains(" = \"\""))
+            .fold(String::new(), |all, line| all + line + "\n");
+        toml::from_str::<Given>(&live).expect("valid");
+    }
+}
