@@ -45,6 +45,8 @@ pub const VOUCHER_INCREMENTS_MAX: usize = 1_024;
 pub const MODEL_NAME_BYTES_MAX: usize = 256;
 /// An error's text at most, in bytes.
 pub const ERROR_TEXT_BYTES_MAX: usize = 1_024;
+/// Output token ids beside a receipt at most.
+pub const TOKEN_IDS_MAX: usize = 256 * 1024;
 /// Half-signed receipts in one channel state at most.
 pub const HALF_SIGNED_MAX: usize = 64;
 
@@ -267,6 +269,8 @@ pub struct ProviderReceipt {
     pub last: Chunk,
     /// The receipt, signed by the provider.
     pub receipt: SignedReceipt,
+    /// The ids of the output tokens, with which a gateway recounts exactly; empty for an upstream without a tokenizer.
+    pub token_ids: Vec<u32>,
 }
 
 /// The gateway's signature and the final voucher, together.

@@ -4,7 +4,7 @@ use super::raw::{self, GatewayBody, ProviderBody};
 use super::{
     Accept, Accepted, CHUNK_TEXT_BYTES_MAX, ChannelState, Chunk, Countersign, Due, ERROR_TEXT_BYTES_MAX, GatewayFrame,
     HALF_SIGNED_MAX, HeldVoucher, JobError, JobErrorCode, MODEL_NAME_BYTES_MAX, PairRootOffer, Prompt, ProviderFrame,
-    ProviderReceipt, Quote, QuoteRequest, VOUCHER_INCREMENTS_MAX, VoucherFrame, WireError,
+    ProviderReceipt, Quote, QuoteRequest, TOKEN_IDS_MAX, VOUCHER_INCREMENTS_MAX, VoucherFrame, WireError,
 };
 use crate::advert::ADVERT_BYTES_MAX;
 use crate::pair_root::PAIR_ROOT_RECEIPTS_MAX;
@@ -177,6 +177,7 @@ impl From<&ProviderFrame> for raw::ProviderFrame {
             ProviderFrame::Receipt(receipt) => ProviderBody::Receipt(Box::new(raw::ProviderReceipt {
                 last: Some((&receipt.last).into()),
                 receipt: Some((&receipt.receipt).into()),
+                token_ids: receipt.token_ids.clone(),
             })),
             ProviderFrame::ReceiptAck(job) => ProviderBody::ReceiptAck(id(job.0)),
             ProviderFrame::Error(error) => ProviderBody::Error(raw::JobError {
@@ -223,10 +224,7 @@ impl TryFrom<raw::ProviderFrame> for ProviderFrame {
             }),
             ProviderBody::VoucherAck(held) => Self::VoucherAck(held.try_into()?),
             ProviderBody::Chunk(chunk) => Self::Chunk(chunk.try_into()?),
-            ProviderBody::Receipt(receipt) => Self::Receipt(Box::new(ProviderReceipt {
-                last: receipt.last.ok_or(WireError::Missing { field: "last" })?.try_into()?,
-                receipt: receipt.receipt.ok_or(WireError::Missing { field: "receipt" })?.try_into()?,
-            })),
+            ProviderBody::Receipt(receipt) => Self::Receipt(Box::new((*receipt).try_into()?)),
             ProviderBody::ReceiptAck(job) => Self::ReceiptAck(JobId(word("job", &job.id)?)),
             ProviderBody::Error(error) => Self::Error(JobError {
                 job: JobId(word("job", &error.job)?),
@@ -353,6 +351,18 @@ impl TryFrom<raw::Chunk> for Chunk {
             text: name("text", CHUNK_TEXT_BYTES_MAX, chunk.text)?,
             tokens_in: chunk.tokens_in,
             tokens_out: chunk.tokens_out,
+        })
+    }
+}
+
+impl TryFrom<raw::ProviderReceipt> for ProviderReceipt {
+    type Error = WireError;
+    fn try_from(receipt: raw::ProviderReceipt) -> Result<Self, WireError> {
+        bound("token ids", TOKEN_IDS_MAX, receipt.token_ids.len())?;
+        Ok(Self {
+            last: receipt.last.ok_or(WireError::Missing { field: "last" })?.try_into()?,
+            receipt: receipt.receipt.ok_or(WireError::Missing { field: "receipt" })?.try_into()?,
+            token_ids: receipt.token_ids,
         })
     }
 }

@@ -264,6 +264,8 @@ pub(super) struct ProviderReceipt {
     pub last: Option<Chunk>,
     #[prost(message, optional, tag = "2")]
     pub receipt: Option<SignedReceipt>,
+    #[prost(uint32, repeated, tag = "3")]
+    pub token_ids: Vec<u32>,
 }
 
 #[derive(Clone, PartialEq, Message)]
