@@ -42,6 +42,22 @@ pub struct BlockAttributes {
     pub extra_data: Bytes,
 }
 
+/// Where a block's transactions come from, in the order of preference. It may end at any time, for example when the
+/// time to build is over.
+pub trait Candidates {
+    /// The next one; none ends the block.
+    fn next(&mut self) -> Option<RecoveredTx>;
+
+    /// Hears that the one handed out last was left out, so that what depends on it need not be tried.
+    fn left_out(&mut self) {}
+}
+
+impl Candidates for std::vec::IntoIter<RecoveredTx> {
+    fn next(&mut self) -> Option<RecoveredTx> {
+        Iterator::next(self)
+    }
+}
+
 /// A candidate that did not get into a block.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Skipped {
@@ -200,7 +216,7 @@ impl Executor {
         &self,
         parent: &StateView,
         attributes: BlockAttributes,
-        candidates: &mut dyn Iterator<Item = RecoveredTx>,
+        candidates: &mut dyn Candidates,
     ) -> Result<BuiltBlock, ExecutionError> {
         if attributes.extra_data.len() > EXTRA_DATA_BYTES_MAX {
             let found = attributes.extra_data.len();
@@ -227,9 +243,13 @@ impl Executor {
                     senders.push(candidate.sender);
                 }
                 Err(Refusal::Invalid(reason)) => {
+                    candidates.left_out();
                     skipped.push(Skipped { hash: candidate.hash, invalid: Some(reason) });
                 }
-                Err(Refusal::DoesNotFit) => skipped.push(Skipped { hash: candidate.hash, invalid: None }),
+                Err(Refusal::DoesNotFit) => {
+                    candidates.left_out();
+                    skipped.push(Skipped { hash: candidate.hash, invalid: None });
+                }
                 Err(Refusal::Failed(error)) => return Err(error),
             }
         }

@@ -33,7 +33,7 @@ pub(crate) enum DatabaseError {
 impl DBErrorMarker for DatabaseError {}
 
 /// A snapshot with the cache of analysed codes.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct ViewDatabase<'a> {
     pub(crate) view: &'a StateView,
     pub(crate) codes: &'a CodeCache,

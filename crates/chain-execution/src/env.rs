@@ -24,7 +24,8 @@ pub(crate) fn prev_randao(parent_hash: B256) -> B256 {
 }
 
 /// The EVM's settings for a fork and a chain. Every run of the EVM in this crate begins here, the state tests included.
-pub(crate) fn cfg_env(spec: SpecId, chain_id: u64) -> CfgEnv {
+#[must_use]
+pub fn cfg_env(spec: SpecId, chain_id: u64) -> CfgEnv {
     let mut cfg = CfgEnv::new_with_spec(spec).with_chain_id(chain_id);
     cfg.tx_gas_limit_cap = spec.is_enabled_in(SpecId::OSAKA).then_some(TX_GAS_MAX);
     cfg

@@ -18,7 +18,7 @@ pub struct Executor {
 }
 
 /// The EVM as this chain configures it.
-pub(crate) type ChainEvm<DB> = EthEvm<DB, NoOpInspector, PrecompilesMap>;
+pub type ChainEvm<DB> = EthEvm<DB, NoOpInspector, PrecompilesMap>;
 
 impl Executor {
     /// An executor for one chain.
@@ -39,8 +39,9 @@ impl Executor {
     }
 }
 
-/// The one place where an EVM is made.
-pub(crate) fn chain_evm<DB: Database>(db: DB, env: EvmEnv) -> ChainEvm<DB> {
+/// The one place where an EVM is made, at the chain's own fork or, for the state tests, at any other.
+#[must_use]
+pub fn chain_evm<DB: Database>(db: DB, env: EvmEnv) -> ChainEvm<DB> {
     let precompiles = precompiles(env.cfg_env.spec);
     EthEvmBuilder::new(db, env).precompiles(precompiles).build()
 }

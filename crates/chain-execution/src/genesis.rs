@@ -1,7 +1,7 @@
 //! Block zero: the allocation, Ethereum's system contracts, and the deployments, executed.
 
 use crate::env::{SPEC, cfg_env, prev_randao};
-use crate::executor::chain_evm;
+use crate::executor::{ChainEvm, chain_evm};
 use crate::outcome::state_diff;
 use crate::{EXTRA_DATA_BYTES_MAX, GenesisError};
 use alloy_consensus::constants::{EMPTY_OMMER_ROOT_HASH, EMPTY_WITHDRAWALS};
@@ -147,7 +147,7 @@ fn genesis_env(input: &GenesisInput) -> EvmEnv {
 }
 
 fn execute_step(
-    evm: &mut crate::executor::ChainEvm<State<EmptyDB>>,
+    evm: &mut ChainEvm<State<EmptyDB>>,
     index: usize,
     step: &GenesisStep,
     chain_id: u64,

@@ -24,15 +24,16 @@ mod outcome;
 mod precompile;
 mod recover;
 
-pub use block::{BlockAttributes, BuiltBlock, Skipped};
+pub use block::{BlockAttributes, BuiltBlock, Candidates, Skipped};
 pub use call::{CallOutput, Overrides};
 pub use config::{
     BLOCK_RLP_BYTES_MAX, CALL_GAS_MAX, CODE_CACHE_ENTRIES_MAX, EXTRA_DATA_BYTES_MAX, ExecutionConfig,
     GAS_LIMIT_MIN, TX_GAS_MAX,
 };
-pub use env::{evm_env, next_base_fee};
+pub use env::{cfg_env, evm_env, next_base_fee};
 pub use error::{BlockError, CallError, ExecutionError, GenesisError, RecoverError};
-pub use executor::Executor;
+pub use executor::{ChainEvm, Executor, chain_evm};
 pub use genesis::{GenesisAccount, GenesisInput, GenesisStep, genesis, pinned_alloc};
+pub use outcome::state_diff;
 pub use precompile::precompiles;
 pub use recover::{install_recovery, recover_batch, recover_sender};

@@ -7,7 +7,8 @@ use revm::database::states::BundleAccount;
 use trellis_chain_storage::{Account, AccountDiff, StateDiff};
 
 /// The changes in a bundle, without accounts and slots that are as before.
-pub(crate) fn state_diff(bundle: BundleState) -> StateDiff {
+#[must_use]
+pub fn state_diff(bundle: BundleState) -> StateDiff {
     let mut accounts: Vec<AccountDiff> =
         bundle.state.iter().filter_map(|(address, account)| account_diff(*address, account)).collect();
     accounts.par_sort_unstable_by_key(|diff| diff.address);

@@ -5,7 +5,7 @@ use crate::diff::HashedDiff;
 use crate::lock::FolderLock;
 use crate::segment::Location;
 use crate::{Account, AccountDiff, CommittedBlock, OpenError, StateDiff, TxLocation};
-use alloy_primitives::{Address, B256, Bytes, U256};
+use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
 use alloy_rlp::{Decodable, Encodable};
 use redb::{
     Database, Durability, ReadOnlyTable, ReadableDatabase, ReadableTable, StorageError, Table, TableDefinition,
@@ -26,6 +26,7 @@ const HEIGHTS: TableDefinition<'_, &[u8; 32], u64> = TableDefinition::new("heigh
 const TRANSACTIONS: TableDefinition<'_, &[u8; 32], (u64, u32)> = TableDefinition::new("transactions");
 const CERTIFICATES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("certificates");
 const LOCATIONS: TableDefinition<'_, u64, (u32, u64, u32)> = TableDefinition::new("locations");
+const EVIDENCE: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("evidence");
 const UNDO: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("undo");
 
 const FORMAT_KEY: &str = "format";
@@ -237,6 +238,31 @@ impl Db {
             });
         }
         Ok(StateDiff { accounts, codes: Vec::new() })
+    }
+
+    /// Writes what was learnt about a block after its commit, durably: a fuller certificate, evidence by its keccak.
+    pub(crate) fn amend(&self, certificate: &CommitCertificate, evidence: &[Bytes]) -> DbResult<()> {
+        let mut txn = self.database.begin_write()?;
+        txn.set_durability(Durability::Immediate)?;
+        txn.open_table(CERTIFICATES)?.insert(certificate.height, rlp_of(certificate).as_slice())?;
+        {
+            let mut table = txn.open_table(EVIDENCE)?;
+            for item in evidence {
+                table.insert(&keccak256(item).0, item.as_ref())?;
+            }
+        }
+        txn.commit()?;
+        Ok(())
+    }
+
+    /// All evidence kept.
+    pub(crate) fn evidence(&self) -> DbResult<Vec<Bytes>> {
+        let list = self.read(EVIDENCE, |t| {
+            let all: Result<Vec<Bytes>, redb::StorageError> =
+                t.iter()?.map(|entry| entry.map(|(_, v)| Bytes::copy_from_slice(v.value()))).collect();
+            Ok(Some(all?))
+        })?;
+        Ok(list.unwrap_or_default())
     }
 
     /// Writes a block and makes it the tip, durably, in one transaction.

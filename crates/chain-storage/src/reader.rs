@@ -91,11 +91,9 @@ impl Reader {
         Ok(self.db.transaction(&hash)?)
     }
 
+    /// From the database always: precommits that came late are added there.
     pub(crate) fn certificate(&self, height: u64) -> Result<Option<CommitCertificate>, ReadError> {
-        match self.recent(height) {
-            Some(block) => Ok(block.certificate.clone()),
-            None => Ok(self.db.certificate(height)?),
-        }
+        Ok(self.db.certificate(height)?)
     }
 
     pub(crate) fn block(&self, height: u64) -> Result<Option<Arc<CommittedBlock>>, ReadError> {

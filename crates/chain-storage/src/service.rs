@@ -14,7 +14,7 @@ use crate::{
     CommitError, CommittedBlock, ExecutedBlock, Genesis, OpenError, ReadError, Receipt, StoreConfig,
     StoreMetrics, TxLocation,
 };
-use alloy_primitives::B256;
+use alloy_primitives::{B256, Bytes};
 use parking_lot::{Mutex, RwLock};
 use std::collections::VecDeque;
 use std::path::Path;
@@ -210,6 +210,35 @@ impl Store {
         self.write(&head, block, transition)
     }
 
+    /// Keeps what was learnt about a final block after its commit: the certificate with precommits that came late, and
+    /// evidence of equivocation as its RLP. Durable when this returns.
+    ///
+    /// # Errors
+    /// [`CommitError::Certificate`] where the certificate is not for the block at its height; the database failed.
+    pub fn amend(&self, certificate: &CommitCertificate, evidence: &[Bytes]) -> Result<(), CommitError> {
+        let expected = self.hash_at(certificate.height)?.unwrap_or_default();
+        if expected != certificate.block_hash {
+            return Err(CommitError::Certificate { expected, found: certificate.block_hash });
+        }
+        let _writer = self.0.writer.lock();
+        self.0.reader.db.amend(certificate, evidence).map_err(|error| self.commit_error(error))
+    }
+
+    /// All evidence of equivocation kept, as RLP.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn evidence(&self) -> Result<Vec<Bytes>, ReadError> {
+        Ok(self.0.reader.db.evidence()?)
+    }
+
+    fn commit_error(&self, error: redb::Error) -> CommitError {
+        match error {
+            redb::Error::Io(source) => CommitError::from_io(&self.0.reader.db.path, source),
+            error => CommitError::Database(error.to_string()),
+        }
+    }
+
     /// Segment, database, memory, subscribers: in this order.
     fn write(
         &self,
@@ -237,10 +266,7 @@ impl Store {
         let undo = base.world.undo(&hashed);
         let forget_undo = height.checked_sub(inner.config.history_blocks);
         let write = BlockWrite { block: &block, diff: &diff, undo: &undo, location, forget_undo };
-        inner.reader.db.write(&write).map_err(|error| match error {
-            redb::Error::Io(source) => CommitError::from_io(&inner.reader.db.path, source),
-            error => CommitError::Database(error.to_string()),
-        })?;
+        inner.reader.db.write(&write).map_err(|error| self.commit_error(error))?;
         let written = Instant::now();
         *cursor = location.end();
         let transactions = block.block.transactions.len();

@@ -1,0 +1,27 @@
+//! Build, verify and commit blocks: the one writer, behind consensus and sync.
+
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation
+    )
+)]
+
+mod accounts;
+mod config;
+mod error;
+mod metrics;
+mod service;
+mod state;
+mod verify;
+mod worker;
+
+pub use accounts::HeadAccounts;
+pub use config::{CANDIDATES_MAX, CLOCK_AHEAD_MS_MAX, ProducerConfig, WORK_QUEUE_MAX};
+pub use error::RefusedBlock;
+pub use metrics::ProducerMetrics;
+pub use service::{Producer, StartError};
