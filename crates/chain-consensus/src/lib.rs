@@ -1,4 +1,16 @@
 //! Agree on the next block: the BFT engine, timeouts, evidence, checkpoints; owns the trait `Application`.
+//!
+//! The voting protocol is Malachite's (Tendermint: propose, prevote, precommit); no type of it leaves this crate. Ours
+//! are the context it runs in, the network that carries its messages over our streams, the durable store of undecided
+//! blocks, and the [`Application`] that builds, judges and commits blocks.
+//!
+//! # What is durable when
+//! 1. A block, own or received, is synced to `undecided/` before the engine hears of it.
+//! 2. Every vote and proposal is synced to `votes.wal` before it leaves the node.
+//! 3. A decision is committed by the application before the next height starts, evidence too.
+//!
+//! So a validator killed at any point comes up with every vote it ever sent and every block it voted for, replays the
+//! height, and cannot sign a second value for a place (CHN-16). If the log knows more than the chain, it refuses to start.
 #![cfg_attr(
     test,
     allow(
@@ -11,5 +23,23 @@
 )]
 
 mod application;
+mod certificate;
+mod config;
+mod context;
+mod error;
+mod host;
+mod metrics;
+mod network;
+mod parts;
+mod service;
+mod signing;
+mod undecided;
+mod wire;
 
 pub use application::{AppError, Application, DecidedBlock, ProposedBlock, Tip, Verdict};
+pub use config::{EngineConfig, TIMEOUT_MS_MAX};
+pub use error::{StartError, StopReason};
+pub use metrics::{EngineMetrics, RefusedLabel};
+pub use network::{CONSENSUS_PROTOCOL, PROPOSAL_PROTOCOL, SYNC_PROTOCOL};
+pub use service::{EngineHandle, EngineStatus, engine_library_metrics, start};
+pub use signing::{SignerError, SigningRequest, VoteSigner};

@@ -25,6 +25,14 @@ pub enum CertificateError {
         /// Who is listed again.
         validator: Address,
     },
+    /// The signers are not in ascending order of address, so the certificate is not the one canonical form.
+    #[error("certificate for height {height}: {validator} is out of order")]
+    NotSorted {
+        /// Height the certificate claims.
+        height: u64,
+        /// The first one out of order.
+        validator: Address,
+    },
     /// A signature does not verify.
     #[error("certificate for height {height}: the signature of {validator} is not valid")]
     BadSignature {
@@ -59,6 +67,7 @@ pub fn verify_certificate(
 ) -> Result<(), CertificateError> {
     let height = certificate.height;
     let mut seen = BTreeSet::new();
+    let mut sorted = Ok(());
     let mut actual = 0u64;
     let mut members = Vec::with_capacity(certificate.signatures.len().min(set.count()));
     for entry in &certificate.signatures {
@@ -66,12 +75,16 @@ pub fn verify_certificate(
         let Some(member) = set.get(&validator) else {
             return Err(CertificateError::UnknownValidator { height, validator });
         };
+        if seen.last().is_some_and(|last| *last > validator) {
+            sorted = Err(CertificateError::NotSorted { height, validator });
+        }
         if !seen.insert(validator) {
             return Err(CertificateError::DuplicateValidator { height, validator });
         }
         actual = actual.saturating_add(member.power);
         members.push((member, &entry.signature));
     }
+    sorted?;
     let expected = set.quorum_power();
     if actual < expected {
         let total = set.total_power();

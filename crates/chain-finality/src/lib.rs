@@ -29,6 +29,9 @@ mod proposer;
 mod validator_set;
 mod vote;
 
+#[cfg(test)]
+mod tests;
+
 pub use certificate::{CertificateError, verify_certificate};
 pub use evidence::{Equivocation, EvidenceError, SignedProposal, SignedVote};
 pub use proof::{FINALITY_PROOF_BYTES_MAX, FinalityProof, ProofError};

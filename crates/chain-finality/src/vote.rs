@@ -101,7 +101,7 @@ fn domain_hash(domain: &str, parts: &[&[u8]]) -> B256 {
 mod tests {
     use super::*;
 
-    // Pinned: what is signed never changes by accident, neither here nor in the evidence precompile.
+    // Pinned (computed apart, with Python's hashlib): what is signed never changes by accident, neither here nor in the evidence precompile.
     #[test]
     fn vote_bytes_are_pinned() {
         let genesis = B256::repeat_byte(7);
@@ -113,11 +113,11 @@ mod tests {
         let value = B256::repeat_byte(9);
         assert_eq!(
             place.signing_hash(&genesis, Some(&value)).to_string(),
-            "0xPIN_VOTE_VALUE"
+            "0xe0aca1b5a5316338ad6a7a67f6ca4f46989d7fc5d6f97313f629503d4698e2b1"
         );
         assert_eq!(
             place.signing_hash(&genesis, None).to_string(),
-            "0xPIN_VOTE_NIL"
+            "0x923f61744cd968b37d1d6d6a9c7bd9abc0bf1031e7f57a2f8bde5476549be0a9"
         );
         let proposal = ProposalPlace {
             height: 42,
@@ -125,7 +125,7 @@ mod tests {
         };
         assert_eq!(
             proposal.signing_hash(&genesis, Some(1), &value).to_string(),
-            "0xPIN_PROPOSAL"
+            "0x2cb90e3ace88c163fdd07f1145ab27782596adeb39e74d5b54e14798628e5c38"
         );
     }
 
