@@ -4,7 +4,6 @@
 //! what they agreed on each second, each 256 receipts and at close. Roots form a chain by `previous`, so none can be slipped in later.
 
 use crate::SignedReceipt;
-use crate::eip712::Domain;
 use alloy_rlp::{Decodable, Encodable, RlpDecodable, RlpEncodable};
 use serde::{Deserialize, Serialize};
 use trellis_crypto::{HybridKey, HybridPublic, SignatureError, domain_hash, merkle};
@@ -92,7 +91,7 @@ pub struct PairRoot {
     pub previous: B256,
     /// How many receipts.
     pub count: u16,
-    /// The Merkle root over the receipts' digests in the order of `receipts`.
+    /// The Merkle root over the receipts' struct hashes in the order of `receipts`.
     pub root: B256,
     /// When the gateway made it, Unix milliseconds.
     pub made_at_ms: u64,
@@ -201,7 +200,7 @@ impl SignedPairRoot {
         verify(self.hash()?, "provider", provider, &self.provider_signature)
     }
 
-    /// Checks that exactly these receipt digests, in this order, are under the root.
+    /// Checks that exactly these receipts' struct hashes, in this order, are under the root.
     ///
     /// # Errors
     /// [`PairRootError::Root`].
@@ -276,18 +275,25 @@ impl PqProof {
         })
     }
 
+    /// The proofs of all receipts under a root, from their struct hashes in its order.
+    ///
+    /// # Errors
+    /// [`PairRootError`] where the hashes do not have this root.
+    pub fn all_under(root: &SignedPairRoot, hashes: &[B256]) -> Result<Vec<Self>, PairRootError> {
+        let (record, pair_root) = (root.record()?, root.hash()?);
+        root.verify_receipts(hashes)?;
+        let prove = |index: u16| merkle::prove(hashes, usize::from(index)).unwrap_or_default();
+        let proof = |index| Self { pair_root, count: record.count, index, siblings: prove(index) };
+        Ok((0..record.count).map(proof).collect())
+    }
+
     /// Checks that a receipt is under a signed root; the root's own signatures are checked apart.
     ///
     /// # Errors
     /// [`PairRootError::NotUnder`].
-    pub fn verify(
-        &self,
-        settlement: &Domain,
-        signed: &SignedReceipt,
-        root: &SignedPairRoot,
-    ) -> Result<(), PairRootError> {
+    pub fn verify(&self, signed: &SignedReceipt, root: &SignedPairRoot) -> Result<(), PairRootError> {
         let record = root.record()?;
-        let digest = signed.receipt.digest(settlement);
+        let digest = signed.receipt.struct_hash();
         let (count, index) = (usize::from(self.count), usize::from(self.index));
         let under = root.hash()? == self.pair_root
             && record.count == self.count
@@ -316,7 +322,7 @@ impl PairRootBuilder {
         Self { chain_id, gateway, provider, next_index, previous, first_at_ms: 0, digests: Vec::new() }
     }
 
-    /// Adds the digest of a receipt that both sides have signed.
+    /// Adds the struct hash of a receipt that both sides have signed.
     ///
     /// # Errors
     /// [`PairRootError::Count`] when the root is full: take it first.
@@ -383,13 +389,9 @@ impl PairRootBuilder {
         }
         let count = usize::from(record.count);
         let covered = self.digests.get(..count).ok_or(PairRootError::Count { actual: count })?;
-        root.verify_receipts(covered)?;
+        let proofs = PqProof::all_under(root, covered)?;
+        let proofs = covered.iter().copied().zip(proofs).collect();
         let hash = root.hash()?;
-        let mut proofs = Vec::with_capacity(count);
-        for (index, digest) in (0..record.count).zip(covered) {
-            let siblings = merkle::prove(covered, usize::from(index)).unwrap_or_default();
-            proofs.push((*digest, PqProof { pair_root: hash, count: record.count, index, siblings }));
-        }
         self.digests.drain(..count);
         self.previous = hash;
         self.next_index = self.next_index.saturating_add(1);

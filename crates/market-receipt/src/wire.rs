@@ -507,6 +507,38 @@ impl SignedReceipt {
     }
 }
 
+impl SignedPairRoot {
+    /// The bytes that journals keep.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        raw::PairRoot::from(self).encode_to_vec()
+    }
+
+    /// Reads what [`Self::to_bytes`] wrote.
+    ///
+    /// # Errors
+    /// [`WireError`] names the field.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, WireError> {
+        raw::decode::<raw::PairRoot>(bytes)?.try_into()
+    }
+}
+
+impl Accept {
+    /// The bytes that journals keep.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        raw::Accept::from(self).encode_to_vec()
+    }
+
+    /// Reads what [`Self::to_bytes`] wrote.
+    ///
+    /// # Errors
+    /// [`WireError`] names the field.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, WireError> {
+        raw::decode::<raw::Accept>(bytes)?.try_into()
+    }
+}
+
 mod signature_hex {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
     use trellis_primitives::Bytes;

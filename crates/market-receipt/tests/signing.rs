@@ -142,7 +142,7 @@ fn both_sides_sign_the_root_of_a_pairs_receipts_with_ml_dsa() {
     }
     let mut builder = PairRootBuilder::new(97_001, gateway.node_id(), provider.node_id(), 0, B256::ZERO);
     for (at, signed) in (0u64..).zip(&receipts) {
-        builder.add(signed.receipt.digest(&domain()), 1_000 + at).unwrap();
+        builder.add(signed.receipt.struct_hash(), 1_000 + at).unwrap();
     }
     assert!(!builder.is_due(1_999));
     assert!(builder.is_due(2_000));
@@ -157,9 +157,9 @@ fn both_sides_sign_the_root_of_a_pairs_receipts_with_ml_dsa() {
     assert!(builder.waiting().is_empty());
     for ((_, proof), signed) in proofs.iter().zip(&receipts) {
         let read = PqProof::from_bytes(&proof.to_bytes()).unwrap();
-        read.verify(&domain(), signed, &root).unwrap();
+        read.verify(signed, &root).unwrap();
     }
-    assert_eq!(proofs[0].1.verify(&domain(), &receipts[1], &root), Err(PairRootError::NotUnder));
+    assert_eq!(proofs[0].1.verify(&receipts[1], &root), Err(PairRootError::NotUnder));
     let mut forged = root.clone();
     forged.record_rlp = builder_record(&root, 6);
     assert!(matches!(forged.verify_gateway(gateway.public()), Err(PairRootError::Signature { .. })));
