@@ -1,0 +1,118 @@
+//! Filters that a client installs and asks again.
+
+use super::logs::{self, LogBlocks, query};
+use crate::block_ref::BlockRef;
+use crate::config::FILTER_PENDING_HASHES_MAX;
+use crate::context::RpcContext;
+use crate::error::{ArgumentError, RpcError};
+use crate::filters::FilterKind;
+use crate::params::{Args, LogMatch, quantity_u64};
+use crate::shape::{Answer, json};
+use alloy_primitives::B256;
+use tokio::sync::broadcast::{Receiver, error::TryRecvError};
+
+fn install(context: &RpcContext, kind: FilterKind) -> Result<Answer, RpcError> {
+    let id = context.filters.install(kind, context.clock.now()).ok_or(RpcError::Busy)?;
+    json(&id)
+}
+
+pub(super) fn new_filter(context: &RpcContext, args: &Args) -> Result<Answer, RpcError> {
+    args.at_most(1)?;
+    let query = args.required(0, query)?;
+    if matches!(query.blocks, LogBlocks::One(_)) {
+        let reason = ArgumentError::Object("a filter of one block has nothing to wait for".to_owned());
+        return Err(RpcError::InvalidArgument { index: 0, reason });
+    }
+    install(context, FilterKind::Logs { query, next: context.store.height().saturating_add(1) })
+}
+
+pub(super) fn new_block_filter(context: &RpcContext, args: &Args) -> Result<Answer, RpcError> {
+    args.at_most(0)?;
+    install(context, FilterKind::Blocks { next: context.store.height().saturating_add(1) })
+}
+
+pub(super) fn new_pending_filter(context: &RpcContext, args: &Args) -> Result<Answer, RpcError> {
+    args.at_most(1)?;
+    install(context, FilterKind::Pending(context.mempool.subscribe_pending()))
+}
+
+/// What is to be told, worked out under the filters' lock and answered after it.
+enum Due {
+    Logs { matching: LogMatch, from: u64, to: u64 },
+    Blocks { from: u64, to: u64 },
+    Hashes(Vec<B256>),
+}
+
+pub(super) fn changes(context: &RpcContext, args: &Args) -> Result<Answer, RpcError> {
+    args.at_most(1)?;
+    let id = args.required(0, quantity_u64)?;
+    let head = context.store.height();
+    let max = context.config.log_range_blocks_max;
+    let due = context.filters.with(id, context.clock.now(), |kind| due(kind, head, max));
+    match due.ok_or(RpcError::FilterNotFound)? {
+        Due::Logs { from, to, .. } | Due::Blocks { from, to } if from > to => json::<[B256; 0]>(&[]),
+        Due::Logs { matching, from, to } => json(&logs::range(context, from, to, &matching)?),
+        Due::Blocks { from, to } => {
+            let hashes = (from..=to).map(|height| context.store.hash_at(height)).collect::<Result<Vec<_>, _>>()?;
+            json(&hashes.into_iter().flatten().collect::<Vec<B256>>())
+        }
+        Due::Hashes(hashes) => json(&hashes),
+    }
+}
+
+fn due(kind: &mut FilterKind, head: u64, blocks_max: u64) -> Due {
+    // One answer covers at most a log range; what is left is told the next time.
+    let up_to = |from: u64| head.min(from.saturating_add(blocks_max).saturating_sub(1));
+    match kind {
+        FilterKind::Logs { query, next } => {
+            let (from, to) = (*next, up_to(*next));
+            *next = from.max(to.saturating_add(1));
+            Due::Logs { matching: query.matching.clone(), from, to }
+        }
+        FilterKind::Blocks { next } => {
+            let (from, to) = (*next, up_to(*next));
+            *next = from.max(to.saturating_add(1));
+            Due::Blocks { from, to }
+        }
+        FilterKind::Pending(receiver) => Due::Hashes(drain(receiver)),
+    }
+}
+
+fn drain(receiver: &mut Receiver<B256>) -> Vec<B256> {
+    let mut hashes = Vec::new();
+    while hashes.len() < FILTER_PENDING_HASHES_MAX {
+        match receiver.try_recv() {
+            Ok(hash) => hashes.push(hash),
+            Err(TryRecvError::Lagged(_)) => {}
+            Err(TryRecvError::Empty | TryRecvError::Closed) => break,
+        }
+    }
+    hashes
+}
+
+/// Everything a log filter matches, from its own first block on.
+pub(super) fn all_logs(context: &RpcContext, args: &Args) -> Result<Answer, RpcError> {
+    args.at_most(1)?;
+    let id = args.required(0, quantity_u64)?;
+    let found = context.filters.with(id, context.clock.now(), |kind| match kind {
+        FilterKind::Logs { query, .. } => Some(query.clone()),
+        FilterKind::Blocks { .. } | FilterKind::Pending(_) => None,
+    });
+    let mut query = found.flatten().ok_or(RpcError::FilterNotFound)?;
+    if let LogBlocks::Range { from: BlockRef::Number(from), .. } = query.blocks
+        && from > context.store.height()
+    {
+        return json::<[B256; 0]>(&[]);
+    }
+    if let LogBlocks::Range { to: to @ BlockRef::Number(_), .. } = &mut query.blocks
+        && context.height(*to)?.is_none()
+    {
+        *to = BlockRef::Latest;
+    }
+    json(&logs::run(context, &query)?)
+}
+
+pub(super) fn uninstall(context: &RpcContext, args: &Args) -> Result<Answer, RpcError> {
+    args.at_most(1)?;
+    json(&context.filters.remove(args.required(0, quantity_u64)?))
+}

@@ -1,0 +1,179 @@
+//! Limits of the server itself, its neighbour the monitor, and how fast it takes transactions.
+
+use crate::harness::*;
+use prometheus_client::registry::Registry;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+use trellis_rpc::{ComponentHealth, MonitorView, Namespace, RpcConfig, start_monitor};
+
+async fn status(chain: &Chain, headers: &[(&str, &str)], body: String) -> (u16, String) {
+    let mut request = reqwest::Client::new().post(chain.url()).body(body);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let response = request.send().await.unwrap();
+    (response.status().as_u16(), response.text().await.unwrap())
+}
+
+// row: CHN-43
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_a_batch_and_a_host_have_their_limits() {
+    let config = RpcConfig { batch_requests_max: 3, request_bytes_max: 1_000, ..RpcConfig::default() };
+    let chain = Chain::start_with(config).await;
+    let ask = || chain.request("eth_chainId", json!([]));
+    let batch = chain.post(&json!([ask(), ask(), ask(), ask()])).await;
+    assert_eq!(batch["error"]["code"], -32_010);
+    assert_eq!(chain.post(&json!([ask(), ask(), ask()])).await.as_array().unwrap().len(), 3);
+    let json_type = ("content-type", "application/json");
+    assert_eq!(status(&chain, &[json_type], " ".repeat(1_001)).await.0, 413);
+    assert_eq!(status(&chain, &[], ask().to_string()).await.0, 415);
+    let (code, text) = status(&chain, &[json_type, ("host", "evil.example")], ask().to_string()).await;
+    assert_eq!((code, text.as_str()), (403, "invalid host specified\n"));
+    assert_eq!(status(&chain, &[json_type, ("host", "localhost:1")], ask().to_string()).await.0, 200);
+    assert_eq!(chain.server.metrics().refused_hosts.get(), 1);
+}
+
+// row: CHN-43
+#[tokio::test(flavor = "multi_thread")]
+async fn malformed_requests_get_the_codes_of_json_rpc() {
+    let chain = Chain::start().await;
+    let json_type = ("content-type", "application/json");
+    for (body, code) in [("{", -32_700), ("[]", -32_600), ("{\"id\":1}", -32_600), ("[1]", -32_600)] {
+        let (_, text) = status(&chain, &[json_type], body.to_owned()).await;
+        let answer: Value = serde_json::from_str(&text).unwrap();
+        let error = if answer.is_array() { &answer[0]["error"] } else { &answer["error"] };
+        assert_eq!(error["code"], code, "{body}: {text}");
+    }
+}
+
+// row: CHN-43
+#[tokio::test(flavor = "multi_thread")]
+async fn closed_namespaces_do_not_exist_and_debug_is_closed_by_default() {
+    assert!(!RpcConfig::default().namespaces.contains(&Namespace::Debug));
+    let only_net = BTreeSet::from([Namespace::Net]);
+    let chain = Chain::start_with(RpcConfig { namespaces: only_net, ..RpcConfig::default() }).await;
+    chain.ok("net_version", json!([])).await;
+    for method in ["eth_chainId", "eth_sendRawTransaction", "debug_getRawHeader"] {
+        assert_eq!(chain.refused(method, json!([])).await.0, -32_601);
+    }
+    let batch = chain.post(&json!([chain.request("eth_sendRawTransaction", json!([raw(&transfer(1, 0))]))])).await;
+    assert_eq!(batch[0]["error"]["code"], -32_601);
+}
+
+// row: CHN-43
+#[tokio::test(flavor = "multi_thread")]
+async fn a_browser_may_ask_only_from_a_listed_origin() {
+    let origins = vec!["https://wallet.example".to_owned()];
+    let chain = Chain::start_with(RpcConfig { origins, ..RpcConfig::default() }).await;
+    let preflight = async |origin: &str| {
+        let request = reqwest::Client::new().request(reqwest::Method::OPTIONS, chain.url());
+        let request = request.header("origin", origin).header("access-control-request-method", "POST");
+        let response = request.send().await.unwrap();
+        response.headers().get("access-control-allow-origin").map(|value| value.to_str().unwrap().to_owned())
+    };
+    assert_eq!(preflight("https://wallet.example").await.as_deref(), Some("https://wallet.example"));
+    assert_eq!(preflight("https://evil.example").await, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_taken_port_is_named() {
+    let chain = Chain::start().await;
+    let listen = chain.server.address();
+    let parts = trellis_rpc::RpcParts {
+        store: chain.store.clone(),
+        mempool: chain.mempool.clone(),
+        executor: chain.executor.clone(),
+        committee: Arc::new(chain.committee.clone()),
+        net: Arc::new(trellis_rpc::NoNet),
+        market: Arc::new(trellis_rpc::NoMarket),
+        clock: chain.clock.clone(),
+        client_version: String::new(),
+    };
+    let failed = trellis_rpc::start(RpcConfig { listen, ..RpcConfig::default() }, parts).await.unwrap_err();
+    assert!(failed.to_string().starts_with(&format!("cannot listen on {listen} for JSON-RPC")), "{failed}");
+}
+
+#[derive(Default)]
+struct View(AtomicBool);
+
+impl MonitorView for View {
+    fn refresh(&self) {}
+    fn more_metrics(&self) -> String {
+        "# TYPE trellis_more counter\ntrellis_more_total 1\n# EOF\n".to_owned()
+    }
+    fn health(&self) -> Vec<ComponentHealth> {
+        vec![ComponentHealth { name: "chain", ready: self.0.load(Ordering::SeqCst), detail: "height 0".to_owned() }]
+    }
+}
+
+// row: OPS-20, OPS-21
+#[tokio::test(flavor = "multi_thread")]
+async fn the_monitor_shows_figures_that_move_and_whether_the_node_is_ready() {
+    let chain = Chain::start().await;
+    let mut registry = Registry::default();
+    chain.server.metrics().register(&mut registry);
+    chain.mempool.metrics().register(&mut registry);
+    let view = Arc::new(View::default());
+    let monitor = start_monitor("127.0.0.1:0".parse().unwrap(), Arc::new(registry), view.clone()).await.unwrap();
+    let get = async |path: &str| {
+        let response = reqwest::get(format!("http://{}{path}", monitor.address())).await.unwrap();
+        (response.status().as_u16(), response.text().await.unwrap())
+    };
+    assert_eq!(get("/health/live").await, (200, "live\n".to_owned()));
+    assert_eq!(get("/health/ready").await.0, 503);
+    view.0.store(true, Ordering::SeqCst);
+    assert_eq!(
+        get("/health/ready").await,
+        (200, "[{\"name\":\"chain\",\"ready\":true,\"detail\":\"height 0\"}]".to_owned())
+    );
+    chain.ok("eth_chainId", json!([])).await;
+    chain.refused("eth_getBalance", json!([])).await;
+    chain.post(&json!([chain.request("eth_sendRawTransaction", json!([raw(&transfer(1, 0))]))])).await;
+    let (code, text) = get("/metrics").await;
+    assert_eq!(code, 200);
+    for line in [
+        "trellis_rpc_requests_total{method=\"eth_chainId\"} 1",
+        "trellis_rpc_requests_total{method=\"eth_sendRawTransaction\"} 1",
+        "trellis_rpc_errors_total{method=\"eth_getBalance\"} 1",
+        "trellis_rpc_raw_transactions_total 1",
+        "trellis_rpc_latency_seconds_count 3",
+        "trellis_rpc_batch_requests_count 1",
+        "trellis_mempool_pending_transactions 1",
+        "trellis_more_total 1",
+    ] {
+        assert!(text.contains(line), "{line} is not in\n{text}");
+    }
+    assert_eq!(text.matches("# EOF").count(), 1);
+}
+
+/// How many raw transactions the server takes in a second, in batches of 200, from HTTP to the pool.
+#[tokio::test(flavor = "multi_thread")]
+async fn raw_transactions_in_batches_are_taken_fast() {
+    let chain = Arc::new(Chain::start().await);
+    let transactions: Vec<_> =
+        (1..=20u8).flat_map(|account| (0..200).map(move |nonce| transfer(account, nonce))).collect();
+    let bodies: Vec<Value> = transactions
+        .chunks(200)
+        .map(|batch| batch.iter().map(|tx| chain.request("eth_sendRawTransaction", json!([raw(tx)]))).collect())
+        .collect();
+    let start = Instant::now();
+    let sending: Vec<_> = bodies
+        .into_iter()
+        .map(|body| {
+            let chain = chain.clone();
+            tokio::spawn(async move { chain.post(&body).await })
+        })
+        .collect();
+    for answer in sending {
+        assert!(answer.await.unwrap().as_array().unwrap().iter().all(|answer| answer.get("result").is_some()));
+    }
+    let took = start.elapsed();
+    assert_eq!(chain.mempool.status().pending, transactions.len());
+    eprintln!("{} raw transactions in batches of 200: {took:?}", transactions.len());
+    let start = Instant::now();
+    assert_eq!(chain.produce().block.transactions.len(), transactions.len());
+    eprintln!("one block of them, built, rooted and committed in memory: {:?}", start.elapsed());
+}

@@ -1,0 +1,9 @@
+//! The server over real HTTP and WebSocket, in front of a real chain in memory.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, missing_docs)]
+
+mod answers;
+mod harness;
+mod limits;
+mod refusals;
+mod shapes;
+mod socket;
