@@ -18,6 +18,11 @@ contract FeePool is IFeePool, Ownable2Step {
         Providers
     }
 
+    struct Buckets {
+        uint128 relays;
+        uint128 providers;
+    }
+
     uint256 public constant AGGREGATOR_BPS = 4_000;
     uint256 public constant RELAY_BPS = 2_000;
     uint256 private constant BPS = 10_000;
@@ -37,8 +42,8 @@ contract FeePool is IFeePool, Ownable2Step {
 
     /// @notice Unclaimed share by epoch, token and aggregator.
     mapping(uint64 epoch => mapping(address token => mapping(address aggregator => uint256))) public aggregatorShare;
-    /// @notice What has accrued and has not been taken out, by epoch, token and bucket.
-    mapping(uint64 epoch => mapping(address token => mapping(Bucket => uint256))) public accrued;
+    /// @dev What has accrued and has not been taken out, by epoch and token.
+    mapping(uint64 epoch => mapping(address token => Buckets)) private _buckets;
     /// @notice Shares of an aggregator from epochs below this number are forfeited.
     mapping(address aggregator => uint64) public forfeitedBelow;
 
@@ -90,8 +95,10 @@ contract FeePool is IFeePool, Ownable2Step {
         uint256 share = beneficiary == address(0) ? 0 : amount * AGGREGATOR_BPS / BPS;
         uint256 relays = amount * RELAY_BPS / BPS;
         if (share != 0) aggregatorShare[epoch][token][beneficiary] += share;
-        accrued[epoch][token][Bucket.Relays] += relays;
-        accrued[epoch][token][Bucket.Providers] += amount - share - relays;
+        Buckets storage b = _buckets[epoch][token];
+        (uint128 oldRelays, uint128 oldProviders) = (b.relays, b.providers);
+        b.relays = _add(oldRelays, relays);
+        b.providers = _add(oldProviders, amount - share - relays);
         emit FeesCredited(epoch, token, beneficiary, amount);
     }
 
@@ -99,7 +106,7 @@ contract FeePool is IFeePool, Ownable2Step {
     function creditSlashed(address token, uint256 amount) external {
         if (msg.sender != settlement && msg.sender != staking) revert NotAuthorised(msg.sender);
         uint64 epoch = currentEpoch();
-        accrued[epoch][token][Bucket.Providers] += amount;
+        _addToProviders(epoch, token, amount);
         emit SlashCredited(epoch, token, amount);
     }
 
@@ -117,7 +124,7 @@ contract FeePool is IFeePool, Ownable2Step {
         if (amount == 0) return 0;
         if (epoch < forfeitedBelow[aggregator]) {
             aggregatorShare[epoch][token][aggregator] = 0;
-            accrued[currentEpoch()][token][Bucket.Providers] += amount;
+            _addToProviders(currentEpoch(), token, amount);
             emit ShareForfeited(epoch, token, aggregator, amount);
             return 0;
         }
@@ -132,15 +139,34 @@ contract FeePool is IFeePool, Ownable2Step {
     /// @notice Takes `amount` out of a bucket. Only the distributor.
     function distribute(uint64 epoch, address token, Bucket bucket, address to, uint256 amount) external {
         if (msg.sender != distributor) revert NotAuthorised(msg.sender);
-        uint256 available = accrued[epoch][token][bucket];
+        uint256 available = accrued(epoch, token, bucket);
         if (amount > available) revert BucketTooSmall(amount, available);
-        accrued[epoch][token][bucket] = available - amount;
+        Buckets storage b = _buckets[epoch][token];
+        if (bucket == Bucket.Relays) b.relays = uint128(available - amount);
+        else b.providers = uint128(available - amount);
         emit Distributed(epoch, token, bucket, to, amount);
         IERC20(token).safeTransfer(to, amount);
+    }
+
+    /// @notice What has accrued and has not been taken out of a bucket.
+    function accrued(uint64 epoch, address token, Bucket bucket) public view returns (uint256) {
+        Buckets storage b = _buckets[epoch][token];
+        return bucket == Bucket.Relays ? b.relays : b.providers;
     }
 
     /// @inheritdoc IFeePool
     function currentEpoch() public view returns (uint64) {
         return uint64(block.timestamp) / EPOCH_SECONDS;
+    }
+
+    function _addToProviders(uint64 epoch, address token, uint256 amount) private {
+        Buckets storage b = _buckets[epoch][token];
+        b.providers = _add(b.providers, amount);
+    }
+
+    /// @dev A bucket that is full stays full: a token that prints itself cannot make a payment fail.
+    function _add(uint128 bucket, uint256 amount) private pure returns (uint128) {
+        uint256 sum = bucket + amount;
+        return sum > type(uint128).max ? type(uint128).max : uint128(sum);
     }
 }

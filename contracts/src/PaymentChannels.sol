@@ -4,11 +4,11 @@ pragma solidity 0.8.37;
 import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 import {IERC20Permit} from "@openzeppelin/contracts/token/ERC20/extensions/IERC20Permit.sol";
 import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
-import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
 import {EIP712} from "@openzeppelin/contracts/utils/cryptography/EIP712.sol";
 import {MessageHashUtils} from "@openzeppelin/contracts/utils/cryptography/MessageHashUtils.sol";
 import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/ReentrancyGuardTransient.sol";
 import {IFeePool, IPaymentChannels, SignedVoucher} from "./Interfaces.sol";
+import {Signatures} from "./Signatures.sol";
 
 /// @title One-way payment channels in ERC-20 tokens with cumulative vouchers.
 /// @notice No owner, no pause, no upgrade. A channel pays only out of its own deposit and only to its own payout address.
@@ -58,34 +58,28 @@ contract PaymentChannels is IPaymentChannels, EIP712, ReentrancyGuardTransient {
         PayoutFailed
     }
 
-    /// @dev Packed so that paying a voucher reads three slots. `closingAt`: 0 open, CLOSED closed, else the time from which `finishClose` works.
+    /// @dev Packed so that paying a voucher reads two slots; tokens and payout addresses are numbered, so that a batch reads
+    /// each of them once. `closingAt`: 0 open, CLOSED closed, else the time from which `finishClose` works.
     struct Record {
         address signer;
-        uint32 tokenIndex;
-        uint64 closingAt;
-        address payout;
-        uint32 challengePeriodSeconds;
-        uint64 expiry;
+        uint24 tokenIndex;
+        uint32 payoutIndex;
+        uint40 closingAt;
         uint128 deposit;
         uint128 paid;
         address payer;
+        uint32 challengePeriodSeconds;
+        uint64 expiry;
         address payee;
-    }
-
-    /// @dev One voucher of a batch after its check: what it moves.
-    struct Due {
-        uint128 newPaid;
-        uint128 gross;
-        uint128 fee;
     }
 
     /// @dev Where a batch stands: a group is a run of vouchers with one token and one payout address, paid by one transfer.
     struct Run {
         address token;
-        uint32 tokenIndex;
-        address payout;
+        uint24 tokenIndex;
+        uint32 payoutIndex;
         uint256 groupStart;
-        uint256 groupNet;
+        uint256 groupGross;
         uint256 groupFee;
         uint256 tokenFee;
         uint256 paidCount;
@@ -96,7 +90,7 @@ contract PaymentChannels is IPaymentChannels, EIP712, ReentrancyGuardTransient {
     bytes32 public constant CLOSE_TYPEHASH = keccak256("CloseAgreement(bytes32 channelId,uint128 cumulativeAmount)");
     uint32 public constant CHALLENGE_PERIOD_SECONDS_MAX = 90 days;
     uint16 public constant FEE_BPS_MAX = 1_000;
-    uint64 private constant CLOSED = type(uint64).max;
+    uint40 private constant CLOSED = type(uint40).max;
     uint256 private constant BPS = 10_000;
 
     /// @notice Fee on every payout, in hundredths of a percent.
@@ -105,9 +99,12 @@ contract PaymentChannels is IPaymentChannels, EIP712, ReentrancyGuardTransient {
     IFeePool public immutable FEE_POOL;
 
     mapping(bytes32 channelId => Record) private _channels;
-    mapping(uint32 index => address token) private _tokens;
-    mapping(address token => uint32 index) private _tokenIndexes;
-    uint32 private _tokenCount;
+    mapping(uint24 index => address token) private _tokens;
+    mapping(address token => uint24 index) private _tokenIndexes;
+    mapping(uint32 index => address payout) private _payouts;
+    mapping(address payout => uint32 index) private _payoutIndexes;
+    uint24 private _tokenCount;
+    uint32 private _payoutCount;
     /// @notice Fees whose transfer to the pool failed; `sendFees` tries again.
     mapping(address token => uint256) public unsentFees;
 
@@ -193,14 +190,17 @@ contract PaymentChannels is IPaymentChannels, EIP712, ReentrancyGuardTransient {
 
     /// @notice Door two: pays many vouchers. A bad one is skipped with an event and never stops the others. Anyone may call;
     /// the pool gives a share to `aggregator` only if Settlement is the caller.
+    // The guard keeps every writing function shut while the pool books the fees of one token between two others.
+    // slither-disable-next-line reentrancy-no-eth
     function settle(SignedVoucher[] calldata vouchers, address aggregator)
         external
         nonReentrant
         returns (uint256 paidCount, uint256 paidSum)
     {
         bytes32 domain = _domainSeparatorV4();
-        Due[] memory dues = new Due[](vouchers.length);
-        Run memory run;
+        // What each voucher moves: the channel's new `paid` above, the gross amount below, 128 bits each; 0 for nothing.
+        uint256[] memory dues = new uint256[](vouchers.length);
+        Run memory run = Run(address(0), 0, 0, 0, 0, 0, 0, 0, 0);
         for (uint256 i = 0; i < vouchers.length; ++i) {
             _settleOne(vouchers, i, domain, dues, run, aggregator);
         }
@@ -230,9 +230,9 @@ contract PaymentChannels is IPaymentChannels, EIP712, ReentrancyGuardTransient {
         Record storage c = _existing(channelId);
         if (c.closingAt == CLOSED) revert WrongState(channelId, State.Closed);
         bytes32 digest = closeDigest(channelId, cumulativeAmount);
-        address recovered = _recover(digest, signerSignature);
+        address recovered = Signatures.recover(digest, signerSignature);
         if (recovered != c.signer) revert BadCloseSignature(c.signer, recovered);
-        recovered = _recover(digest, payeeSignature);
+        recovered = Signatures.recover(digest, payeeSignature);
         if (recovered != c.payee) revert BadCloseSignature(c.payee, recovered);
         if (cumulativeAmount < c.paid) revert AmountBelowPaid(cumulativeAmount, c.paid);
         if (cumulativeAmount > c.deposit) revert AmountAboveDeposit(cumulativeAmount, c.deposit);
@@ -253,7 +253,7 @@ contract PaymentChannels is IPaymentChannels, EIP712, ReentrancyGuardTransient {
         Record storage c = _existing(channelId);
         if (c.closingAt != 0) revert WrongState(channelId, _stateOf(c));
         if (msg.sender != c.payer) revert NotPayer(msg.sender, c.payer);
-        uint64 closingAt = uint64(block.timestamp) + c.challengePeriodSeconds;
+        uint40 closingAt = uint40(block.timestamp) + c.challengePeriodSeconds;
         c.closingAt = closingAt;
         emit ChannelClosing(channelId, closingAt);
     }
@@ -261,7 +261,7 @@ contract PaymentChannels is IPaymentChannels, EIP712, ReentrancyGuardTransient {
     /// @notice Ends a close begun by the payer once the challenge period is over. Anyone may call.
     function finishClose(bytes32 channelId) external nonReentrant {
         Record storage c = _existing(channelId);
-        uint64 closingAt = c.closingAt;
+        uint40 closingAt = c.closingAt;
         if (closingAt == 0 || closingAt == CLOSED) revert WrongState(channelId, _stateOf(c));
         if (block.timestamp < closingAt) revert TooEarly(closingAt);
         _close(c, channelId, 0);
@@ -285,7 +285,7 @@ contract PaymentChannels is IPaymentChannels, EIP712, ReentrancyGuardTransient {
             state: _stateOf(c),
             payer: c.payer,
             payee: c.payee,
-            payout: c.payout,
+            payout: _payouts[c.payoutIndex],
             signer: c.signer,
             token: _tokens[c.tokenIndex],
             challengePeriodSeconds: c.challengePeriodSeconds,
@@ -331,8 +331,8 @@ contract PaymentChannels is IPaymentChannels, EIP712, ReentrancyGuardTransient {
         Record storage c = _channels[channelId];
         if (c.payer != address(0)) revert ChannelExists(channelId);
         c.signer = terms.signer;
-        c.tokenIndex = _indexOf(terms.token);
-        c.payout = terms.payout;
+        c.tokenIndex = _tokenIndex(terms.token);
+        c.payoutIndex = _payoutIndex(terms.payout);
         c.challengePeriodSeconds = terms.challengePeriodSeconds;
         c.expiry = terms.expiry;
         c.deposit = deposit;
@@ -353,12 +353,21 @@ contract PaymentChannels is IPaymentChannels, EIP712, ReentrancyGuardTransient {
         if (terms.expiry <= block.timestamp) revert BadExpiry(terms.expiry, uint64(block.timestamp));
     }
 
-    function _indexOf(address token) private returns (uint32 index) {
+    function _tokenIndex(address token) private returns (uint24 index) {
         index = _tokenIndexes[token];
         if (index == 0) {
             index = ++_tokenCount;
             _tokenIndexes[token] = index;
             _tokens[index] = token;
+        }
+    }
+
+    function _payoutIndex(address payout) private returns (uint32 index) {
+        index = _payoutIndexes[payout];
+        if (index == 0) {
+            index = ++_payoutCount;
+            _payoutIndexes[payout] = index;
+            _payouts[index] = payout;
         }
     }
 
@@ -375,24 +384,24 @@ contract PaymentChannels is IPaymentChannels, EIP712, ReentrancyGuardTransient {
         SignedVoucher[] calldata vouchers,
         uint256 i,
         bytes32 domain,
-        Due[] memory dues,
+        uint256[] memory dues,
         Run memory run,
         address aggregator
     ) private {
         SignedVoucher calldata voucher = vouchers[i];
         Record storage c = _channels[voucher.channelId];
-        (address signer, uint32 tokenIndex, uint64 closingAt) = (c.signer, c.tokenIndex, c.closingAt);
+        address signer = c.signer;
         if (signer == address(0)) return _skip(voucher, SkipReason.UnknownChannel);
-        if (closingAt == CLOSED) return _skip(voucher, SkipReason.Closed);
-        if (_recoverCompact(domain, voucher) != signer) return _skip(voucher, SkipReason.BadSignature);
-        Due memory due = _take(c, voucher.cumulativeAmount);
-        if (due.gross == 0) return _skip(voucher, SkipReason.NothingDue);
-        dues[i] = due;
-        address payout = c.payout;
-        if (payout != run.payout || tokenIndex != run.tokenIndex) {
+        if (c.closingAt == CLOSED) return _skip(voucher, SkipReason.Closed);
+        if (_recoverVoucher(domain, voucher) != signer) return _skip(voucher, SkipReason.BadSignature);
+        (uint128 newPaid, uint128 gross) = _take(c, voucher.cumulativeAmount);
+        if (gross == 0) return _skip(voucher, SkipReason.NothingDue);
+        dues[i] = (uint256(newPaid) << 128) | gross;
+        (uint24 tokenIndex, uint32 payoutIndex) = (c.tokenIndex, c.payoutIndex);
+        if (payoutIndex != run.payoutIndex || tokenIndex != run.tokenIndex) {
             _payGroup(vouchers, i, dues, run);
             run.groupStart = i;
-            run.payout = payout;
+            run.payoutIndex = payoutIndex;
             if (tokenIndex != run.tokenIndex) {
                 _sendFee(run.token, run.tokenFee, aggregator);
                 run.tokenFee = 0;
@@ -400,58 +409,58 @@ contract PaymentChannels is IPaymentChannels, EIP712, ReentrancyGuardTransient {
                 run.token = _tokens[tokenIndex];
             }
         }
-        run.groupNet += due.gross - due.fee;
-        run.groupFee += due.fee;
+        run.groupGross += gross;
+        run.groupFee += _feeOf(newPaid, gross);
     }
 
-    /// @dev Pays the open group by one transfer. If the token refuses, the group's channels stand as before and its vouchers count as skipped.
-    function _payGroup(SignedVoucher[] calldata vouchers, uint256 end, Due[] memory dues, Run memory run) private {
-        uint256 net = run.groupNet;
-        uint256 fee = run.groupFee;
-        if (net + fee == 0) return;
-        run.groupNet = 0;
-        run.groupFee = 0;
-        bool sent = IERC20(run.token).trySafeTransfer(run.payout, net);
+    /// @dev Pays the open group by one transfer. If the token refuses, the group's channels stand as before and its vouchers
+    /// count as skipped.
+    function _payGroup(SignedVoucher[] calldata vouchers, uint256 end, uint256[] memory dues, Run memory run) private {
+        (uint256 gross, uint256 fee) = (run.groupGross, run.groupFee);
+        if (gross == 0) return;
+        (run.groupGross, run.groupFee) = (0, 0);
+        bool sent = IERC20(run.token).trySafeTransfer(_payouts[run.payoutIndex], gross - fee);
         for (uint256 i = run.groupStart; i < end; ++i) {
-            Due memory due = dues[i];
-            if (due.gross == 0) continue;
+            (uint128 newPaid, uint128 due) = (uint128(dues[i] >> 128), uint128(dues[i]));
+            if (due == 0) continue;
+            SignedVoucher calldata voucher = vouchers[i];
             if (sent) {
                 ++run.paidCount;
-                emit VoucherPaid(vouchers[i].channelId, due.newPaid, due.gross, due.fee);
+                emit VoucherPaid(voucher.channelId, newPaid, due, _feeOf(newPaid, due));
             } else {
-                _channels[vouchers[i].channelId].paid -= due.gross;
-                _skip(vouchers[i], SkipReason.PayoutFailed);
+                _channels[voucher.channelId].paid -= due;
+                _skip(voucher, SkipReason.PayoutFailed);
             }
         }
         if (sent) {
-            run.paidSum += net + fee;
+            run.paidSum += gross;
             run.tokenFee += fee;
         }
     }
 
-    function _payOne(Record storage c, bytes32 channelId, uint128 cumulativeAmount) private returns (uint128 gross) {
-        Due memory due = _take(c, cumulativeAmount);
-        if (due.gross == 0) return 0;
+    function _payOne(Record storage c, bytes32 channelId, uint128 cumulativeAmount) private returns (uint128) {
+        (uint128 newPaid, uint128 gross) = _take(c, cumulativeAmount);
+        if (gross == 0) return 0;
         address token = _tokens[c.tokenIndex];
-        emit VoucherPaid(channelId, due.newPaid, due.gross, due.fee);
-        IERC20(token).safeTransfer(c.payout, due.gross - due.fee);
-        _sendFee(token, due.fee, address(0));
-        return due.gross;
+        uint128 fee = _feeOf(newPaid, gross);
+        emit VoucherPaid(channelId, newPaid, gross, fee);
+        IERC20(token).safeTransfer(_payouts[c.payoutIndex], gross - fee);
+        _sendFee(token, fee, address(0));
+        return gross;
     }
 
-    /// @dev Writes `paid` and says what that moves. The fee is the difference of floor(paid * bps) and so does not depend on the steps.
-    function _take(Record storage c, uint128 cumulativeAmount) private returns (Due memory due) {
+    /// @dev Writes `paid` and says what that moves; nothing moves if the voucher adds nothing.
+    function _take(Record storage c, uint128 cumulativeAmount) private returns (uint128 newPaid, uint128 gross) {
         (uint128 deposit, uint128 before) = (c.deposit, c.paid);
-        uint128 newPaid = cumulativeAmount < deposit ? cumulativeAmount : deposit;
-        if (newPaid <= before) return due;
+        newPaid = cumulativeAmount < deposit ? cumulativeAmount : deposit;
+        if (newPaid <= before) return (before, 0);
         c.paid = newPaid;
-        due.newPaid = newPaid;
-        due.gross = newPaid - before;
-        due.fee = _feeUpTo(newPaid) - _feeUpTo(before);
+        return (newPaid, newPaid - before);
     }
 
-    function _feeUpTo(uint128 amount) private view returns (uint128) {
-        return uint128(uint256(amount) * FEE_BPS / BPS);
+    /// @dev The fee on the last `gross` of `newPaid`: a difference of floor(paid * bps), so that the sum does not depend on the steps.
+    function _feeOf(uint128 newPaid, uint128 gross) private view returns (uint128) {
+        return uint128(uint256(newPaid) * FEE_BPS / BPS - uint256(newPaid - gross) * FEE_BPS / BPS);
     }
 
     /// @dev A fee that cannot be sent stays here and never stops a payment.
@@ -493,17 +502,12 @@ contract PaymentChannels is IPaymentChannels, EIP712, ReentrancyGuardTransient {
         private
         view
     {
-        address recovered = _recover(voucherDigest(channelId, cumulativeAmount), signature);
+        address recovered = Signatures.recover(voucherDigest(channelId, cumulativeAmount), signature);
         if (recovered != c.signer) revert BadVoucherSignature(c.signer, recovered);
     }
 
-    /// @dev Zero for a signature that is malformed or has a high s; no channel has a zero signer or payee.
-    function _recover(bytes32 digest, bytes calldata signature) private pure returns (address recovered) {
-        (recovered,,) = ECDSA.tryRecoverCalldata(digest, signature);
-    }
-
-    function _recoverCompact(bytes32 domain, SignedVoucher calldata voucher) private pure returns (address recovered) {
+    function _recoverVoucher(bytes32 domain, SignedVoucher calldata voucher) private pure returns (address) {
         bytes32 hash = keccak256(abi.encode(VOUCHER_TYPEHASH, voucher.channelId, voucher.cumulativeAmount));
-        (recovered,,) = ECDSA.tryRecover(MessageHashUtils.toTypedDataHash(domain, hash), voucher.r, voucher.vs);
+        return Signatures.recoverCompact(MessageHashUtils.toTypedDataHash(domain, hash), voucher.r, voucher.vs);
     }
 }

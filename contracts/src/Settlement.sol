@@ -3,11 +3,11 @@ pragma solidity 0.8.37;
 
 import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
-import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
 import {EIP712} from "@openzeppelin/contracts/utils/cryptography/EIP712.sol";
 import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/ReentrancyGuardTransient.sol";
 import {IFeePool, IPaymentChannels, SignedVoucher} from "./Interfaces.sol";
 import {IncludeBy, LeafProof, NodeProof, PathStep, Receipt, Receipts} from "./Receipts.sol";
+import {Signatures} from "./Signatures.sol";
 
 /// @title Bonded aggregators settle vouchers (checked and final at once) and post receipt roots (optimistic).
 /// @notice Money never depends on a root: vouchers are paid by PaymentChannels. A root stands for `CHALLENGE_SECONDS`, in
@@ -17,8 +17,8 @@ contract Settlement is EIP712, ReentrancyGuardTransient {
 
     /// @notice What an aggregator states about a batch. `number` counts its own batches from 1 without gaps.
     struct Totals {
-        uint64 number;
-        uint64 epoch;
+        uint32 number;
+        uint32 epoch;
         uint32 count;
         uint128 sum;
     }
@@ -30,16 +30,17 @@ contract Settlement is EIP712, ReentrancyGuardTransient {
         Toppled
     }
 
+    /// @notice `openSeconds` after `submittedAt` a batch can be made final, if no demand is open.
     struct Batch {
         bytes32 root;
         uint128 sum;
-        uint64 number;
-        uint64 epoch;
+        uint32 number;
+        uint32 epoch;
+        uint64 submittedAt;
         address aggregator;
-        uint48 submittedAt;
-        uint48 finalisableAt;
+        uint32 openSeconds;
         uint32 count;
-        uint32 openDemands;
+        uint16 openDemands;
         Status status;
     }
 
@@ -47,8 +48,8 @@ contract Settlement is EIP712, ReentrancyGuardTransient {
     struct Aggregator {
         uint128 bond;
         uint64 exitAt;
-        uint64 batches;
-        uint64 pending;
+        uint32 batches;
+        uint32 pending;
     }
 
     enum Fault {
@@ -70,7 +71,7 @@ contract Settlement is EIP712, ReentrancyGuardTransient {
 
     struct Demand {
         address by;
-        uint48 deadline;
+        uint64 deadline;
         DemandState state;
     }
 
@@ -110,7 +111,6 @@ contract Settlement is EIP712, ReentrancyGuardTransient {
     uint64 public batchCount;
     mapping(uint64 batchId => Batch) private _batches;
     mapping(address account => Aggregator) private _aggregators;
-    mapping(address aggregator => mapping(uint64 number => uint64 batchId)) public batchIdOf;
     mapping(address aggregator => mapping(bytes32 root => uint64 batchId)) public batchIdOfRoot;
     mapping(uint64 batchId => mapping(uint32 index => Demand)) private _demands;
 
@@ -121,18 +121,18 @@ contract Settlement is EIP712, ReentrancyGuardTransient {
         uint64 indexed batchId,
         address indexed aggregator,
         bytes32 indexed root,
-        uint64 number,
-        uint64 epoch,
+        uint32 number,
+        uint32 epoch,
         uint32 count,
         uint128 sum,
-        uint48 finalisableAt
+        uint64 finalisableAt
     );
     event VouchersSettled(address indexed aggregator, uint256 given, uint256 paidCount, uint256 paidSum);
     event BatchFinal(uint64 indexed batchId, address indexed aggregator);
     event BatchToppled(
         uint64 indexed batchId, address indexed aggregator, Fault fault, address reporter, uint128 slashed, uint256 reward
     );
-    event Demanded(uint64 indexed batchId, uint32 indexed index, address indexed by, uint48 deadline);
+    event Demanded(uint64 indexed batchId, uint32 indexed index, address indexed by, uint64 deadline);
     event Revealed(uint64 indexed batchId, uint32 indexed index, address indexed by, bytes32 leaf);
     event DemandRefunded(uint64 indexed batchId, uint32 indexed index, address indexed by);
 
@@ -143,12 +143,12 @@ contract Settlement is EIP712, ReentrancyGuardTransient {
     error NotExiting(address aggregator);
     error TooEarly(uint64 allowedAt);
     error BatchesPending(uint64 pending);
-    error WrongNumber(uint64 expected, uint64 given);
+    error WrongNumber(uint32 expected, uint32 given);
     error WrongEpoch(uint64 current, uint64 given);
     error BadCount(uint32 count, uint32 max);
     error RootSubmitted(uint64 batchId);
     error WrongStatus(uint64 batchId, Status status);
-    error WindowOver(uint64 batchId, uint48 endedAt);
+    error WindowOver(uint64 batchId, uint64 endedAt);
     error DemandsOpen(uint64 batchId, uint32 open);
     error NotInBatch(uint64 batchId, uint32 index);
     error NoFault();
@@ -233,7 +233,8 @@ contract Settlement is EIP712, ReentrancyGuardTransient {
     /// @notice Marks a batch that outlived its window as final. Anyone may call.
     function finalise(uint64 batchId) external nonReentrant {
         Batch storage b = _pendingBatch(batchId);
-        if (block.timestamp < b.finalisableAt) revert TooEarly(b.finalisableAt);
+        uint64 finalisableAt = b.submittedAt + b.openSeconds;
+        if (block.timestamp < finalisableAt) revert TooEarly(finalisableAt);
         if (b.openDemands != 0) revert DemandsOpen(batchId, b.openDemands);
         b.status = Status.Final;
         --_aggregators[b.aggregator].pending;
@@ -313,7 +314,7 @@ contract Settlement is EIP712, ReentrancyGuardTransient {
         Batch storage b = _pendingBatch(batchId);
         if (promise_.batch != b.number) revert WrongPromise();
         bytes32 digest = _hashTypedDataV4(Receipts.hashStruct(promise_));
-        if (_recover(digest, signature) != b.aggregator) revert WrongPromise();
+        if (Signatures.recover(digest, signature) != b.aggregator) revert WrongPromise();
         if (!_isAbsent(b, batchId, promise_, left, right)) revert NoFault();
         _topple(b, batchId, Fault.Omission);
     }
@@ -323,16 +324,14 @@ contract Settlement is EIP712, ReentrancyGuardTransient {
     /// @notice Asks for leaf `index` to be shown on chain, against a bond that the one who shows it gets.
     function demand(uint64 batchId, uint32 index) external nonReentrant {
         Batch storage b = _pendingBatch(batchId);
-        uint48 windowEnd = b.submittedAt + CHALLENGE_SECONDS;
+        uint64 windowEnd = b.submittedAt + CHALLENGE_SECONDS;
         if (block.timestamp >= windowEnd) revert WindowOver(batchId, windowEnd);
         uint32 width = uint32(1) << Receipts.depthOf(b.count);
         if (index >= width) revert IndexOutOfRange(index, width - 1);
-        Demand storage d = _demands[batchId][index];
-        if (d.state != DemandState.None) revert WrongDemand(batchId, index, d.state);
-        uint48 deadline = uint48(block.timestamp) + REVEAL_SECONDS;
-        d.by = msg.sender;
-        d.deadline = deadline;
-        d.state = DemandState.Open;
+        DemandState state = _demands[batchId][index].state;
+        if (state != DemandState.None) revert WrongDemand(batchId, index, state);
+        uint64 deadline = uint64(block.timestamp) + REVEAL_SECONDS;
+        _demands[batchId][index] = Demand(msg.sender, deadline, DemandState.Open);
         ++b.openDemands;
         emit Demanded(batchId, index, msg.sender, deadline);
         TOKEN.safeTransferFrom(msg.sender, address(this), DEMAND_BOND);
@@ -411,30 +410,32 @@ contract Settlement is EIP712, ReentrancyGuardTransient {
 
     function _submit(bytes32 root, Totals calldata totals) private returns (uint64 batchId) {
         Aggregator storage a = _aggregators[msg.sender];
-        uint64 number = a.batches + 1;
+        uint32 number = a.batches + 1;
         if (totals.number != number) revert WrongNumber(number, totals.number);
         if (totals.count == 0 || totals.count > COUNT_MAX) revert BadCount(totals.count, COUNT_MAX);
         // A transaction sent at the end of an epoch may land in the next one.
         uint64 current = FEE_POOL.currentEpoch();
-        if (totals.epoch != current && totals.epoch + 1 != current) revert WrongEpoch(current, totals.epoch);
+        if (totals.epoch != current && uint64(totals.epoch) + 1 != current) revert WrongEpoch(current, totals.epoch);
         uint64 before = batchIdOfRoot[msg.sender][root];
         if (before != 0) revert RootSubmitted(before);
         batchId = ++batchCount;
         a.batches = number;
         ++a.pending;
-        batchIdOf[msg.sender][number] = batchId;
         batchIdOfRoot[msg.sender][root] = batchId;
-        uint48 finalisableAt = uint48(block.timestamp) + CHALLENGE_SECONDS;
-        Batch storage b = _batches[batchId];
-        b.root = root;
-        b.sum = totals.sum;
-        b.number = number;
-        b.epoch = totals.epoch;
-        b.aggregator = msg.sender;
-        b.submittedAt = uint48(block.timestamp);
-        b.finalisableAt = finalisableAt;
-        b.count = totals.count;
-        b.status = Status.Pending;
+        uint64 submittedAt = uint64(block.timestamp);
+        uint64 finalisableAt = submittedAt + CHALLENGE_SECONDS;
+        _batches[batchId] = Batch({
+            root: root,
+            sum: totals.sum,
+            number: number,
+            epoch: totals.epoch,
+            submittedAt: submittedAt,
+            aggregator: msg.sender,
+            openSeconds: CHALLENGE_SECONDS,
+            count: totals.count,
+            openDemands: 0,
+            status: Status.Pending
+        });
         emit BatchSubmitted(
             batchId, msg.sender, root, number, totals.epoch, totals.count, totals.sum, finalisableAt
         );
@@ -484,7 +485,8 @@ contract Settlement is EIP712, ReentrancyGuardTransient {
         (address signer, address payee) = CHANNELS.keysOf(r.key.channelId);
         if (signer == address(0)) return false;
         bytes32 digest = _hashTypedDataV4(hash);
-        return _recover(digest, leaf.signatures[:65]) == signer && _recover(digest, leaf.signatures[65:]) == payee;
+        return Signatures.recover(digest, leaf.signatures[:65]) == signer
+            && Signatures.recover(digest, leaf.signatures[65:]) == payee;
     }
 
     function _isBefore(Receipt calldata x, Receipt calldata y) private pure returns (bool) {
@@ -514,8 +516,8 @@ contract Settlement is EIP712, ReentrancyGuardTransient {
         d.state = DemandState.Revealed;
         --b.openDemands;
         // What has just been shown must be open to challenge for as long as an answer may take.
-        uint48 until = uint48(block.timestamp) + REVEAL_SECONDS;
-        if (b.finalisableAt < until) b.finalisableAt = until;
+        uint32 openSeconds = uint32(block.timestamp - b.submittedAt) + REVEAL_SECONDS;
+        if (b.openSeconds < openSeconds) b.openSeconds = openSeconds;
         emit Revealed(batchId, index, msg.sender, leaf);
         TOKEN.safeTransfer(msg.sender, DEMAND_BOND);
     }
@@ -539,10 +541,5 @@ contract Settlement is EIP712, ReentrancyGuardTransient {
         FEE_POOL.creditSlashed(address(TOKEN), slashed - reward);
         TOKEN.safeTransfer(address(FEE_POOL), slashed - reward);
         TOKEN.safeTransfer(reporter, reward);
-    }
-
-    /// @dev Zero for a signature that is malformed or has a high s.
-    function _recover(bytes32 digest, bytes calldata signature) private pure returns (address recovered) {
-        (recovered,,) = ECDSA.tryRecoverCalldata(digest, signature);
     }
 }
