@@ -161,6 +161,33 @@ fn roots(parent: &StateView, bundle: BundleState, txs: &[TxEnvelope], receipts: 
     Roots { transactions, receipts, bloom, pending }
 }
 
+/// The stages of executing a block, in their order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// Header checks, system calls, transactions.
+    Execute,
+    /// Roots of transactions and receipts, bloom.
+    Roots,
+    /// State diff and state root.
+    StateRoot,
+}
+
+/// The same roots one after the other, so that each can be timed.
+fn roots_in_stages(
+    parent: &StateView,
+    bundle: BundleState,
+    txs: &[TxEnvelope],
+    receipts: &[Receipt],
+    done: &mut dyn FnMut(Stage),
+) -> Roots {
+    let (transactions, (receipts, bloom)) =
+        rayon::join(|| calculate_transaction_root(txs), || receipts_root(receipts));
+    done(Stage::Roots);
+    let pending = parent.apply(state_diff(bundle));
+    done(Stage::StateRoot);
+    Roots { transactions, receipts, bloom, pending }
+}
+
 fn receipts_root(receipts: &[Receipt]) -> (B256, Bloom) {
     use alloy_consensus::TxReceipt;
     use alloy_eips::eip2718::Encodable2718;
@@ -300,6 +327,33 @@ impl Executor {
         parent: &StateView,
         block: Block,
         senders: Vec<Address>,
+    ) -> Result<ExecutedBlock, BlockError> {
+        self.execute_block_with(parent, block, senders, roots)
+    }
+
+    /// [`Self::execute_block`] with its stages one after the other; `done` hears when each is over. For measuring.
+    ///
+    /// # Errors
+    /// As [`Self::execute_block`].
+    pub fn execute_block_in_stages(
+        &self,
+        parent: &StateView,
+        block: Block,
+        senders: Vec<Address>,
+        done: &mut dyn FnMut(Stage),
+    ) -> Result<ExecutedBlock, BlockError> {
+        self.execute_block_with(parent, block, senders, |parent, bundle, txs, receipts| {
+            done(Stage::Execute);
+            roots_in_stages(parent, bundle, txs, receipts, done)
+        })
+    }
+
+    fn execute_block_with(
+        &self,
+        parent: &StateView,
+        block: Block,
+        senders: Vec<Address>,
+        roots: impl FnOnce(&StateView, BundleState, &[TxEnvelope], &[Receipt]) -> Roots,
     ) -> Result<ExecutedBlock, BlockError> {
         let found = block.length();
         if found > BLOCK_RLP_BYTES_MAX {

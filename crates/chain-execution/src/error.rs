@@ -154,6 +154,10 @@ pub enum GenesisError {
     /// An account stands in the allocation twice.
     #[error("account {0} is allocated twice")]
     Twice(Address),
+    /// An account with storage, but without code and with nonce zero. No contract could be made there any more (EIP-7610),
+    /// and no such account comes to be in any other way, so the EVM need not look for it at every creation.
+    #[error("account {0} has storage, but neither code nor a nonce")]
+    StorageWithoutCode(Address),
     /// The extra data is over its limit.
     #[error("extra data has {found} bytes, at most {expected} are allowed")]
     ExtraData {

@@ -3,9 +3,10 @@
 use crate::database::{CodeCache, DatabaseError, ViewDatabase};
 use crate::precompile::precompiles;
 use crate::{ExecutionConfig, ExecutionError, install_recovery};
-use alloy_evm::eth::{EthEvm, EthEvmBuilder};
+use alloy_evm::eth::{EthEvm, EthEvmBuilder, EthEvmContext};
 use alloy_evm::precompiles::PrecompilesMap;
 use alloy_evm::{Database, EvmEnv};
+use revm::Inspector;
 use revm::inspector::NoOpInspector;
 use std::sync::Arc;
 use trellis_chain_storage::StateView;
@@ -18,7 +19,7 @@ pub struct Executor {
 }
 
 /// The EVM as this chain configures it.
-pub type ChainEvm<DB> = EthEvm<DB, NoOpInspector, PrecompilesMap>;
+pub type ChainEvm<DB, I = NoOpInspector> = EthEvm<DB, I, PrecompilesMap>;
 
 impl Executor {
     /// An executor for one chain.
@@ -44,6 +45,17 @@ impl Executor {
 pub fn chain_evm<DB: Database>(db: DB, env: EvmEnv) -> ChainEvm<DB> {
     let precompiles = precompiles(env.cfg_env.spec);
     EthEvmBuilder::new(db, env).precompiles(precompiles).build()
+}
+
+/// [`chain_evm`] with somebody looking on: for traces, and for the state tests.
+#[must_use]
+pub fn chain_evm_with<DB: Database, I: Inspector<EthEvmContext<DB>>>(
+    db: DB,
+    env: EvmEnv,
+    inspector: I,
+) -> ChainEvm<DB, I> {
+    let precompiles = precompiles(env.cfg_env.spec);
+    EthEvmBuilder::new(db, env).precompiles(precompiles).activate_inspector(inspector).build()
 }
 
 impl From<DatabaseError> for ExecutionError {

@@ -91,6 +91,9 @@ pub fn genesis(input: &GenesisInput) -> Result<Genesis, GenesisError> {
         if !seen.insert(account.address) {
             return Err(GenesisError::Twice(account.address));
         }
+        if account.nonce == 0 && account.code.is_empty() && !account.storage.is_empty() {
+            return Err(GenesisError::StorageWithoutCode(account.address));
+        }
         allocate(&mut db, account);
     }
     let mut evm = chain_evm(db, genesis_env(input));

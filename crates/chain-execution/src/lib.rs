@@ -24,7 +24,7 @@ mod outcome;
 mod precompile;
 mod recover;
 
-pub use block::{BlockAttributes, BuiltBlock, Candidates, Skipped};
+pub use block::{BlockAttributes, BuiltBlock, Candidates, Skipped, Stage};
 pub use call::{CallOutput, Overrides};
 pub use config::{
     BLOCK_RLP_BYTES_MAX, CALL_GAS_MAX, CODE_CACHE_ENTRIES_MAX, EXTRA_DATA_BYTES_MAX, ExecutionConfig,
@@ -32,7 +32,7 @@ pub use config::{
 };
 pub use env::{cfg_env, evm_env, next_base_fee};
 pub use error::{BlockError, CallError, ExecutionError, GenesisError, RecoverError};
-pub use executor::{ChainEvm, Executor, chain_evm};
+pub use executor::{ChainEvm, Executor, chain_evm, chain_evm_with};
 pub use genesis::{GenesisAccount, GenesisInput, GenesisStep, genesis, pinned_alloc};
 pub use outcome::state_diff;
 pub use precompile::precompiles;

@@ -4,10 +4,13 @@
 use alloy_consensus::Transaction;
 use alloy_consensus::transaction::SignerRecoverable;
 use alloy_eips::eip2718::Decodable2718;
-use alloy_evm::{Evm, EvmEnv, FromRecoveredTx};
+use alloy_evm::eth::EthEvmContext;
+use alloy_evm::{Database, Evm, EvmEnv, FromRecoveredTx};
 use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
 use rayon::prelude::*;
-use revm::DatabaseCommit;
+use revm::context_interface::JournalTr;
+use revm::interpreter::{CreateInputs, CreateOutcome};
+use revm::{DatabaseCommit, Inspector};
 use revm::bytecode::Bytecode;
 use revm::context::{BlockEnv, TxEnv};
 use revm::database::states::bundle_state::BundleRetention;
@@ -15,9 +18,9 @@ use revm::database::{CacheState, EmptyDB, State};
 use revm::primitives::hardfork::SpecId;
 use revm::state::AccountInfo;
 use serde::Deserialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
-use trellis_chain_execution::{cfg_env, chain_evm, recover_sender, state_diff};
+use trellis_chain_execution::{cfg_env, chain_evm_with, recover_sender, state_diff};
 use trellis_chain_storage::{Account, AccountDiff, StateDiff, state_root_of};
 use trellis_primitives::TxEnvelope;
 
@@ -119,6 +122,43 @@ fn pre_state(pre: &BTreeMap<Address, Pre>) -> CacheState {
     cache
 }
 
+/// Accounts with storage, but with neither code nor nonce. Some cases have them; on the chain they cannot exist, because
+/// the genesis refuses them, so the chain's EVM does not look for them. Creating a contract there must fail (EIP-7610).
+fn hollow_accounts(pre: &BTreeMap<Address, Pre>) -> BTreeSet<Address> {
+    pre.iter()
+        .filter(|(_, account)| account.nonce.is_zero() && account.code.is_empty() && !account.storage.is_empty())
+        .map(|(address, _)| *address)
+        .collect()
+}
+
+/// Gives a hollow account a nonce while a contract is being made there, which is what makes the EVM see the collision.
+struct Collisions {
+    hollow: BTreeSet<Address>,
+    raised: Vec<Option<Address>>,
+}
+
+impl<DB: Database> Inspector<EthEvmContext<DB>> for Collisions {
+    fn create(&mut self, context: &mut EthEvmContext<DB>, inputs: &mut CreateInputs) -> Option<CreateOutcome> {
+        let journal = &mut context.journaled_state;
+        let nonce = journal.load_account(inputs.caller()).ok()?.data.info.nonce;
+        let address = Some(inputs.created_address(nonce)).filter(|address| self.hollow.contains(address));
+        if let Some(address) = address {
+            journal.load_account(address).ok()?;
+            journal.inner.state.get_mut(&address)?.info.nonce = 1;
+        }
+        self.raised.push(address);
+        None
+    }
+
+    fn create_end(&mut self, context: &mut EthEvmContext<DB>, _: &CreateInputs, _: &mut CreateOutcome) {
+        if let Some(Some(address)) = self.raised.pop()
+            && let Some(account) = context.journaled_state.inner.state.get_mut(&address)
+        {
+            account.info.nonce = 0;
+        }
+    }
+}
+
 /// The root of the state before with the changes put over it.
 fn root_after(pre: &BTreeMap<Address, Pre>, changes: StateDiff) -> B256 {
     let mut world: BTreeMap<Address, (Account, BTreeMap<U256, U256>)> = pre
@@ -180,7 +220,8 @@ fn execute(test: &Test, spec: SpecId, txbytes: &Bytes) -> Result<(B256, B256), S
     if tx.gas_limit() > env.block_env.gas_limit {
         return Err("gas limit over the block's".to_owned());
     }
-    let mut evm = chain_evm(db, env);
+    let collisions = Collisions { hollow: hollow_accounts(&test.pre), raised: Vec::new() };
+    let mut evm = chain_evm_with(db, env, collisions);
     let outcome = evm.transact_raw(TxEnv::from_recovered_tx(&tx, sender)).map_err(|error| error.to_string())?;
     let logs = keccak256(alloy_rlp::encode(outcome.result.into_logs()));
     evm.db_mut().commit(outcome.state);

@@ -12,6 +12,7 @@
 )]
 
 mod accounts;
+pub mod bench;
 mod config;
 mod error;
 mod metrics;

@@ -3,7 +3,7 @@
 use crate::codec::{Record, decode_record};
 use crate::db::{Db, FORMAT};
 use crate::reader::Reader;
-use crate::segment::Cursor;
+use crate::segment::{Cursor, Location};
 use crate::state::WorldState;
 use crate::view::StateView;
 use crate::{OpenError, ReadError, StoreConfig};
@@ -102,14 +102,14 @@ fn rebuild_history(
 }
 
 /// The next whole record behind a place. A torn one, and anything behind it, is cut off.
-pub(crate) fn next_record(reader: &Reader, cursor: Cursor) -> Result<Option<(Cursor, Record)>, OpenError> {
+pub(crate) fn next_record(reader: &Reader, cursor: Cursor) -> Result<Option<(Location, Record)>, OpenError> {
     let path = reader.segments.path(cursor.segment);
     let io = |source| OpenError::from_io(&path, source);
     match reader.segments.next_record(cursor).map_err(io)? {
         Some((location, height, payload)) => {
             let record = decode_record(&payload)
                 .map_err(|error| OpenError::RecordDamaged { height, what: error.to_string() })?;
-            Ok(Some((Cursor { segment: location.segment, offset: location.offset }, record)))
+            Ok(Some((location, record)))
         }
         None => {
             reader.segments.truncate(cursor).map_err(io)?;

@@ -3,11 +3,12 @@
 use crate::codec::encode_record;
 use crate::config::EVENTS_BUFFERED_MAX;
 use crate::db::{BlockWrite, Db};
+use crate::diff::HashedDiff;
 use crate::lock::FolderLock;
 use crate::metrics::MetricsCell;
 use crate::reader::Reader;
 use crate::recover::{self, Rebuilt};
-use crate::segment::{Cursor, Segments};
+use crate::segment::{Cursor, Location, Segments};
 use crate::state::WorldState;
 use crate::view::{StateTransition, StateView};
 use crate::{
@@ -127,25 +128,23 @@ impl Store {
         let mut expect_genesis = from_nothing;
         loop {
             let cursor = *self.0.writer.lock();
-            let Some((at, record)) = recover::next_record(&self.0.reader, cursor)? else { return Ok(()) };
+            let Some((location, record)) = recover::next_record(&self.0.reader, cursor)? else { return Ok(()) };
             let height = record.block.height();
             let head = self.head();
-            let follows = if expect_genesis {
-                height == 0 && record.block.hash == head.block_hash()
-            } else {
-                record.block.block.header.parent_hash == head.block_hash()
-            };
-            if !follows {
+            if expect_genesis && record.block.hash != head.block_hash() {
+                return Err(OpenError::WrongGenesis { expected: head.block_hash(), found: record.block.hash });
+            }
+            if !expect_genesis && record.block.block.header.parent_hash != head.block_hash() {
                 let what = "it does not follow the block before it".to_owned();
                 return Err(OpenError::RecordDamaged { height, what });
             }
             expect_genesis = false;
             tracing::info!(height, "applying a block that was synced before the last stop");
-            *self.0.writer.lock() = at;
             let base = if height == 0 { self.emptied() } else { head };
             let header = record.block.block.header.clone();
             let transition = base.apply(record.diff).finish(header, record.block.hash);
-            self.write(&base, record.block, transition)
+            let mut cursor = self.0.writer.lock();
+            self.apply(&mut cursor, &base, record.block, transition, location)
                 .map_err(|error| OpenError::RecordDamaged { height, what: error.to_string() })?;
         }
     }
@@ -239,7 +238,7 @@ impl Store {
         }
     }
 
-    /// Segment, database, memory, subscribers: in this order.
+    /// Segment first: from there on the block is durable. Then everything else.
     fn write(
         &self,
         base: &StateView,
@@ -248,36 +247,44 @@ impl Store {
     ) -> Result<Arc<CommittedBlock>, CommitError> {
         let inner = &*self.0;
         let mut cursor = inner.writer.lock();
-        let StateTransition { diff, hashed, post } = transition;
-        let height = block.height();
-        let (expected, found) = (block.block.header.state_root, post.state_root());
-        if expected != found {
-            return Err(CommitError::StateRoot { height, expected, found });
-        }
+        check_state_root(&block, &transition)?;
         let started = Instant::now();
-        let payload = encode_record(&block, &diff);
+        let payload = encode_record(&block, transition.diff());
         let path = inner.reader.segments.path(cursor.segment);
         let location = inner
             .reader
             .segments
-            .append(*cursor, height, &payload)
+            .append(*cursor, block.height(), &payload)
             .map_err(|source| CommitError::from_io(&path, source))?;
         let appended = Instant::now();
-        let undo = base.world.undo(&hashed);
+        let block = self.apply(&mut cursor, base, block, transition, location)?;
+        let transactions = block.block.transactions.len();
+        let (segment, database) = (appended.duration_since(started), appended.elapsed());
+        inner.metrics.committed(transactions, u64::from(location.bytes), segment, database);
+        Ok(block)
+    }
+
+    /// What follows the segment: database, memory, subscribers, in this order.
+    fn apply(
+        &self,
+        cursor: &mut Cursor,
+        base: &StateView,
+        block: CommittedBlock,
+        transition: StateTransition,
+        location: Location,
+    ) -> Result<Arc<CommittedBlock>, CommitError> {
+        let inner = &*self.0;
+        check_state_root(&block, &transition)?;
+        let StateTransition { diff, hashed, post } = transition;
+        let height = block.height();
+        // Nothing was before block zero, so nothing leads back there.
+        let undo = if height == 0 { HashedDiff::default() } else { base.world.undo(&hashed) };
         let forget_undo = height.checked_sub(inner.config.history_blocks);
         let write = BlockWrite { block: &block, diff: &diff, undo: &undo, location, forget_undo };
         inner.reader.db.write(&write).map_err(|error| self.commit_error(error))?;
-        let written = Instant::now();
         *cursor = location.end();
-        let transactions = block.block.transactions.len();
         let block = Arc::new(block);
         self.publish(block.clone(), post.with_codes_on_disk());
-        inner.metrics.committed(
-            transactions,
-            u64::from(location.bytes),
-            appended.duration_since(started),
-            written.duration_since(appended),
-        );
         Ok(block)
     }
 
@@ -416,6 +423,14 @@ impl Store {
     pub fn metrics(&self) -> StoreMetrics {
         self.0.metrics.get()
     }
+}
+
+fn check_state_root(block: &CommittedBlock, transition: &StateTransition) -> Result<(), CommitError> {
+    let (expected, found) = (block.block.header.state_root, transition.post.state_root());
+    if expected == found {
+        return Ok(());
+    }
+    Err(CommitError::StateRoot { height: block.height(), expected, found })
 }
 
 /// The empty folder's head, only to stand in until block zero is written a moment later.

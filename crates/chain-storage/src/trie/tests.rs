@@ -43,6 +43,8 @@ fn batch() -> impl Strategy<Value = BTreeMap<B256, Option<U256>>> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
     // row: CHN-22
     #[test]
     fn after_every_batch_the_root_is_the_one_of_ethereums_builder_and_every_proof_verifies(
