@@ -17,8 +17,8 @@ contract Settlement is EIP712, ReentrancyGuardTransient {
 
     /// @notice What an aggregator states about a batch. `number` counts its own batches from 1 without gaps.
     struct Totals {
-        uint32 number;
-        uint32 epoch;
+        uint64 number;
+        uint64 epoch;
         uint32 count;
         uint128 sum;
     }
@@ -30,8 +30,30 @@ contract Settlement is EIP712, ReentrancyGuardTransient {
         Toppled
     }
 
-    /// @notice `openSeconds` after `submittedAt` a batch can be made final, if no demand is open.
+    /// @notice A batch as `batch(id)` shows it.
     struct Batch {
+        bytes32 root;
+        uint128 sum;
+        uint64 number;
+        uint64 epoch;
+        address aggregator;
+        uint48 submittedAt;
+        uint48 finalisableAt;
+        uint32 count;
+        uint32 openDemands;
+        Status status;
+    }
+
+    /// @notice `exitAt` 0: active. Batches that are not final keep the bond in place.
+    struct Aggregator {
+        uint128 bond;
+        uint64 exitAt;
+        uint64 batches;
+        uint64 pending;
+    }
+
+    /// @dev A batch in three slots. `openSeconds` after `submittedAt` it can be made final, if no demand is open.
+    struct BatchRecord {
         bytes32 root;
         uint128 sum;
         uint32 number;
@@ -44,8 +66,8 @@ contract Settlement is EIP712, ReentrancyGuardTransient {
         Status status;
     }
 
-    /// @notice `exitAt` 0: active. Batches that are not final keep the bond in place.
-    struct Aggregator {
+    /// @dev An aggregator in one slot.
+    struct AggregatorRecord {
         uint128 bond;
         uint64 exitAt;
         uint32 batches;
@@ -71,7 +93,7 @@ contract Settlement is EIP712, ReentrancyGuardTransient {
 
     struct Demand {
         address by;
-        uint64 deadline;
+        uint48 deadline;
         DemandState state;
     }
 
@@ -109,8 +131,9 @@ contract Settlement is EIP712, ReentrancyGuardTransient {
 
     /// @notice Number of batches ever submitted; ids run from 1.
     uint64 public batchCount;
-    mapping(uint64 batchId => Batch) private _batches;
-    mapping(address account => Aggregator) private _aggregators;
+    mapping(uint64 batchId => BatchRecord) private _batches;
+    mapping(address account => AggregatorRecord) private _aggregators;
+    mapping(address aggregator => mapping(uint64 number => uint64 batchId)) public batchIdOf;
     mapping(address aggregator => mapping(bytes32 root => uint64 batchId)) public batchIdOfRoot;
     mapping(uint64 batchId => mapping(uint32 index => Demand)) private _demands;
 
@@ -121,18 +144,18 @@ contract Settlement is EIP712, ReentrancyGuardTransient {
         uint64 indexed batchId,
         address indexed aggregator,
         bytes32 indexed root,
-        uint32 number,
-        uint32 epoch,
+        uint64 number,
+        uint64 epoch,
         uint32 count,
         uint128 sum,
-        uint64 finalisableAt
+        uint48 finalisableAt
     );
     event VouchersSettled(address indexed aggregator, uint256 given, uint256 paidCount, uint256 paidSum);
     event BatchFinal(uint64 indexed batchId, address indexed aggregator);
     event BatchToppled(
         uint64 indexed batchId, address indexed aggregator, Fault fault, address reporter, uint128 slashed, uint256 reward
     );
-    event Demanded(uint64 indexed batchId, uint32 indexed index, address indexed by, uint64 deadline);
+    event Demanded(uint64 indexed batchId, uint32 indexed index, address indexed by, uint48 deadline);
     event Revealed(uint64 indexed batchId, uint32 indexed index, address indexed by, bytes32 leaf);
     event DemandRefunded(uint64 indexed batchId, uint32 indexed index, address indexed by);
 
@@ -143,12 +166,12 @@ contract Settlement is EIP712, ReentrancyGuardTransient {
     error NotExiting(address aggregator);
     error TooEarly(uint64 allowedAt);
     error BatchesPending(uint64 pending);
-    error WrongNumber(uint32 expected, uint32 given);
+    error WrongNumber(uint64 expected, uint64 given);
     error WrongEpoch(uint64 current, uint64 given);
     error BadCount(uint32 count, uint32 max);
     error RootSubmitted(uint64 batchId);
     error WrongStatus(uint64 batchId, Status status);
-    error WindowOver(uint64 batchId, uint64 endedAt);
+    error WindowOver(uint64 batchId, uint48 endedAt);
     error DemandsOpen(uint64 batchId, uint32 open);
     error NotInBatch(uint64 batchId, uint32 index);
     error NoFault();
@@ -180,7 +203,7 @@ contract Settlement is EIP712, ReentrancyGuardTransient {
     /// @notice Adds to the caller's bond; with at least `BOND` it is an aggregator. Takes back a requested exit.
     function register(uint128 amount) external nonReentrant {
         if (amount == 0) revert ZeroAmount();
-        Aggregator storage a = _aggregators[msg.sender];
+        AggregatorRecord storage a = _aggregators[msg.sender];
         uint128 bond = a.bond + amount;
         a.bond = bond;
         a.exitAt = 0;
@@ -190,7 +213,7 @@ contract Settlement is EIP712, ReentrancyGuardTransient {
 
     /// @notice Stops the caller's settling; the bond can be withdrawn after the unbonding time.
     function requestExit() external returns (uint64 exitAt) {
-        Aggregator storage a = _aggregators[msg.sender];
+        AggregatorRecord storage a = _aggregators[msg.sender];
         if (a.bond == 0) revert NotBonded(msg.sender, 0, 1);
         if (a.exitAt != 0) revert Exiting(msg.sender, a.exitAt);
         exitAt = uint64(block.timestamp) + UNBONDING_SECONDS;
@@ -200,7 +223,7 @@ contract Settlement is EIP712, ReentrancyGuardTransient {
 
     /// @notice Pays the bond back once the unbonding time is over and every batch is final or toppled.
     function withdrawBond() external nonReentrant returns (uint128 amount) {
-        Aggregator storage a = _aggregators[msg.sender];
+        AggregatorRecord storage a = _aggregators[msg.sender];
         if (a.exitAt == 0) revert NotExiting(msg.sender);
         if (block.timestamp < a.exitAt) revert TooEarly(a.exitAt);
         if (a.pending != 0) revert BatchesPending(a.pending);
@@ -232,7 +255,7 @@ contract Settlement is EIP712, ReentrancyGuardTransient {
 
     /// @notice Marks a batch that outlived its window as final. Anyone may call.
     function finalise(uint64 batchId) external nonReentrant {
-        Batch storage b = _pendingBatch(batchId);
+        BatchRecord storage b = _pendingBatch(batchId);
         uint64 finalisableAt = b.submittedAt + b.openSeconds;
         if (block.timestamp < finalisableAt) revert TooEarly(finalisableAt);
         if (b.openDemands != 0) revert DemandsOpen(batchId, b.openDemands);
@@ -246,7 +269,7 @@ contract Settlement is EIP712, ReentrancyGuardTransient {
     /// @notice A leaf whose receipt is not what its signatures say: wrong version, chain, channels contract or aggregator,
     /// no such channel, a signature that is malformed or not by the channel's signer and payee, or a cost other than the leaf's sum.
     function proveBadReceipt(uint64 batchId, LeafProof calldata leaf) external nonReentrant {
-        Batch storage b = _pendingBatch(batchId);
+        BatchRecord storage b = _pendingBatch(batchId);
         bytes32 structHash = _requireLeaf(b, batchId, leaf);
         if (leaf.sum != leaf.receipt.outcome.cost) return _topple(b, batchId, Fault.WrongSum);
         if (_isGood(b, leaf, structHash)) revert NoFault();
@@ -255,7 +278,7 @@ contract Settlement is EIP712, ReentrancyGuardTransient {
 
     /// @notice Two neighbouring leaves that do not rise: out of order, or the same (channel, sequence) twice.
     function proveDisorder(uint64 batchId, LeafProof calldata left, LeafProof calldata right) external nonReentrant {
-        Batch storage b = _pendingBatch(batchId);
+        BatchRecord storage b = _pendingBatch(batchId);
         _requireNeighbours(b, batchId, left, right);
         if (_isBefore(left.receipt, right.receipt)) revert NoFault();
         _topple(b, batchId, Fault.Disorder);
@@ -266,8 +289,8 @@ contract Settlement is EIP712, ReentrancyGuardTransient {
         external
         nonReentrant
     {
-        Batch storage b = _pendingBatch(batchId);
-        Batch storage earlier = _batches[earlierId];
+        BatchRecord storage b = _pendingBatch(batchId);
+        BatchRecord storage earlier = _batches[earlierId];
         if (earlierId >= batchId || earlier.aggregator != b.aggregator) revert NotEarlier(batchId, earlierId);
         if (earlier.status == Status.Toppled) revert WrongStatus(earlierId, earlier.status);
         _requireLeaf(b, batchId, leaf);
@@ -280,7 +303,7 @@ contract Settlement is EIP712, ReentrancyGuardTransient {
 
     /// @notice An inner node whose sum is not that of its children.
     function proveWrongSum(uint64 batchId, NodeProof calldata node) external nonReentrant {
-        Batch storage b = _pendingBatch(batchId);
+        BatchRecord storage b = _pendingBatch(batchId);
         uint8 depth = Receipts.depthOf(b.count);
         bytes32 hash = Receipts.inner(node.left, node.leftSum, node.right, node.rightSum);
         bool placed = node.level != 0 && node.level <= depth && node.path.length == depth - node.level
@@ -295,7 +318,7 @@ contract Settlement is EIP712, ReentrancyGuardTransient {
         external
         nonReentrant
     {
-        Batch storage b = _pendingBatch(batchId);
+        BatchRecord storage b = _pendingBatch(batchId);
         if (!_isLeaf(b, index, leaf, sum, path)) revert NotInBatch(batchId, index);
         bool fault = index >= b.count ? (leaf != bytes32(0) || sum != 0) : leaf == bytes32(0);
         if (!fault) revert NoFault();
@@ -311,7 +334,7 @@ contract Settlement is EIP712, ReentrancyGuardTransient {
         LeafProof calldata left,
         LeafProof calldata right
     ) external nonReentrant {
-        Batch storage b = _pendingBatch(batchId);
+        BatchRecord storage b = _pendingBatch(batchId);
         if (promise_.batch != b.number) revert WrongPromise();
         bytes32 digest = _hashTypedDataV4(Receipts.hashStruct(promise_));
         if (Signatures.recover(digest, signature) != b.aggregator) revert WrongPromise();
@@ -323,14 +346,14 @@ contract Settlement is EIP712, ReentrancyGuardTransient {
 
     /// @notice Asks for leaf `index` to be shown on chain, against a bond that the one who shows it gets.
     function demand(uint64 batchId, uint32 index) external nonReentrant {
-        Batch storage b = _pendingBatch(batchId);
-        uint64 windowEnd = b.submittedAt + CHALLENGE_SECONDS;
+        BatchRecord storage b = _pendingBatch(batchId);
+        uint48 windowEnd = uint48(b.submittedAt) + CHALLENGE_SECONDS;
         if (block.timestamp >= windowEnd) revert WindowOver(batchId, windowEnd);
         uint32 width = uint32(1) << Receipts.depthOf(b.count);
         if (index >= width) revert IndexOutOfRange(index, width - 1);
         DemandState state = _demands[batchId][index].state;
         if (state != DemandState.None) revert WrongDemand(batchId, index, state);
-        uint64 deadline = uint64(block.timestamp) + REVEAL_SECONDS;
+        uint48 deadline = uint48(block.timestamp) + REVEAL_SECONDS;
         _demands[batchId][index] = Demand(msg.sender, deadline, DemandState.Open);
         ++b.openDemands;
         emit Demanded(batchId, index, msg.sender, deadline);
@@ -339,7 +362,7 @@ contract Settlement is EIP712, ReentrancyGuardTransient {
 
     /// @notice Shows a demanded leaf with all its data. Anyone may; the caller gets the demand's bond.
     function reveal(uint64 batchId, LeafProof calldata leaf) external nonReentrant {
-        Batch storage b = _pendingBatch(batchId);
+        BatchRecord storage b = _pendingBatch(batchId);
         bytes32 structHash = _requireLeaf(b, batchId, leaf);
         bytes32 hash = Receipts.leaf(structHash, keccak256(leaf.signatures), leaf.pqHash);
         _answer(b, batchId, leaf.index, hash);
@@ -347,7 +370,7 @@ contract Settlement is EIP712, ReentrancyGuardTransient {
 
     /// @notice Shows that a demanded leaf after the last receipt is empty.
     function revealPadding(uint64 batchId, uint32 index, PathStep[] calldata path) external nonReentrant {
-        Batch storage b = _pendingBatch(batchId);
+        BatchRecord storage b = _pendingBatch(batchId);
         if (index < b.count || !_isLeaf(b, index, bytes32(0), 0, path)) revert NotInBatch(batchId, index);
         _answer(b, batchId, index, bytes32(0));
     }
@@ -355,7 +378,7 @@ contract Settlement is EIP712, ReentrancyGuardTransient {
     /// @notice Topples a batch whose aggregator let a demand's deadline pass, and gives the demand's bond back. For a batch
     /// already toppled it only gives the bond back.
     function expireDemand(uint64 batchId, uint32 index) external nonReentrant {
-        Batch storage b = _batches[batchId];
+        BatchRecord storage b = _batches[batchId];
         Demand storage d = _demands[batchId][index];
         if (d.state != DemandState.Open) revert WrongDemand(batchId, index, d.state);
         address by = d.by;
@@ -372,12 +395,25 @@ contract Settlement is EIP712, ReentrancyGuardTransient {
 
     /// @notice A batch; status None when there is none.
     function batch(uint64 batchId) external view returns (Batch memory) {
-        return _batches[batchId];
+        BatchRecord storage b = _batches[batchId];
+        return Batch({
+            root: b.root,
+            sum: b.sum,
+            number: b.number,
+            epoch: b.epoch,
+            aggregator: b.aggregator,
+            submittedAt: uint48(b.submittedAt),
+            finalisableAt: uint48(b.submittedAt + b.openSeconds),
+            count: b.count,
+            openDemands: b.openDemands,
+            status: b.status
+        });
     }
 
     /// @notice An aggregator's bond, exit and counts.
     function aggregator(address account) external view returns (Aggregator memory) {
-        return _aggregators[account];
+        AggregatorRecord storage a = _aggregators[account];
+        return Aggregator(a.bond, a.exitAt, a.batches, a.pending);
     }
 
     /// @notice The demand for a leaf.
@@ -403,32 +439,32 @@ contract Settlement is EIP712, ReentrancyGuardTransient {
     // ---------------------------------------------------------------- inside
 
     function _requireBonded() private view {
-        Aggregator storage a = _aggregators[msg.sender];
+        AggregatorRecord storage a = _aggregators[msg.sender];
         if (a.bond < BOND) revert NotBonded(msg.sender, a.bond, BOND);
         if (a.exitAt != 0) revert Exiting(msg.sender, a.exitAt);
     }
 
     function _submit(bytes32 root, Totals calldata totals) private returns (uint64 batchId) {
-        Aggregator storage a = _aggregators[msg.sender];
+        AggregatorRecord storage a = _aggregators[msg.sender];
         uint32 number = a.batches + 1;
         if (totals.number != number) revert WrongNumber(number, totals.number);
         if (totals.count == 0 || totals.count > COUNT_MAX) revert BadCount(totals.count, COUNT_MAX);
         // A transaction sent at the end of an epoch may land in the next one.
         uint64 current = FEE_POOL.currentEpoch();
-        if (totals.epoch != current && uint64(totals.epoch) + 1 != current) revert WrongEpoch(current, totals.epoch);
+        if (totals.epoch != current && totals.epoch + 1 != current) revert WrongEpoch(current, totals.epoch);
         uint64 before = batchIdOfRoot[msg.sender][root];
         if (before != 0) revert RootSubmitted(before);
         batchId = ++batchCount;
         a.batches = number;
         ++a.pending;
+        batchIdOf[msg.sender][number] = batchId;
         batchIdOfRoot[msg.sender][root] = batchId;
         uint64 submittedAt = uint64(block.timestamp);
-        uint64 finalisableAt = submittedAt + CHALLENGE_SECONDS;
-        _batches[batchId] = Batch({
+        _batches[batchId] = BatchRecord({
             root: root,
             sum: totals.sum,
             number: number,
-            epoch: totals.epoch,
+            epoch: uint32(totals.epoch),
             submittedAt: submittedAt,
             aggregator: msg.sender,
             openSeconds: CHALLENGE_SECONDS,
@@ -436,9 +472,8 @@ contract Settlement is EIP712, ReentrancyGuardTransient {
             openDemands: 0,
             status: Status.Pending
         });
-        emit BatchSubmitted(
-            batchId, msg.sender, root, number, totals.epoch, totals.count, totals.sum, finalisableAt
-        );
+        uint48 finalisableAt = uint48(submittedAt) + CHALLENGE_SECONDS;
+        emit BatchSubmitted(batchId, msg.sender, root, number, totals.epoch, totals.count, totals.sum, finalisableAt);
     }
 
     function _pay(SignedVoucher[] calldata vouchers) private {
@@ -446,12 +481,12 @@ contract Settlement is EIP712, ReentrancyGuardTransient {
         emit VouchersSettled(msg.sender, vouchers.length, paidCount, paidSum);
     }
 
-    function _pendingBatch(uint64 batchId) private view returns (Batch storage b) {
+    function _pendingBatch(uint64 batchId) private view returns (BatchRecord storage b) {
         b = _batches[batchId];
         if (b.status != Status.Pending) revert WrongStatus(batchId, b.status);
     }
 
-    function _isLeaf(Batch storage b, uint32 index, bytes32 leaf, uint128 sum, PathStep[] calldata path)
+    function _isLeaf(BatchRecord storage b, uint32 index, bytes32 leaf, uint128 sum, PathStep[] calldata path)
         private
         view
         returns (bool)
@@ -460,7 +495,7 @@ contract Settlement is EIP712, ReentrancyGuardTransient {
     }
 
     /// @dev The leaf is in the batch, among its receipts. Returns the receipt's struct hash.
-    function _requireLeaf(Batch storage b, uint64 batchId, LeafProof calldata leaf) private view returns (bytes32 hash) {
+    function _requireLeaf(BatchRecord storage b, uint64 batchId, LeafProof calldata leaf) private view returns (bytes32 hash) {
         hash = Receipts.hashStruct(leaf.receipt);
         bytes32 leafHash = Receipts.leaf(hash, keccak256(leaf.signatures), leaf.pqHash);
         if (leaf.index >= b.count || !_isLeaf(b, leaf.index, leafHash, leaf.sum, leaf.path)) {
@@ -468,7 +503,7 @@ contract Settlement is EIP712, ReentrancyGuardTransient {
         }
     }
 
-    function _requireNeighbours(Batch storage b, uint64 batchId, LeafProof calldata left, LeafProof calldata right)
+    function _requireNeighbours(BatchRecord storage b, uint64 batchId, LeafProof calldata left, LeafProof calldata right)
         private
         view
     {
@@ -477,7 +512,7 @@ contract Settlement is EIP712, ReentrancyGuardTransient {
         _requireLeaf(b, batchId, right);
     }
 
-    function _isGood(Batch storage b, LeafProof calldata leaf, bytes32 hash) private view returns (bool) {
+    function _isGood(BatchRecord storage b, LeafProof calldata leaf, bytes32 hash) private view returns (bool) {
         Receipt calldata r = leaf.receipt;
         if (r.key.version != RECEIPT_VERSION || r.key.chainId != block.chainid) return false;
         if (r.key.channels != address(CHANNELS) || r.key.aggregator != b.aggregator) return false;
@@ -494,7 +529,7 @@ contract Settlement is EIP712, ReentrancyGuardTransient {
     }
 
     function _isAbsent(
-        Batch storage b,
+        BatchRecord storage b,
         uint64 batchId,
         IncludeBy calldata p,
         LeafProof calldata left,
@@ -510,7 +545,7 @@ contract Settlement is EIP712, ReentrancyGuardTransient {
         return Receipts.isBefore(p.channelId, p.sequence, y.key.channelId, y.key.sequence);
     }
 
-    function _answer(Batch storage b, uint64 batchId, uint32 index, bytes32 leaf) private {
+    function _answer(BatchRecord storage b, uint64 batchId, uint32 index, bytes32 leaf) private {
         Demand storage d = _demands[batchId][index];
         if (d.state != DemandState.Open) revert WrongDemand(batchId, index, d.state);
         d.state = DemandState.Revealed;
@@ -522,15 +557,15 @@ contract Settlement is EIP712, ReentrancyGuardTransient {
         TOKEN.safeTransfer(msg.sender, DEMAND_BOND);
     }
 
-    function _topple(Batch storage b, uint64 batchId, Fault fault) private {
+    function _topple(BatchRecord storage b, uint64 batchId, Fault fault) private {
         _toppleFor(b, batchId, fault, msg.sender);
     }
 
     /// @dev Takes the whole bond: part to the reporter, the rest to the providers' bucket of the fee pool.
-    function _toppleFor(Batch storage b, uint64 batchId, Fault fault, address reporter) private {
+    function _toppleFor(BatchRecord storage b, uint64 batchId, Fault fault, address reporter) private {
         b.status = Status.Toppled;
         address account = b.aggregator;
-        Aggregator storage a = _aggregators[account];
+        AggregatorRecord storage a = _aggregators[account];
         uint128 slashed = a.bond;
         a.bond = 0;
         --a.pending;

@@ -84,8 +84,8 @@ abstract contract Batches is Base {
     }
 
     function _submit(bytes32 root, uint128 sum, uint32 count) internal returns (uint64) {
-        uint32 number = settlement.aggregator(aggregator).batches + 1;
-        Settlement.Totals memory totals = Settlement.Totals(number, uint32(pool.currentEpoch()), count, sum);
+        uint64 number = settlement.aggregator(aggregator).batches + 1;
+        Settlement.Totals memory totals = Settlement.Totals(number, pool.currentEpoch(), count, sum);
         SignedVoucher[] memory none = new SignedVoucher[](0);
         vm.prank(aggregator);
         return settlement.settle(root, totals, none);

@@ -32,7 +32,7 @@ contract GasTest is Base {
         vm.stopPrank();
         vm.prank(aggregator);
         settlement.register(100 * TRL);
-        Settlement.Totals memory totals = Settlement.Totals(1, uint32(pool.currentEpoch()), 1, 0);
+        Settlement.Totals memory totals = Settlement.Totals(1, pool.currentEpoch(), 1, 0);
         SignedVoucher[] memory one = _one(_compact(SIGNER_KEY, vouchers[0].channelId, TRL / 4));
         vm.prank(aggregator);
         settlement.settle("earlier", totals, one);
@@ -83,7 +83,7 @@ contract GasTest is Base {
             bytes memory data = from == 0
                 ? abi.encodeCall(
                     settlement.settle,
-                    (keccak256("root"), Settlement.Totals(2, uint32(pool.currentEpoch()), receipts, 10_000 * TRL), part)
+                    (keccak256("root"), Settlement.Totals(2, pool.currentEpoch(), receipts, 10_000 * TRL), part)
                 )
                 : abi.encodeCall(settlement.settleVouchers, (part));
             uint256 used = _transaction(data);

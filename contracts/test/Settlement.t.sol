@@ -23,7 +23,7 @@ contract SettlementTest is Batches {
         vm.expectRevert(abi.encodeWithSelector(Settlement.NotExiting.selector, aggregator));
         settlement.withdrawBond();
         settlement.requestExit();
-        Settlement.Totals memory totals = Settlement.Totals(2, uint32(pool.currentEpoch()), 1, 0);
+        Settlement.Totals memory totals = Settlement.Totals(2, pool.currentEpoch(), 1, 0);
         SignedVoucher[] memory none = new SignedVoucher[](0);
         vm.expectRevert(abi.encodeWithSelector(Settlement.Exiting.selector, aggregator, START + 120));
         settlement.settle("root", totals, none);
@@ -40,7 +40,7 @@ contract SettlementTest is Batches {
     }
 
     function test_only_a_bonded_aggregator_settles() public {
-        Settlement.Totals memory totals = Settlement.Totals(1, uint32(pool.currentEpoch()), 1, 0);
+        Settlement.Totals memory totals = Settlement.Totals(1, pool.currentEpoch(), 1, 0);
         SignedVoucher[] memory none = new SignedVoucher[](0);
         vm.expectRevert(abi.encodeWithSelector(Settlement.NotBonded.selector, address(this), 0, 100 * TRL));
         settlement.settle("root", totals, none);
@@ -56,7 +56,7 @@ contract SettlementTest is Batches {
         vouchers[0] = _compact(SIGNER_KEY, ids[0], 3 * TRL);
         vouchers[1] = _compact(PAYEE_KEY, ids[1], 3 * TRL);
         vouchers[2] = _compact(SIGNER_KEY, ids[1], 2 * TRL);
-        Settlement.Totals memory totals = Settlement.Totals(1, uint32(pool.currentEpoch()), 5, made.tree.sum());
+        Settlement.Totals memory totals = Settlement.Totals(1, pool.currentEpoch(), 5, made.tree.sum());
         bytes32 root = made.tree.root();
         vm.prank(aggregator);
         uint64 id = settlement.settle(root, totals, vouchers);
@@ -76,7 +76,7 @@ contract SettlementTest is Batches {
         Made memory made = _good(3, 0);
         _submit(made);
         bytes32 root = made.tree.root();
-        uint32 epoch = uint32(pool.currentEpoch());
+        uint64 epoch = pool.currentEpoch();
         SignedVoucher[] memory none = new SignedVoucher[](0);
         vm.startPrank(aggregator);
         vm.expectRevert(abi.encodeWithSelector(Settlement.WrongNumber.selector, 2, 1));
