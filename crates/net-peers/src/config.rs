@@ -1,5 +1,8 @@
 //! What a node's network is told, and the bounds it keeps.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
 use trellis_primitives::{B256, RoleSet};
 
 /// The oldest protocol version this build speaks.
@@ -58,6 +61,8 @@ pub struct NetConfig {
     pub roles: RoleSet,
     /// The models it serves, for its node record.
     pub models: Vec<String>,
+    /// This node's chain height, stated in every handshake; whoever follows the chain keeps it up to date.
+    pub best_height: Arc<AtomicU64>,
     /// Seed of the jitter in redials; `None` takes one from the operating system.
     pub jitter_seed: Option<u64>,
 }
@@ -79,6 +84,7 @@ impl NetConfig {
             user_agent: concat!("trellis/", env!("CARGO_PKG_VERSION")).to_owned(),
             roles: RoleSet(0),
             models: Vec::new(),
+            best_height: Arc::default(),
             jitter_seed: None,
         }
     }

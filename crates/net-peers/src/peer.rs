@@ -3,28 +3,11 @@
 use serde::Serialize;
 use trellis_primitives::{NodeId, NodeRecord, RoleSet, UnixMs};
 
+pub use trellis_net_transport::Direction;
+
 use crate::error::RefusedBy;
 use crate::reason::{DisconnectReason, RefusalReason};
 use crate::state::PeerState;
-
-/// Who dialled.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Direction {
-    /// The peer dialled this node.
-    Inbound,
-    /// This node dialled the peer.
-    Outbound,
-}
-
-impl std::fmt::Display for Direction {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Inbound => "inbound",
-            Self::Outbound => "outbound",
-        })
-    }
-}
 
 /// The way the packets take.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize)]

@@ -1,6 +1,9 @@
-//! What can go wrong, one type per operation.
+//! What can go wrong, one type per operation. Variants say who is at fault.
 
+use libp2p::PeerId;
 use thiserror::Error;
+
+use crate::auth::AuthError;
 
 /// Why a transport could not be made from an identity.
 #[derive(Debug, Error)]
@@ -17,4 +20,96 @@ pub enum TransportSetupError {
     /// The key exchange policy left no QUIC cipher.
     #[error("no cipher suite for QUIC initial packets")]
     NoInitialCipher(#[from] quinn::crypto::rustls::NoInitialCipherSuite),
+}
+
+/// Why a connection did not come about, or a listener failed.
+#[derive(Debug, Error)]
+pub enum TransportError {
+    /// The policy `require` refused a peer that cannot do, or did not do, the post-quantum session.
+    #[error("policy (classical): {0}")]
+    Classical(ClassicalPeer),
+    /// The peer refused this node before any cryptography (its limits or bans).
+    #[error("the peer refused the connection before the handshake")]
+    RefusedByPeer,
+    /// The peer did not prove its ML-DSA-65 identity.
+    #[error("ml-dsa authentication: {0}")]
+    Auth(#[from] AuthError),
+    /// The peer behind the address is another one than the address names.
+    #[error("expected peer {expected}, found {actual}")]
+    WrongPeer {
+        /// The PeerId in the dialled address.
+        expected: Box<PeerId>,
+        /// The PeerId of the certificate.
+        actual: Box<PeerId>,
+    },
+    /// The session has no verified libp2p certificate.
+    #[error("the peer showed no libp2p certificate")]
+    NoIdentity,
+    /// It took too long.
+    #[error("handshake not finished within {timeout_ms} ms")]
+    Timeout {
+        /// The limit that passed, milliseconds.
+        timeout_ms: u64,
+    },
+    /// The connection failed.
+    #[error("connection: {0}")]
+    Connection(#[from] quinn::ConnectionError),
+    /// The dial could not start.
+    #[error("dial: {0}")]
+    Connect(#[from] quinn::ConnectError),
+    /// A socket failed.
+    #[error("socket: {0}")]
+    Io(#[from] std::io::Error),
+}
+
+/// What makes a peer classical.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+pub enum ClassicalPeer {
+    /// No common key exchange: it has no X25519MLKEM768.
+    #[error("the peer offers no X25519MLKEM768 key exchange")]
+    KeyExchange,
+    /// No common protocol: it does not authenticate with ML-DSA-65.
+    #[error("the peer does not speak trellis-pq/1")]
+    Protocol,
+}
+
+/// TLS alert 40, `handshake_failure`: no common key exchange.
+const ALERT_HANDSHAKE_FAILURE: u8 = 40;
+/// TLS alert 120, `no_application_protocol`.
+const ALERT_NO_APPLICATION_PROTOCOL: u8 = 120;
+
+impl TransportError {
+    /// Names a failed QUIC handshake where the cause is known.
+    pub(crate) fn from_handshake(error: quinn::ConnectionError) -> Self {
+        let code = match &error {
+            quinn::ConnectionError::TransportError(error) => error.code,
+            quinn::ConnectionError::ConnectionClosed(close) => close.error_code,
+            _ => return Self::Connection(error),
+        };
+        if code == quinn::TransportErrorCode::crypto(ALERT_HANDSHAKE_FAILURE) {
+            Self::Classical(ClassicalPeer::KeyExchange)
+        } else if code == quinn::TransportErrorCode::crypto(ALERT_NO_APPLICATION_PROTOCOL) {
+            Self::Classical(ClassicalPeer::Protocol)
+        } else if code == quinn::TransportErrorCode::CONNECTION_REFUSED {
+            Self::RefusedByPeer
+        } else {
+            Self::Connection(error)
+        }
+    }
+
+    /// The name under which the failure is logged and counted.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Classical(_) => "policy (classical)",
+            Self::RefusedByPeer => "refused by peer",
+            Self::Auth(_) => "bad signature",
+            Self::WrongPeer { .. } => "wrong peer",
+            Self::NoIdentity => "no identity",
+            Self::Timeout { .. } => "timeout",
+            Self::Connection(_) => "connection",
+            Self::Connect(_) => "connect",
+            Self::Io(_) => "socket",
+        }
+    }
 }

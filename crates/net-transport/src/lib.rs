@@ -11,9 +11,32 @@
 )]
 
 mod admission;
+mod auth;
+mod config;
+mod connection;
 mod error;
+mod kex;
+mod metrics;
 mod policy;
+mod session;
+mod socket;
+mod tls;
+mod transport;
+mod upgrade;
 
-pub use admission::{Admission, AdmissionLimits, AdmitFn, Admit};
-pub use error::TransportSetupError;
+pub use admission::{
+    Admission, AdmissionLimits, Admit, AdmitFn, CONNECTIONS_PER_IP_MAX, CONNECTIONS_PER_SUBNET_MAX, HALF_OPEN_MAX,
+    HALF_OPEN_RETRY_ABOVE, Permit,
+};
+pub use auth::{AuthError, EXPORTER_BYTES, PROOF_BYTES, PROOF_VERSION, Proof, ed25519_of, proof_message};
+pub use config::{
+    ALPN_LIBP2P, ALPN_TRELLIS, CONNECT_TIMEOUT_MS, CONNECTION_WINDOW_BYTES, Congestion, HANDSHAKE_TIMEOUT_MS,
+    IDLE_TIMEOUT_MS, KEEP_ALIVE_MS, SEND_WINDOW_BYTES, SOCKET_BUFFER_BYTES, STREAM_WINDOW_BYTES,
+    STREAMS_PER_CONNECTION_MAX, TransportConfig,
+};
+pub use connection::{Connection, Stream};
+pub use error::{ClassicalPeer, TransportError, TransportSetupError};
+pub use metrics::{RefusalLabel, TransportMetrics};
 pub use policy::Policy;
+pub use session::{CloseReason, Direction, KeyExchange, SESSIONS_WAITING_MAX, Session, Sessions};
+pub use transport::{QuicTransport, libp2p_identity};

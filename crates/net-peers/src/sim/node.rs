@@ -11,11 +11,12 @@ use tokio::sync::{broadcast, mpsc};
 use tokio_util::sync::CancellationToken;
 use trellis_primitives::NodeId;
 
-use super::pipe::{Counters, pipe};
+use super::pipe::pipe;
 use super::{Link, SimNet, SimNode, other, pair};
 use crate::broadcast::Broadcaster;
 use crate::config::{ACCEPT_QUEUE_STREAMS_MAX, EVENTS_BUFFERED_MAX};
 use crate::error::{AcceptError, BroadcastError, DialError, OpenError, RefusedBy};
+use crate::meter::{Counters, Metered};
 use crate::network::{Acceptor, BroadcastReport, NetStream, NetStreamSlot, Network, Protocol};
 use crate::peer::{Direction, Path, PeerEvent, PeerInfo};
 use crate::reason::{DisconnectReason, RefusalReason};
@@ -90,7 +91,10 @@ async fn open(net: SimNet, state: Arc<NodeState>, peer: NodeId, protocol: Protoc
         acceptors.retain(|_, acceptor| !acceptor.is_closed());
         acceptors.get(&protocol).cloned().ok_or(OpenError::Unsupported { peer, protocol })?
     };
-    let (near, far) = pipe(latency, &link.lost, state.counters(peer), remote.counters(state.node.id));
+    let (near, far) = pipe(latency, &link.lost);
+    let clock = &net.inner.clock;
+    let near = Metered::new(near, Arc::clone(clock), state.counters(peer));
+    let far = Metered::new(far, Arc::clone(clock), remote.counters(state.node.id));
     match acceptor.try_send((state.node.id, NetStreamSlot(Box::new(far)))) {
         Ok(()) => Ok(Box::new(near)),
         Err(mpsc::error::TrySendError::Full(_)) => Err(OpenError::Busy(peer)),
@@ -117,7 +121,7 @@ impl SimHandle {
             state_since: link.since,
             banned: false,
             connected_since: Some(link.since),
-            last_activity: None,
+            last_activity: counters.last_activity(),
             latency_ms: Some(latency_ms),
             latency_variance: Some(0.0),
             key_exchange: "simulated".to_owned(),

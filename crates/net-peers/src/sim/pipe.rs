@@ -2,8 +2,6 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -13,38 +11,22 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use crate::frame::FrameCounter;
-
 /// Bytes in flight in one direction of one stream before the writer waits, as a QUIC window would.
 pub(super) const STREAM_WINDOW_BYTES: usize = 256 * 1024;
 const PUMP_CHUNK_BYTES: usize = 16 * 1024;
 const PUMP_CHUNKS_MAX: usize = STREAM_WINDOW_BYTES / PUMP_CHUNK_BYTES;
-
-/// What passed between one node and one peer.
-#[derive(Debug, Default)]
-pub(super) struct Counters {
-    pub(super) bytes_in: AtomicU64,
-    pub(super) bytes_out: AtomicU64,
-    pub(super) messages_in: AtomicU64,
-    pub(super) messages_out: AtomicU64,
-    pub(super) streams: AtomicU64,
-}
 
 /// One end of a simulated stream.
 pub(super) struct SimStream {
     inner: DuplexStream,
     lost: CancellationToken,
     lost_wait: Pin<Box<WaitForCancellationFutureOwned>>,
-    counters: Arc<Counters>,
-    frames_in: FrameCounter,
-    frames_out: FrameCounter,
 }
 
 impl SimStream {
-    fn new(inner: DuplexStream, lost: CancellationToken, counters: Arc<Counters>) -> Self {
-        counters.streams.fetch_add(1, Ordering::Relaxed);
+    fn new(inner: DuplexStream, lost: CancellationToken) -> Self {
         let lost_wait = Box::pin(lost.clone().cancelled_owned());
-        Self { inner, lost, lost_wait, counters, frames_in: FrameCounter::default(), frames_out: FrameCounter::default() }
+        Self { inner, lost, lost_wait }
     }
 
     fn check_lost(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
@@ -55,35 +37,17 @@ impl SimStream {
     }
 }
 
-impl Drop for SimStream {
-    fn drop(&mut self) {
-        self.counters.streams.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 impl AsyncRead for SimStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         self.check_lost(cx)?;
-        let before = buf.filled().len();
-        let result = Pin::new(&mut self.inner).poll_read(cx, buf);
-        let read = buf.filled().get(before..).unwrap_or_default();
-        let frames = self.frames_in.feed(read);
-        self.counters.bytes_in.fetch_add(read.len() as u64, Ordering::Relaxed);
-        self.counters.messages_in.fetch_add(frames, Ordering::Relaxed);
-        result
+        Pin::new(&mut self.inner).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for SimStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.check_lost(cx)?;
-        let result = Pin::new(&mut self.inner).poll_write(cx, buf);
-        if let Poll::Ready(Ok(written)) = &result {
-            let frames = self.frames_out.feed(buf.get(..*written).unwrap_or_default());
-            self.counters.bytes_out.fetch_add(*written as u64, Ordering::Relaxed);
-            self.counters.messages_out.fetch_add(frames, Ordering::Relaxed);
-        }
-        result
+        Pin::new(&mut self.inner).poll_write(cx, buf)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -97,13 +61,8 @@ impl AsyncWrite for SimStream {
     }
 }
 
-/// A stream's two ends; each end counts for its own node.
-pub(super) fn pipe(
-    latency: Duration,
-    lost: &CancellationToken,
-    left: Arc<Counters>,
-    right: Arc<Counters>,
-) -> (SimStream, SimStream) {
+/// A stream's two ends.
+pub(super) fn pipe(latency: Duration, lost: &CancellationToken) -> (SimStream, SimStream) {
     let (near, far) = if latency.is_zero() {
         tokio::io::duplex(STREAM_WINDOW_BYTES)
     } else {
@@ -115,7 +74,7 @@ pub(super) fn pipe(
         spawn_pump(far_read, near_write, latency, lost.clone());
         (near, far)
     };
-    (SimStream::new(near, lost.clone(), left), SimStream::new(far, lost.clone(), right))
+    (SimStream::new(near, lost.clone()), SimStream::new(far, lost.clone()))
 }
 
 /// Moves bytes one way, each chunk `latency` after it was written.

@@ -1,0 +1,90 @@
+//! Streams that count what passes, for both the real network and the simulated one.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use trellis_primitives::{SharedClock, UnixMs};
+
+use crate::frame::FrameCounter;
+
+/// What passed between this node and one peer, over all connections and streams of this run.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) bytes_in: AtomicU64,
+    pub(crate) bytes_out: AtomicU64,
+    pub(crate) messages_in: AtomicU64,
+    pub(crate) messages_out: AtomicU64,
+    pub(crate) streams: AtomicU64,
+    last_activity_ms: AtomicU64,
+}
+
+impl Counters {
+    /// Something came from the peer just now.
+    pub(crate) fn touch(&self, now: UnixMs) {
+        self.last_activity_ms.fetch_max(now.0, Ordering::Relaxed);
+    }
+
+    /// When something last came from the peer.
+    pub(crate) fn last_activity(&self) -> Option<UnixMs> {
+        Some(self.last_activity_ms.load(Ordering::Relaxed)).filter(|ms| *ms > 0).map(UnixMs)
+    }
+}
+
+/// A stream that counts.
+pub(crate) struct Metered<S> {
+    inner: S,
+    clock: SharedClock,
+    counters: Arc<Counters>,
+    frames_in: FrameCounter,
+    frames_out: FrameCounter,
+}
+
+impl<S> Metered<S> {
+    pub(crate) fn new(inner: S, clock: SharedClock, counters: Arc<Counters>) -> Self {
+        counters.streams.fetch_add(1, Ordering::Relaxed);
+        Self { inner, clock, counters, frames_in: FrameCounter::default(), frames_out: FrameCounter::default() }
+    }
+}
+
+impl<S> Drop for Metered<S> {
+    fn drop(&mut self) {
+        self.counters.streams.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
+        let read = buf.filled().get(before..).unwrap_or_default();
+        if !read.is_empty() {
+            let frames = self.frames_in.feed(read);
+            self.counters.bytes_in.fetch_add(read.len() as u64, Ordering::Relaxed);
+            self.counters.messages_in.fetch_add(frames, Ordering::Relaxed);
+            self.counters.touch(self.clock.now());
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.inner).poll_write(cx, buf))?;
+        let frames = self.frames_out.feed(buf.get(..written).unwrap_or_default());
+        self.counters.bytes_out.fetch_add(written as u64, Ordering::Relaxed);
+        self.counters.messages_out.fetch_add(frames, Ordering::Relaxed);
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,166 @@
+//! The thin shell: one task that owns libp2p's swarm, and the handle that everybody else holds.
+
+mod handle;
+mod shake;
+mod swarm;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use libp2p::PeerId;
+use libp2p::core::Multiaddr;
+use libp2p::swarm::ConnectionId;
+use parking_lot::Mutex;
+use rand::{Rng, RngCore, SeedableRng};
+use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use trellis_crypto::{AccountKey, HybridKey};
+use trellis_net_transport::{Admission, QuicTransport, TransportConfig, libp2p_identity};
+use trellis_primitives::{NodeId, SharedClock};
+
+use self::handle::NetHandle;
+use self::swarm::Service;
+use crate::broadcast::Broadcaster;
+use crate::config::{EVENTS_BUFFERED_MAX, NetConfig};
+use crate::error::{DialError, StartError};
+use crate::handshake::{Checker, NonceCache};
+use crate::metrics::NetMetrics;
+use crate::network::NetworkHandle;
+use crate::peer::PeerEvent;
+use crate::reason::DisconnectReason;
+use crate::record::RecordKeeper;
+use crate::redial::keep_connected;
+use crate::streams::StreamsShared;
+use crate::table::Table;
+
+/// Commands that wait for the service.
+const COMMANDS_WAITING_MAX: usize = 1_024;
+/// A listen address has this long to come up.
+const LISTEN_TIMEOUT_MS: u64 = 5_000;
+
+/// What the service task is asked to do.
+pub(crate) enum Command {
+    Dial { address: Multiaddr, text: String, reply: oneshot::Sender<Result<NodeId, DialError>> },
+    Close { connection: ConnectionId, reason: DisconnectReason, done: oneshot::Sender<()> },
+}
+
+/// What the handle, the service and its tasks share.
+pub(crate) struct NodeShared {
+    pub(crate) config: NetConfig,
+    pub(crate) local_id: NodeId,
+    pub(crate) local_peer: PeerId,
+    pub(crate) clock: SharedClock,
+    pub(crate) checker: Checker,
+    pub(crate) record: RecordKeeper,
+    pub(crate) nonces: Mutex<NonceCache>,
+    pub(crate) rng: Mutex<rand::rngs::StdRng>,
+    pub(crate) streams: Arc<StreamsShared>,
+    pub(crate) table: Mutex<Table>,
+    pub(crate) listening: Mutex<Vec<Multiaddr>>,
+    pub(crate) events: broadcast::Sender<PeerEvent>,
+    pub(crate) broadcaster: Broadcaster,
+    pub(crate) metrics: NetMetrics,
+    pub(crate) commands: mpsc::Sender<Command>,
+    /// Cancelled when nothing new is to begin.
+    pub(crate) closing: CancellationToken,
+    /// Cancelled when the service is to end.
+    pub(crate) stop: CancellationToken,
+    /// Cancelled by the service when it has ended.
+    pub(crate) ended: CancellationToken,
+}
+
+/// Starts the network of a node and returns its handle once every listen address is up.
+///
+/// `keys` is the node's identity, `account` signs its node record. Bootstrap addresses are dialled in the background.
+///
+/// # Errors
+/// [`StartError`]: a bad address, a port in use, or an identity that cannot be set up.
+pub async fn start(
+    config: NetConfig,
+    keys: HybridKey,
+    account: AccountKey,
+    clock: SharedClock,
+) -> Result<NetworkHandle, StartError> {
+    start_with_metrics(config, keys, account, clock, NetMetrics::default()).await
+}
+
+/// As [`start`], counting into `metrics`.
+///
+/// # Errors
+/// As [`start`].
+pub async fn start_with_metrics(
+    config: NetConfig,
+    keys: HybridKey,
+    account: AccountKey,
+    clock: SharedClock,
+    metrics: NetMetrics,
+) -> Result<NetworkHandle, StartError> {
+    let keys = Arc::new(keys);
+    let identity = libp2p_identity(&keys)?;
+    let mut transport = TransportConfig::new(Arc::clone(&keys), config.policy);
+    transport.admission = Admission::new(config.limits);
+    transport.metrics = metrics.transport.clone();
+    let transport = QuicTransport::new(transport)?;
+    let sessions = transport.sessions();
+    let (swarm, streams) =
+        swarm::build(transport, sessions, &identity, &config, Arc::clone(&clock), metrics.streams_dropped.clone())?;
+    let (commands, command_queue) = mpsc::channel(COMMANDS_WAITING_MAX);
+    let mut rng = rand::rngs::StdRng::from_os_rng();
+    let jitter_seed = config.jitter_seed.unwrap_or_else(|| rng.random());
+    let shared = Arc::new(NodeShared {
+        local_id: keys.node_id(),
+        local_peer: identity.public().to_peer_id(),
+        checker: Checker {
+            network_magic: config.network_magic,
+            genesis_hash: config.genesis_hash,
+            chain_id: config.chain_id,
+        },
+        record: RecordKeeper {
+            keys,
+            account,
+            chain_id: config.chain_id,
+            network_magic: config.network_magic,
+            roles: config.roles,
+            models: config.models.clone(),
+            current: Mutex::default(),
+        },
+        clock,
+        nonces: Mutex::default(),
+        rng: Mutex::new(rng),
+        streams,
+        table: Mutex::default(),
+        listening: Mutex::default(),
+        events: broadcast::channel(EVENTS_BUFFERED_MAX).0,
+        broadcaster: Broadcaster::default(),
+        metrics,
+        commands,
+        closing: CancellationToken::new(),
+        stop: CancellationToken::new(),
+        ended: CancellationToken::new(),
+        config,
+    });
+    let mut service = Service::new(swarm, Arc::clone(&shared), command_queue);
+    service.listen(Duration::from_millis(LISTEN_TIMEOUT_MS)).await?;
+    // The first record is signed here, so that a record out of bounds stops the start and not the first handshake.
+    let hello = shared.hello().map_err(|error| StartError::Record(error.to_string()))?;
+    tracing::info!(node = %shared.local_id, peer = %shared.local_peer, record_bytes = hello.record.len(), "network started");
+    tokio::spawn(service.run());
+    for (seed, address) in (jitter_seed..).zip(shared.config.bootstrap.clone()) {
+        tokio::spawn(keep_connected(Arc::clone(&shared), address, seed));
+    }
+    Ok(Arc::new(NetHandle::new(shared)))
+}
+
+impl NodeShared {
+    /// A nonce nobody can guess.
+    fn nonce(&self) -> [u8; crate::handshake::NONCE_BYTES] {
+        let mut nonce = [0u8; crate::handshake::NONCE_BYTES];
+        self.rng.lock().fill_bytes(&mut nonce);
+        nonce
+    }
+
+    /// Whether streams can be opened to a peer.
+    pub(crate) fn is_connected(&self, peer: NodeId) -> bool {
+        self.table.lock().is_connected(peer)
+    }
+}

@@ -1,0 +1,173 @@
+//! The handle of a real node.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use libp2p::core::Multiaddr;
+use libp2p::multiaddr::Protocol as Part;
+use libp2p::swarm::ConnectionId;
+use tokio::sync::{broadcast, oneshot};
+use trellis_primitives::NodeId;
+
+use super::shake::say_goodbye;
+use super::{Command, NodeShared};
+use crate::config::{CONNECT_TIMEOUT_MS, GOODBYE_TIMEOUT_MS, HANDSHAKE_TIMEOUT_MS, OPEN_TIMEOUT_MS};
+use crate::error::{AcceptError, BroadcastError, DialError, OpenError};
+use crate::network::{Acceptor, BroadcastReport, NetStream, Network, Protocol};
+use crate::peer::{PeerEvent, PeerInfo};
+use crate::reason::DisconnectReason;
+use crate::streams::{ConnectionHandle, StreamError};
+
+/// Stops the service when the last handle is dropped.
+pub(super) struct NetHandle {
+    shared: Arc<NodeShared>,
+}
+
+impl NetHandle {
+    pub(super) const fn new(shared: Arc<NodeShared>) -> Self {
+        Self { shared }
+    }
+}
+
+impl Drop for NetHandle {
+    fn drop(&mut self) {
+        self.shared.closing.cancel();
+        self.shared.stop.cancel();
+    }
+}
+
+/// Reads multiaddr text, or `IP:PORT` as a short form of it.
+fn parse_address(text: &str) -> Result<Multiaddr, DialError> {
+    if let Ok(socket) = text.parse::<SocketAddr>() {
+        return Ok(Multiaddr::empty().with(socket.ip().into()).with(Part::Udp(socket.port())).with(Part::QuicV1));
+    }
+    text.parse().map_err(|error: libp2p::multiaddr::Error| DialError::BadAddress {
+        address: text.to_owned(),
+        detail: error.to_string(),
+    })
+}
+
+impl NodeShared {
+    /// Dials and waits for the handshake.
+    pub(crate) async fn dial(&self, text: &str) -> Result<NodeId, DialError> {
+        if self.closing.is_cancelled() {
+            return Err(DialError::Closed);
+        }
+        let address = parse_address(text)?;
+        let (reply, answer) = oneshot::channel();
+        let command = Command::Dial { address, text: text.to_owned(), reply };
+        self.commands.send(command).await.map_err(|_| DialError::Closed)?;
+        // The transport takes up to CONNECT + HANDSHAKE for TLS and its proofs, the handshake of this layer follows.
+        let timeout_ms = CONNECT_TIMEOUT_MS + 2 * HANDSHAKE_TIMEOUT_MS;
+        match tokio::time::timeout(Duration::from_millis(timeout_ms), answer).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(DialError::Closed),
+            Err(_) => Err(DialError::Timeout { address: text.to_owned(), timeout_ms }),
+        }
+    }
+
+    async fn open(self: Arc<Self>, peer: NodeId, protocol: Protocol) -> Result<NetStream, OpenError> {
+        if self.closing.is_cancelled() {
+            return Err(OpenError::Closed);
+        }
+        let handle = self.table.lock().connection_to(peer).ok_or(OpenError::NotConnected(peer))?;
+        let timeout = Duration::from_millis(OPEN_TIMEOUT_MS);
+        match tokio::time::timeout(timeout, handle.open(protocol)).await {
+            Ok(Ok(stream)) => Ok(Box::new(stream)),
+            Ok(Err(StreamError::Unsupported)) => Err(OpenError::Unsupported { peer, protocol }),
+            Ok(Err(StreamError::Busy)) => Err(OpenError::Busy(peer)),
+            Ok(Err(StreamError::Lost(detail))) => Err(OpenError::Lost { peer, detail }),
+            Err(_) => Err(OpenError::Timeout { peer, timeout_ms: OPEN_TIMEOUT_MS }),
+        }
+    }
+
+    /// Goodbye, then close, then wait until the connection is gone.
+    async fn part(&self, connection: ConnectionId, handle: Arc<ConnectionHandle>, reason: DisconnectReason) {
+        say_goodbye(&handle, reason).await;
+        drop(handle);
+        let (done, closed) = oneshot::channel();
+        if self.commands.send(Command::Close { connection, reason, done }).await.is_ok() {
+            let _ = tokio::time::timeout(Duration::from_millis(GOODBYE_TIMEOUT_MS), closed).await;
+        }
+    }
+}
+
+#[async_trait]
+impl Network for NetHandle {
+    fn local_id(&self) -> NodeId {
+        self.shared.local_id
+    }
+
+    fn listen_addresses(&self) -> Vec<String> {
+        let peer = self.shared.local_peer;
+        let listening = self.shared.listening.lock();
+        listening.iter().map(|address| address.clone().with(Part::P2p(peer)).to_string()).collect()
+    }
+
+    async fn dial(&self, address: &str) -> Result<NodeId, DialError> {
+        self.shared.dial(address).await
+    }
+
+    async fn open(&self, peer: NodeId, protocol: Protocol) -> Result<NetStream, OpenError> {
+        Arc::clone(&self.shared).open(peer, protocol).await
+    }
+
+    fn accept(&self, protocol: Protocol) -> Result<Acceptor, AcceptError> {
+        if self.shared.closing.is_cancelled() {
+            return Err(AcceptError::Closed);
+        }
+        self.shared.streams.accept(protocol)
+    }
+
+    async fn broadcast(&self, peers: &[NodeId], protocol: Protocol, message: Bytes) -> BroadcastReport {
+        let mut report = BroadcastReport::default();
+        for peer in peers.iter().copied() {
+            let sent = if self.shared.is_connected(peer) {
+                let shared = Arc::clone(&self.shared);
+                let stream = || Box::pin(shared.open(peer, protocol)) as _;
+                self.shared.broadcaster.send(peer, protocol, message.clone(), stream)
+            } else {
+                Err(BroadcastError::NotConnected)
+            };
+            match sent {
+                Ok(()) => report.queued.push(peer),
+                Err(error) => report.failed.push((peer, error)),
+            }
+        }
+        report
+    }
+
+    fn peers(&self) -> Vec<PeerInfo> {
+        self.shared.table.lock().infos()
+    }
+
+    fn events(&self) -> broadcast::Receiver<PeerEvent> {
+        self.shared.events.subscribe()
+    }
+
+    async fn disconnect(&self, peer: NodeId, reason: DisconnectReason) {
+        if reason == DisconnectReason::Banned {
+            self.shared.table.lock().ban(peer, self.shared.clock.now());
+        }
+        let connections = self.shared.table.lock().connections_to(peer);
+        let parting = connections.into_iter().map(|(id, handle)| self.shared.part(id, handle, reason));
+        futures::future::join_all(parting).await;
+    }
+
+    async fn shutdown(&self) {
+        self.shared.closing.cancel();
+        let handshaken: Vec<_> = {
+            let table = self.shared.table.lock();
+            let all = table.all_connections();
+            all.into_iter().filter(|(id, _)| table.is_handshaken(*id)).collect()
+        };
+        let reason = DisconnectReason::Shutdown;
+        let parting = handshaken.into_iter().map(|(id, handle)| self.shared.part(id, handle, reason));
+        futures::future::join_all(parting).await;
+        self.shared.stop.cancel();
+        self.shared.ended.cancelled().await;
+    }
+}

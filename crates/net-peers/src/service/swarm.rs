@@ -1,0 +1,489 @@
+//! The task that owns the swarm.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use libp2p::core::muxing::StreamMuxerBox;
+use libp2p::core::{ConnectedPoint, Multiaddr, Transport};
+use libp2p::identity::Keypair;
+use libp2p::multiaddr::Protocol as Part;
+use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
+use libp2p::swarm::{ConnectionId, DialError as SwarmDialError, NetworkBehaviour, SwarmEvent};
+use libp2p::{PeerId, Swarm, identify, ping};
+use libp2p_connection_limits::ConnectionLimits;
+use prometheus_client::metrics::counter::Counter;
+use tokio::sync::{mpsc, oneshot};
+use trellis_net_transport::{CloseReason, QuicTransport, Sessions, TransportError};
+use trellis_primitives::{NodeId, SharedClock};
+
+use super::shake::{Finished, Shake, remote_reason};
+use super::{Command, NodeShared};
+use crate::config::{CONNECT_TIMEOUT_MS, NetConfig, PING_INTERVAL_MS};
+use crate::error::{DialError, RefusedBy, StartError};
+use crate::peer::{Direction, PeerEvent};
+use crate::reason::{DisconnectReason, RefusalReason};
+use crate::streams::{FreshConnection, Streams, StreamsShared};
+
+/// A ping without an answer counts as failed after this long.
+const PING_TIMEOUT_MS: u64 = 10_000;
+/// A classical peer without any stream is let go after this long; handshaken peers are kept.
+const IDLE_CLASSICAL_MS: u64 = 60_000;
+/// Connections to one peer: one each way, and as many again while an old one is being replaced.
+const CONNECTIONS_PER_PEER_MAX: u32 = 4;
+/// Inbound handshakes of the transport at once.
+const PENDING_INBOUND_MAX: u32 = 512;
+/// Inbound streams of one connection in negotiation at once.
+const NEGOTIATING_STREAMS_MAX: usize = 128;
+/// Application close codes: a disconnect's reason stands at this offset.
+pub(super) const CLOSE_DISCONNECT: u32 = 0x100;
+/// Application close codes: a refusal's reason stands at this offset.
+pub(super) const CLOSE_REFUSAL: u32 = 0x200;
+/// At the end, connections have this long to close.
+const CLOSE_TIMEOUT_MS: u64 = 500;
+/// Finished handshakes that wait for the service.
+const FINISHED_WAITING_MAX: usize = 1_024;
+/// What identify says of the protocol family.
+const IDENTIFY_PROTOCOL: &str = "/trellis/id/1";
+
+/// Deny early: bans, then counts, then our own streams, then libp2p's small talk.
+#[derive(NetworkBehaviour)]
+pub(crate) struct Behaviour {
+    blocked: libp2p_allow_block_list::Behaviour<libp2p_allow_block_list::BlockedPeers>,
+    limits: libp2p_connection_limits::Behaviour,
+    streams: Streams,
+    identify: identify::Behaviour,
+    ping: ping::Behaviour,
+}
+
+struct PendingDial {
+    address: String,
+    reply: oneshot::Sender<Result<NodeId, DialError>>,
+}
+
+pub(crate) struct Service {
+    swarm: Swarm<Behaviour>,
+    shared: Arc<NodeShared>,
+    commands: mpsc::Receiver<Command>,
+    finished_sender: mpsc::Sender<Finished>,
+    finished: mpsc::Receiver<Finished>,
+    dials: HashMap<ConnectionId, PendingDial>,
+    closing: HashMap<ConnectionId, (DisconnectReason, Vec<oneshot::Sender<()>>)>,
+}
+
+/// The swarm of a node and the part of its streams that the handle shares.
+pub(super) fn build(
+    transport: QuicTransport,
+    sessions: Sessions,
+    identity: &Keypair,
+    config: &NetConfig,
+    clock: SharedClock,
+    streams_dropped: Counter,
+) -> Result<(Swarm<Behaviour>, Arc<StreamsShared>), StartError> {
+    let local = transport.local_peer_id();
+    let connections_max = config.peers_max.saturating_mul(2);
+    let limits = ConnectionLimits::default()
+        .with_max_pending_incoming(Some(PENDING_INBOUND_MAX))
+        .with_max_established(Some(connections_max))
+        .with_max_established_per_peer(Some(CONNECTIONS_PER_PEER_MAX));
+    let streams = Streams::new(sessions, clock, streams_dropped);
+    let shared = streams.shared();
+    let identify = identify::Config::new(IDENTIFY_PROTOCOL.to_owned(), identity.public())
+        .with_agent_version(config.user_agent.clone());
+    let ping = ping::Config::new()
+        .with_interval(Duration::from_millis(PING_INTERVAL_MS))
+        .with_timeout(Duration::from_millis(PING_TIMEOUT_MS));
+    let behaviour = Behaviour {
+        blocked: libp2p_allow_block_list::Behaviour::default(),
+        limits: libp2p_connection_limits::Behaviour::new(limits),
+        streams,
+        identify: identify::Behaviour::new(identify),
+        ping: ping::Behaviour::new(ping),
+    };
+    let boxed = transport.map(|(peer, connection), _| (peer, StreamMuxerBox::new(connection))).boxed();
+    let config = libp2p::swarm::Config::with_tokio_executor()
+        .with_idle_connection_timeout(Duration::from_millis(IDLE_CLASSICAL_MS))
+        .with_max_negotiating_inbound_streams(NEGOTIATING_STREAMS_MAX);
+    Ok((Swarm::new(boxed, behaviour, local, config), shared))
+}
+
+impl Service {
+    pub(super) fn new(swarm: Swarm<Behaviour>, shared: Arc<NodeShared>, commands: mpsc::Receiver<Command>) -> Self {
+        let (finished_sender, finished) = mpsc::channel(FINISHED_WAITING_MAX);
+        Self { swarm, shared, commands, finished_sender, finished, dials: HashMap::new(), closing: HashMap::new() }
+    }
+
+    /// Binds every configured address and waits until each is up.
+    pub(super) async fn listen(&mut self, timeout: Duration) -> Result<(), StartError> {
+        let mut waiting = HashMap::new();
+        for text in self.shared.config.listen.clone() {
+            let address: Multiaddr = text.parse().map_err(|error: libp2p::multiaddr::Error| {
+                StartError::BadListenAddress { address: text.clone(), detail: error.to_string() }
+            })?;
+            let id = self.swarm.listen_on(address).map_err(|error| match error {
+                libp2p::TransportError::MultiaddrNotSupported(_) => StartError::BadListenAddress {
+                    address: text.clone(),
+                    detail: "expected /ip4/IP/udp/PORT/quic-v1 or /ip6/…".to_owned(),
+                },
+                libp2p::TransportError::Other(error) => {
+                    StartError::Listen { address: text.clone(), detail: error.to_string() }
+                }
+            })?;
+            waiting.insert(id, text);
+        }
+        let deadline = tokio::time::Instant::now() + timeout;
+        while !waiting.is_empty() {
+            let event = tokio::time::timeout_at(deadline, self.swarm.select_next_some()).await;
+            let Ok(event) = event else {
+                let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+                return Err(StartError::ListenTimeout { timeout_ms });
+            };
+            match &event {
+                SwarmEvent::NewListenAddr { listener_id, .. } => drop(waiting.remove(listener_id)),
+                SwarmEvent::ListenerError { listener_id, error } => {
+                    let address = waiting.get(listener_id).cloned().unwrap_or_default();
+                    return Err(StartError::Listen { address, detail: error.to_string() });
+                }
+                _ => {}
+            }
+            self.on_event(event);
+        }
+        Ok(())
+    }
+
+    /// Runs until the network stops.
+    pub(super) async fn run(mut self) {
+        let stop = self.shared.stop.clone();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                event = self.swarm.select_next_some() => self.on_event(event),
+                Some(command) = self.commands.recv() => self.on_command(command),
+                Some(finished) = self.finished.recv() => self.on_finished(finished),
+            }
+        }
+        self.close_all().await;
+        self.shared.streams.close();
+        self.shared.broadcaster.clear();
+        self.shared.ended.cancel();
+    }
+
+    async fn close_all(&mut self) {
+        let connections = self.shared.table.lock().all_connections();
+        for (connection, _) in connections {
+            self.close(connection, DisconnectReason::Shutdown, None);
+        }
+        let deadline = tokio::time::Instant::now() + Duration::from_millis(CLOSE_TIMEOUT_MS);
+        while !self.shared.table.lock().all_connections().is_empty() {
+            match tokio::time::timeout_at(deadline, self.swarm.select_next_some()).await {
+                Ok(event) => self.on_event(event),
+                Err(_) => break,
+            }
+        }
+    }
+
+    fn on_command(&mut self, command: Command) {
+        match command {
+            Command::Dial { address, text, reply } => self.dial(address, text, reply),
+            Command::Close { connection, reason, done } => self.close(connection, reason, Some(done)),
+        }
+    }
+
+    fn dial(&mut self, address: Multiaddr, text: String, reply: oneshot::Sender<Result<NodeId, DialError>>) {
+        let peer = address.iter().find_map(|part| match part {
+            Part::P2p(peer) => Some(peer),
+            _ => None,
+        });
+        let known = peer.and_then(|peer| self.shared.table.lock().connected_by_peer_id(&peer));
+        if let Some(known) = known {
+            let _ = reply.send(Ok(known));
+            return;
+        }
+        let options = match peer {
+            Some(peer) => DialOpts::peer_id(peer).addresses(vec![address]).condition(PeerCondition::Always).build(),
+            None => DialOpts::unknown_peer_id().address(address).build(),
+        };
+        let connection = options.connection_id();
+        self.shared.table.lock().dialing(&text, self.shared.clock.now());
+        self.dials.insert(connection, PendingDial { address: text, reply });
+        if let Err(error) = self.swarm.dial(options) {
+            self.dial_failed(connection, &error);
+        }
+    }
+
+    fn dial_failed(&mut self, connection: ConnectionId, error: &SwarmDialError) {
+        let Some(dial) = self.dials.remove(&connection) else { return };
+        let error = dial_error(&dial.address, error);
+        let refusal = match &error {
+            DialError::Refused { by, reason } => {
+                self.report_refusal(None, dial.address.clone(), *by, *reason, "");
+                Some(*reason)
+            }
+            _ => None,
+        };
+        self.shared.table.lock().dial_failed(&dial.address, refusal, self.shared.clock.now());
+        let _ = dial.reply.send(Err(error));
+    }
+
+    fn close(&mut self, connection: ConnectionId, reason: DisconnectReason, done: Option<oneshot::Sender<()>>) {
+        let handle = self.shared.table.lock().all_connections().into_iter().find(|(id, _)| *id == connection);
+        let Some((_, handle)) = handle else { return };
+        handle.session.set_close_reason(CloseReason {
+            code: CLOSE_DISCONNECT + reason.code(),
+            text: reason.name().to_owned(),
+        });
+        let closing = self.closing.entry(connection).or_insert((reason, Vec::new()));
+        closing.1.extend(done);
+        self.swarm.close_connection(connection);
+    }
+
+    fn on_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
+        match event {
+            SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
+                self.on_established(connection_id, peer_id, &endpoint);
+            }
+            SwarmEvent::ConnectionClosed { connection_id, .. } => self.on_closed(connection_id),
+            SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => {
+                self.dial_failed(connection_id, &error);
+            }
+            SwarmEvent::IncomingConnectionError { send_back_addr, error, .. } => {
+                self.on_inbound_failed(send_back_addr, &error);
+            }
+            SwarmEvent::NewListenAddr { address, .. } => {
+                tracing::info!(%address, "listening");
+                self.shared.listening.lock().push(address);
+            }
+            SwarmEvent::ExpiredListenAddr { address, .. } => {
+                self.shared.listening.lock().retain(|known| *known != address);
+            }
+            SwarmEvent::Behaviour(BehaviourEvent::Ping(ping::Event { connection, result: Ok(rtt), .. })) => {
+                let ms = rtt.as_secs_f64() * 1_000.0;
+                self.shared.table.lock().round_trip(connection, ms, self.shared.clock.now());
+            }
+            SwarmEvent::Behaviour(BehaviourEvent::Identify(identify::Event::Received {
+                connection_id, info, ..
+            })) => self.shared.table.lock().identified(connection_id, &info.agent_version),
+            _ => {}
+        }
+    }
+
+    fn on_inbound_failed(&self, address: Multiaddr, error: &libp2p::swarm::ListenError) {
+        let libp2p::swarm::ListenError::Transport(libp2p::TransportError::Other(error)) = error else {
+            tracing::debug!(%address, %error, "inbound connection denied");
+            return;
+        };
+        let reason = match transport_error(error) {
+            Some(TransportError::Classical(_)) => RefusalReason::PolicyClassical,
+            Some(TransportError::Auth(_) | TransportError::NoIdentity) => RefusalReason::BadSignature,
+            _ => return,
+        };
+        self.report_refusal(None, address.to_string(), RefusedBy::Us, reason, &error.to_string());
+    }
+
+    fn on_established(&mut self, connection: ConnectionId, peer: PeerId, endpoint: &ConnectedPoint) {
+        let dial = self.dials.remove(&connection);
+        let Some(fresh) = self.swarm.behaviour_mut().streams.take_fresh(connection) else { return };
+        let address = endpoint.get_remote_address().to_string();
+        let session = fresh.handle.session.clone();
+        let mut table = self.shared.table.lock();
+        let node = session.node_id();
+        if let (Some(node), Some(_)) = (node, &dial)
+            && table.is_connected(node)
+        {
+            // The address led to a peer that is connected already.
+            let dialed = dial.as_ref().map(|dial| dial.address.as_str());
+            table.session_up(connection, &fresh.handle, dialed, address, self.shared.clock.now());
+            drop(table);
+            self.close(connection, DisconnectReason::Duplicate, None);
+            if let Some(dial) = dial {
+                let _ = dial.reply.send(Ok(node));
+            }
+            return;
+        }
+        let dialed = dial.as_ref().map(|dial| dial.address.as_str());
+        table.session_up(connection, &fresh.handle, dialed, address.clone(), self.shared.clock.now());
+        let pinned = node.map(|node| table.pin(peer, node));
+        drop(table);
+        let reply = dial.map(|dial| dial.reply);
+        match (node, pinned) {
+            (Some(node), Some(Err(pinned))) => {
+                let detail = format!("pinned {pinned}, showed {node}");
+                tracing::warn!(%peer, %pinned, shown = %node, "a PeerId showed a second ML-DSA key");
+                self.refuse(connection, reply, RefusedBy::Us, RefusalReason::IdentityChanged, &detail);
+            }
+            (Some(_), _) => self.shake(connection, fresh, reply, address),
+            (None, _) => {
+                // Only under `prefer`: identify and ping go on, nothing else is offered.
+                tracing::info!(%peer, %address, "classical peer without an ml-dsa identity");
+                let (by, reason) = (RefusedBy::Us, RefusalReason::PolicyClassical);
+                if let Some(reply) = reply {
+                    let _ = reply.send(Err(DialError::Refused { by, reason }));
+                }
+            }
+        }
+    }
+
+    fn shake(
+        &mut self,
+        connection: ConnectionId,
+        fresh: FreshConnection,
+        reply: Option<oneshot::Sender<Result<NodeId, DialError>>>,
+        address: String,
+    ) {
+        let shake = Shake { shared: Arc::clone(&self.shared), connection, fresh, reply, address };
+        tokio::spawn(shake.run(self.finished_sender.clone()));
+    }
+
+    fn on_finished(&mut self, finished: Finished) {
+        let Finished { connection, outcome, reply, address } = finished;
+        let now = self.shared.clock.now();
+        match outcome {
+            Ok(accepted) => {
+                let peer = accepted.id;
+                let mut table = self.shared.table.lock();
+                let acceptance = table.accepted(connection, accepted, now);
+                let direction = table.direction(connection);
+                let (connected, alive) = (table.connected_count(), table.is_handshaken(connection));
+                drop(table);
+                if !alive {
+                    let detail = "connection lost while handshaking".to_owned();
+                    if let Some(reply) = reply {
+                        let _ = reply.send(Err(DialError::Unreachable { address, detail }));
+                    }
+                    return;
+                }
+                self.shared.metrics.accepted.inc();
+                self.shared.metrics.connected.set(i64::try_from(connected).unwrap_or(i64::MAX));
+                self.announce(peer, direction.unwrap_or(Direction::Inbound), &acceptance);
+                for old in acceptance.superseded {
+                    self.close(old, DisconnectReason::Duplicate, None);
+                }
+                if let Some(reply) = reply {
+                    let _ = reply.send(Ok(peer));
+                }
+            }
+            Err(failure) => {
+                let (by, reason, detail) = match failure.refusal() {
+                    Some(refusal) => refusal,
+                    None => {
+                        self.shared.table.lock().handshake_failed(connection, None, now);
+                        tracing::info!(%address, detail = %failure, "handshake not finished");
+                        if let Some(reply) = reply {
+                            let _ = reply.send(Err(failure.into_dial_error(address)));
+                        }
+                        self.close(connection, DisconnectReason::ProtocolViolation, None);
+                        return;
+                    }
+                };
+                self.refuse(connection, reply, by, reason, &detail);
+            }
+        }
+    }
+
+    fn announce(&self, peer: NodeId, direction: Direction, acceptance: &crate::table::Acceptance) {
+        if acceptance.newly_connected {
+            tracing::info!(%peer, %direction, "peer connected");
+            let _ = self.shared.events.send(PeerEvent::Connected { peer, direction });
+        } else if !acceptance.superseded.is_empty() {
+            // The peer came back before its old connection was missed; whoever holds streams on it must hear of it.
+            tracing::info!(%peer, %direction, "peer connected again; the older connection is closed");
+            let reason = DisconnectReason::Duplicate;
+            self.shared.broadcaster.forget(peer);
+            let _ = self.shared.events.send(PeerEvent::Disconnected { peer, reason });
+            let _ = self.shared.events.send(PeerEvent::Connected { peer, direction });
+        }
+    }
+
+    fn refuse(
+        &mut self,
+        connection: ConnectionId,
+        reply: Option<oneshot::Sender<Result<NodeId, DialError>>>,
+        by: RefusedBy,
+        reason: RefusalReason,
+        detail: &str,
+    ) {
+        let connections = self.shared.table.lock().all_connections();
+        if let Some((_, handle)) = connections.into_iter().find(|(id, _)| *id == connection) {
+            let peer = handle.session.node_id();
+            self.report_refusal(peer, handle.session.remote().to_string(), by, reason, detail);
+            let code = CLOSE_REFUSAL + reason.code();
+            handle.session.set_close_reason(CloseReason { code, text: reason.name().to_owned() });
+        }
+        self.shared.table.lock().handshake_failed(connection, Some(reason), self.shared.clock.now());
+        self.swarm.close_connection(connection);
+        if let Some(reply) = reply {
+            let _ = reply.send(Err(DialError::Refused { by, reason }));
+        }
+    }
+
+    fn report_refusal(&self, peer: Option<NodeId>, address: String, by: RefusedBy, reason: RefusalReason, detail: &str) {
+        tracing::info!(?peer, %address, %by, %reason, detail, "connection refused");
+        self.shared.metrics.count_refused(by, reason);
+        let _ = self.shared.events.send(PeerEvent::Refused { peer, address, by, reason });
+    }
+
+    fn on_closed(&mut self, connection: ConnectionId) {
+        let connections = self.shared.table.lock().all_connections();
+        let handle = connections.into_iter().find(|(id, _)| *id == connection).map(|(_, handle)| handle);
+        let closed_here = self.closing.remove(&connection);
+        let reason = match (&closed_here, handle) {
+            (Some((reason, _)), _) => *reason,
+            (None, Some(handle)) => remote_reason(&handle.session),
+            (None, None) => DisconnectReason::NetworkError,
+        };
+        let mut table = self.shared.table.lock();
+        let gone = table.closed(connection, reason, self.shared.clock.now());
+        let connected = table.connected_count();
+        drop(table);
+        self.shared.metrics.connected.set(i64::try_from(connected).unwrap_or(i64::MAX));
+        if let Some(peer) = gone {
+            tracing::info!(%peer, %reason, "peer disconnected");
+            self.shared.metrics.count_disconnected(reason);
+            self.shared.broadcaster.forget(peer);
+            let _ = self.shared.events.send(PeerEvent::Disconnected { peer, reason });
+        }
+        for done in closed_here.map(|(_, waiting)| waiting).unwrap_or_default() {
+            let _ = done.send(());
+        }
+    }
+}
+
+/// The transport's own error inside the swarm's.
+fn transport_error(error: &std::io::Error) -> Option<&TransportError> {
+    error.get_ref()?.downcast_ref::<TransportError>()
+}
+
+/// The swarm's error in our words.
+fn dial_error(address: &str, error: &SwarmDialError) -> DialError {
+    let address = address.to_owned();
+    let refused = |by, reason| DialError::Refused { by, reason };
+    let detail = match error {
+        SwarmDialError::LocalPeerId { .. } => return refused(RefusedBy::Us, RefusalReason::SelfConnection),
+        SwarmDialError::Transport(attempts) => match attempts.first().map(|(_, error)| error) {
+            Some(libp2p::TransportError::MultiaddrNotSupported(_)) => {
+                let detail = "expected /ip4/IP/udp/PORT/quic-v1 or /ip6/…".to_owned();
+                return DialError::BadAddress { address, detail };
+            }
+            Some(libp2p::TransportError::Other(error)) => match transport_error(error) {
+                Some(TransportError::Classical(_)) => {
+                    return refused(RefusedBy::Us, RefusalReason::PolicyClassical);
+                }
+                Some(TransportError::Auth(_) | TransportError::NoIdentity) => {
+                    return refused(RefusedBy::Us, RefusalReason::BadSignature);
+                }
+                Some(TransportError::RefusedByPeer) => return refused(RefusedBy::Them, RefusalReason::Full),
+                Some(TransportError::Timeout { timeout_ms }) => {
+                    return DialError::Timeout { address, timeout_ms: *timeout_ms };
+                }
+                Some(TransportError::Connection(quinn_error)) if quinn_error.to_string() == "timed out" => {
+                    return DialError::Timeout { address, timeout_ms: CONNECT_TIMEOUT_MS };
+                }
+                _ => error.to_string(),
+            },
+            None => "no address".to_owned(),
+        },
+        other => other.to_string(),
+    };
+    DialError::Unreachable { address, detail }
+}

@@ -1,0 +1,251 @@
+//! Everything known about peers in this run. No I/O: the service tells it what happened and when.
+
+mod entry;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use libp2p::PeerId;
+use libp2p::swarm::ConnectionId;
+use trellis_primitives::{NodeId, UnixMs};
+
+use self::entry::Entry;
+use crate::handshake::Accepted;
+use crate::peer::{Direction, PeerInfo};
+use crate::reason::{DisconnectReason, RefusalReason};
+use crate::state::{PeerInput, PeerState};
+use crate::streams::ConnectionHandle;
+
+/// Peers remembered in this run; beyond it those that went longest ago are forgotten.
+pub const PEERS_REMEMBERED_MAX: usize = 1_024;
+/// PeerIds whose NodeId is pinned.
+pub const PINS_MAX: usize = 65_536;
+
+/// How a peer is known.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(crate) enum PeerKey {
+    /// By its identity.
+    Node(NodeId),
+    /// A classical libp2p peer, which has no NodeId.
+    Classical(PeerId),
+    /// By an address only, while it is being dialled.
+    Address(String),
+}
+
+/// The table.
+#[derive(Default)]
+pub(crate) struct Table {
+    entries: HashMap<PeerKey, Entry>,
+    connections: HashMap<ConnectionId, (PeerKey, Arc<ConnectionHandle>)>,
+    pins: HashMap<PeerId, NodeId>,
+    banned: HashSet<NodeId>,
+}
+
+/// What an acceptance changed.
+#[derive(Default)]
+pub(crate) struct Acceptance {
+    /// The peer was not connected before.
+    pub(crate) newly_connected: bool,
+    /// An older connection of the same direction: the peer has restarted or lost it, so it is to be closed.
+    pub(crate) superseded: Vec<ConnectionId>,
+}
+
+impl Table {
+    fn entry(&mut self, key: PeerKey, now: UnixMs) -> &mut Entry {
+        if self.entries.len() >= PEERS_REMEMBERED_MAX && !self.entries.contains_key(&key) {
+            let oldest = self.entries.iter().filter(|(_, entry)| entry.is_gone()).min_by_key(|(_, entry)| entry.since());
+            if let Some(oldest) = oldest.map(|(key, _)| key.clone()) {
+                self.entries.remove(&oldest);
+            }
+        }
+        self.entries.entry(key).or_insert_with(|| Entry::new(now))
+    }
+
+    /// A dial starts.
+    pub(crate) fn dialing(&mut self, address: &str, now: UnixMs) {
+        self.entry(PeerKey::Address(address.to_owned()), now).apply(PeerInput::Dial, now);
+    }
+
+    /// A dial ended before a session stood.
+    pub(crate) fn dial_failed(&mut self, address: &str, refusal: Option<RefusalReason>, now: UnixMs) {
+        let entry = self.entry(PeerKey::Address(address.to_owned()), now);
+        entry.apply(refusal.map_or(PeerInput::NoAnswer, PeerInput::Refused), now);
+        entry.refusal = refusal.or(entry.refusal);
+        entry.address = address.to_owned();
+    }
+
+    /// The NodeId that a PeerId is bound to. The first one seen stays; another is returned as an error.
+    pub(crate) fn pin(&mut self, peer: PeerId, node: NodeId) -> Result<(), NodeId> {
+        match self.pins.get(&peer) {
+            Some(pinned) if *pinned != node => return Err(*pinned),
+            Some(_) => {}
+            None if self.pins.len() < PINS_MAX => {
+                self.pins.insert(peer, node);
+            }
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// An encrypted session stands; `dialed` is the address if this node dialled.
+    pub(crate) fn session_up(
+        &mut self,
+        connection: ConnectionId,
+        handle: &Arc<ConnectionHandle>,
+        dialed: Option<&str>,
+        address: String,
+        now: UnixMs,
+    ) {
+        let session = &handle.session;
+        let key = session.node_id().map_or_else(|| PeerKey::Classical(session.peer_id()), PeerKey::Node);
+        let by_address = dialed.and_then(|address| self.entries.remove(&PeerKey::Address(address.to_owned())));
+        if let Some(by_address) = by_address
+            && !self.entries.contains_key(&key)
+        {
+            self.entries.insert(key.clone(), by_address);
+        }
+        let entry = self.entry(key.clone(), now);
+        if entry.connections.is_empty() {
+            entry.apply(PeerInput::TransportUp, now);
+            entry.adopt(handle, address);
+        }
+        self.connections.insert(connection, (key, Arc::clone(handle)));
+    }
+
+    /// Both sides accepted.
+    pub(crate) fn accepted(&mut self, connection: ConnectionId, accepted: Accepted, now: UnixMs) -> Acceptance {
+        let mut acceptance = Acceptance::default();
+        let Some((key, handle)) = self.connections.get(&connection).cloned() else { return acceptance };
+        let direction = handle.session.direction();
+        let connections = &self.connections;
+        let same_direction = |id: &ConnectionId| {
+            connections.get(id).is_some_and(|(_, other)| other.session.direction() == direction)
+        };
+        let Some(entry) = self.entries.get_mut(&key) else { return acceptance };
+        acceptance.superseded = entry.connections.iter().copied().filter(|id| same_direction(id)).collect();
+        acceptance.newly_connected = entry.connections.is_empty();
+        entry.connections.push(connection);
+        if acceptance.newly_connected {
+            entry.apply(PeerInput::HandshakeAccepted, now);
+        }
+        entry.connected(accepted, &handle, now);
+        acceptance
+    }
+
+    /// A handshake ended in a refusal or in nothing.
+    pub(crate) fn handshake_failed(&mut self, connection: ConnectionId, refusal: Option<RefusalReason>, now: UnixMs) {
+        let Some(entry) = self.entry_of(connection) else { return };
+        entry.refusal = refusal.or(entry.refusal);
+        if entry.connections.is_empty() {
+            entry.apply(refusal.map_or(PeerInput::NoAnswer, PeerInput::Refused), now);
+        }
+    }
+
+    /// A connection is gone. Returns the peer if it was connected and this was its last connection.
+    pub(crate) fn closed(&mut self, connection: ConnectionId, reason: DisconnectReason, now: UnixMs) -> Option<NodeId> {
+        let (key, _) = self.connections.remove(&connection)?;
+        let entry = self.entries.get_mut(&key)?;
+        let before = entry.connections.len();
+        entry.connections.retain(|id| *id != connection);
+        let handshaken = entry.connections.len() < before;
+        if !entry.connections.is_empty() {
+            return None;
+        }
+        if !handshaken {
+            // Never got beyond the handshake; a failure was noted already unless the connection broke in the middle.
+            if entry.state() == PeerState::Handshaking {
+                entry.apply(PeerInput::NoAnswer, now);
+            }
+            return None;
+        }
+        entry.disconnect_reason = Some(reason);
+        entry.apply(PeerInput::Closed(reason), now);
+        match key {
+            PeerKey::Node(id) => Some(id),
+            PeerKey::Classical(_) | PeerKey::Address(_) => None,
+        }
+    }
+
+    fn entry_of(&mut self, connection: ConnectionId) -> Option<&mut Entry> {
+        let (key, _) = self.connections.get(&connection)?;
+        self.entries.get_mut(key)
+    }
+
+    /// A ping came back.
+    pub(crate) fn round_trip(&mut self, connection: ConnectionId, ms: f64, now: UnixMs) {
+        if let Some(entry) = self.entry_of(connection) {
+            entry.round_trip.add(ms);
+            entry.counters.touch(now);
+        }
+    }
+
+    /// identify told what software a peer runs; only used where no handshake did.
+    pub(crate) fn identified(&mut self, connection: ConnectionId, agent: &str) {
+        if let Some(entry) = self.entry_of(connection)
+            && entry.accepted.is_none()
+        {
+            entry.agent = agent.chars().take(crate::handshake::USER_AGENT_BYTES_MAX).collect();
+        }
+    }
+
+    /// The connection on which streams to a peer are opened: the newest.
+    pub(crate) fn connection_to(&self, peer: NodeId) -> Option<Arc<ConnectionHandle>> {
+        let newest = self.entries.get(&PeerKey::Node(peer))?.connections.last()?;
+        self.connections.get(newest).map(|(_, handle)| Arc::clone(handle))
+    }
+
+    /// Every handshaken connection to a peer.
+    pub(crate) fn connections_to(&self, peer: NodeId) -> Vec<(ConnectionId, Arc<ConnectionHandle>)> {
+        let ids = self.entries.get(&PeerKey::Node(peer)).map(|entry| entry.connections.clone()).unwrap_or_default();
+        ids.into_iter().filter_map(|id| Some((id, Arc::clone(&self.connections.get(&id)?.1)))).collect()
+    }
+
+    /// Every connection there is.
+    pub(crate) fn all_connections(&self) -> Vec<(ConnectionId, Arc<ConnectionHandle>)> {
+        self.connections.iter().map(|(id, (_, handle))| (*id, Arc::clone(handle))).collect()
+    }
+
+    /// Whether a connection has finished its handshake.
+    pub(crate) fn is_handshaken(&self, connection: ConnectionId) -> bool {
+        let key = self.connections.get(&connection).map(|(key, _)| key);
+        key.and_then(|key| self.entries.get(key)).is_some_and(|entry| entry.connections.contains(&connection))
+    }
+
+    /// Whether streams can be opened to a peer.
+    pub(crate) fn is_connected(&self, peer: NodeId) -> bool {
+        self.entries.get(&PeerKey::Node(peer)).is_some_and(|entry| !entry.connections.is_empty())
+    }
+
+    /// The connected NodeId of a PeerId.
+    pub(crate) fn connected_by_peer_id(&self, peer: &PeerId) -> Option<NodeId> {
+        self.pins.get(peer).copied().filter(|id| self.is_connected(*id))
+    }
+
+    /// Peers connected now.
+    pub(crate) fn connected_count(&self) -> usize {
+        self.entries.values().filter(|entry| !entry.connections.is_empty()).count()
+    }
+
+    /// Bans an identity for the rest of this run.
+    pub(crate) fn ban(&mut self, peer: NodeId, now: UnixMs) {
+        self.banned.insert(peer);
+        self.entry(PeerKey::Node(peer), now).set_banned();
+    }
+
+    /// Whether an identity is banned.
+    pub(crate) fn is_banned(&self, peer: NodeId) -> bool {
+        self.banned.contains(&peer)
+    }
+
+    /// Everything known, newest state first.
+    pub(crate) fn infos(&self) -> Vec<PeerInfo> {
+        let mut infos: Vec<PeerInfo> = self.entries.iter().map(|(key, entry)| entry.info(key)).collect();
+        infos.sort_by(|a, b| b.state_since.cmp(&a.state_since).then_with(|| a.peer_id.cmp(&b.peer_id)));
+        infos
+    }
+
+    /// Who dialled a peer's first live connection.
+    pub(crate) fn direction(&self, connection: ConnectionId) -> Option<Direction> {
+        self.connections.get(&connection).map(|(_, handle)| handle.session.direction())
+    }
+}

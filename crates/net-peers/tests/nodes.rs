@@ -1,0 +1,255 @@
+//! Real nodes on loopback: connect, refuse by name, open streams, say goodbye.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rand::SeedableRng;
+use trellis_crypto::{AccountKey, HybridKey};
+use trellis_net_peers::frame::{read_frame, write_frame};
+use trellis_net_peers::{
+    DialError, Direction, DisconnectReason, NetConfig, NetMetrics, NetworkHandle, OpenError, PeerEvent, PeerState,
+    Protocol, RefusalReason, RefusedBy, StartError, start_with_metrics,
+};
+use trellis_primitives::{B256, ManualClock, NodeId, SharedClock, SystemClock, UnixMs};
+
+const ECHO: Protocol = Protocol("/trellis/echo/1");
+const CHAIN: u64 = 97_001;
+const MAGIC: u32 = 0x5452_4c53;
+
+struct Rig {
+    net: NetworkHandle,
+    metrics: NetMetrics,
+}
+
+fn config() -> NetConfig {
+    let mut config = NetConfig::new(CHAIN, MAGIC, B256::repeat_byte(7));
+    config.listen = vec!["/ip4/127.0.0.1/udp/0/quic-v1".to_owned()];
+    config
+}
+
+fn keys(seed: u64) -> (HybridKey, AccountKey) {
+    let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
+    (HybridKey::generate(&mut rng).unwrap(), AccountKey::generate(&mut rng))
+}
+
+async fn node_with(seed: u64, config: NetConfig, clock: SharedClock) -> Rig {
+    let (node, account) = keys(seed);
+    let metrics = NetMetrics::default();
+    let net = start_with_metrics(config, node, account, clock, metrics.clone()).await.unwrap();
+    Rig { net, metrics }
+}
+
+async fn node(seed: u64) -> Rig {
+    node_with(seed, config(), Arc::new(SystemClock)).await
+}
+
+fn address(rig: &Rig) -> String {
+    rig.net.listen_addresses()[0].clone()
+}
+
+async fn next_event(events: &mut tokio::sync::broadcast::Receiver<PeerEvent>) -> PeerEvent {
+    tokio::time::timeout(Duration::from_secs(10), events.recv()).await.expect("an event in time").unwrap()
+}
+
+// row: NET-10, NET-16, NET-20, NET-24
+#[tokio::test]
+async fn two_nodes_connect_and_each_shows_the_other() {
+    let (alice, bob) = (node(1).await, node(2).await);
+    let mut at_bob = bob.net.events();
+    let id = alice.net.dial(&address(&bob)).await.unwrap();
+    assert_eq!(id, keys(2).0.node_id());
+    let event = next_event(&mut at_bob).await;
+    assert_eq!(event, PeerEvent::Connected { peer: alice.net.local_id(), direction: Direction::Inbound });
+    for (rig, peer, seed) in [(&alice, &bob, 2), (&bob, &alice, 1)] {
+        let infos = rig.net.peers();
+        assert_eq!(infos.len(), 1);
+        let info = &infos[0];
+        assert_eq!(info.id, Some(peer.net.local_id()));
+        assert_eq!(info.state, PeerState::Connected);
+        assert_eq!(info.key_exchange, "X25519MLKEM768");
+        assert!(info.mldsa_authenticated);
+        assert_eq!(info.record.as_ref().unwrap().chain_address, keys(seed).1.address());
+        assert_eq!(info.protocol_version, Some(1));
+        assert!(info.connected_since.is_some());
+    }
+    // Dialling again, with and without the peer's name in the address, leads to the same peer.
+    assert_eq!(alice.net.dial(&address(&bob)).await, Ok(id));
+    let bare = address(&bob).split("/p2p/").next().unwrap().to_owned();
+    assert_eq!(alice.net.dial(&bare).await, Ok(id));
+    assert_eq!(alice.metrics.accepted.get(), 1);
+}
+
+#[tokio::test]
+async fn streams_run_both_ways_and_are_counted() {
+    let (alice, bob) = (node(1).await, node(2).await);
+    let mut accept = bob.net.accept(ECHO).unwrap();
+    let bob_id = alice.net.dial(&address(&bob)).await.unwrap();
+    let mut stream = alice.net.open(bob_id, ECHO).await.unwrap();
+    write_frame(&mut stream, b"hello").await.unwrap();
+    let (from, mut far) = accept.next().await.unwrap();
+    assert_eq!(from, alice.net.local_id());
+    let frame = read_frame(&mut far, 100).await.unwrap();
+    write_frame(&mut far, &frame).await.unwrap();
+    assert_eq!(read_frame(&mut stream, 100).await.unwrap().as_ref(), b"hello");
+    let info = &alice.net.peers()[0];
+    // The handshake's own two messages out and one in are counted too.
+    assert_eq!((info.messages_out, info.messages_in, info.streams), (3, 2, 1));
+    let unknown = alice.net.open(bob_id, Protocol("/trellis/nobody/1")).await.err().unwrap();
+    assert!(matches!(unknown, OpenError::Unsupported { .. }), "{unknown}");
+    let nobody = alice.net.open(NodeId([9; 32]), ECHO).await.err().unwrap();
+    assert!(matches!(nobody, OpenError::NotConnected(_)), "{nobody}");
+}
+
+async fn refused(alice: &Rig, bob: &Rig, reason: RefusalReason) {
+    let (mut at_alice, mut at_bob) = (alice.net.events(), bob.net.events());
+    let error = alice.net.dial(&address(bob)).await.unwrap_err();
+    assert_eq!(error, DialError::Refused { by: RefusedBy::Them, reason });
+    let PeerEvent::Refused { by, reason: seen, peer, .. } = next_event(&mut at_bob).await else { panic!("refused") };
+    assert_eq!((by, seen, peer), (RefusedBy::Us, reason, Some(alice.net.local_id())));
+    let PeerEvent::Refused { by, reason: seen, .. } = next_event(&mut at_alice).await else { panic!("refused") };
+    assert_eq!((by, seen), (RefusedBy::Them, reason));
+    assert_eq!(alice.metrics.refused_count(RefusedBy::Them, reason), 1);
+    assert_eq!(bob.metrics.refused_count(RefusedBy::Us, reason), 1);
+    let info = &bob.net.peers()[0];
+    assert_eq!((info.state, info.refusal_reason), (PeerState::Failed, Some(reason)));
+}
+
+// row: NET-21
+#[tokio::test]
+async fn another_genesis_another_network_and_a_skewed_clock_are_refused_by_name_on_both_sides() {
+    let bob = node(2).await;
+    let mut other = config();
+    other.genesis_hash = B256::repeat_byte(8);
+    refused(&node_with(1, other, Arc::new(SystemClock)).await, &bob, RefusalReason::WrongGenesis).await;
+    let bob = node(3).await;
+    let mut other = config();
+    other.network_magic = 1;
+    refused(&node_with(1, other, Arc::new(SystemClock)).await, &bob, RefusalReason::WrongNetwork).await;
+    let bob = node(4).await;
+    let late = ManualClock::new(UnixMs(trellis_primitives::Clock::now(&SystemClock).0 - 31_000));
+    refused(&node_with(1, config(), Arc::new(late)).await, &bob, RefusalReason::ClockSkew).await;
+}
+
+// row: NET-21
+#[tokio::test]
+async fn a_banned_peer_is_disconnected_and_stays_out() {
+    let (alice, bob) = (node(1).await, node(2).await);
+    let mut at_alice = alice.net.events();
+    let bob_id = alice.net.dial(&address(&bob)).await.unwrap();
+    next_event(&mut at_alice).await;
+    bob.net.disconnect(alice.net.local_id(), DisconnectReason::Banned).await;
+    let event = next_event(&mut at_alice).await;
+    assert_eq!(event, PeerEvent::Disconnected { peer: bob_id, reason: DisconnectReason::Banned });
+    let error = alice.net.dial(&address(&bob)).await.unwrap_err();
+    assert_eq!(error, DialError::Refused { by: RefusedBy::Them, reason: RefusalReason::Banned });
+    assert!(bob.net.peers()[0].banned);
+}
+
+// row: NET-21
+#[tokio::test]
+async fn a_full_node_refuses_the_next_peer() {
+    let mut small = config();
+    small.peers_max = 1;
+    let bob = node_with(2, small, Arc::new(SystemClock)).await;
+    let (alice, carol) = (node(1).await, node(3).await);
+    alice.net.dial(&address(&bob)).await.unwrap();
+    let error = carol.net.dial(&address(&bob)).await.unwrap_err();
+    assert_eq!(error, DialError::Refused { by: RefusedBy::Them, reason: RefusalReason::Full });
+}
+
+// row: NET-19
+#[tokio::test]
+async fn a_shutdown_says_goodbye_with_its_reason() {
+    let (alice, bob) = (node(1).await, node(2).await);
+    let mut accept = bob.net.accept(ECHO).unwrap();
+    let bob_id = alice.net.dial(&address(&bob)).await.unwrap();
+    let mut events = alice.net.events();
+    let mut stream = alice.net.open(bob_id, ECHO).await.unwrap();
+    let started = std::time::Instant::now();
+    bob.net.shutdown().await;
+    assert!(started.elapsed() < Duration::from_secs(3));
+    let event = next_event(&mut events).await;
+    assert_eq!(event, PeerEvent::Disconnected { peer: bob_id, reason: DisconnectReason::Shutdown });
+    assert!(read_frame(&mut stream, 10).await.is_err());
+    assert!(matches!(bob.net.open(alice.net.local_id(), ECHO).await, Err(OpenError::Closed)));
+    while accept.next().await.is_some() {}
+    assert_eq!(alice.net.peers()[0].disconnect_reason, Some(DisconnectReason::Shutdown));
+}
+
+// row: NET-17
+#[tokio::test]
+async fn a_broadcast_reaches_everyone_in_order() {
+    let alice = node(1).await;
+    let mut readers = Vec::new();
+    let mut peers = Vec::new();
+    for seed in 2..5 {
+        let rig = node(seed).await;
+        let mut accept = rig.net.accept(ECHO).unwrap();
+        peers.push(alice.net.dial(&address(&rig)).await.unwrap());
+        readers.push(tokio::spawn(async move {
+            let _rig = rig;
+            let (_, mut stream) = accept.next().await.unwrap();
+            for n in 0u32..100 {
+                assert_eq!(read_frame(&mut stream, 100).await.unwrap().as_ref(), n.to_be_bytes());
+            }
+        }));
+    }
+    for n in 0u32..100 {
+        let report = alice.net.broadcast(&peers, ECHO, Bytes::copy_from_slice(&n.to_be_bytes())).await;
+        assert_eq!(report.queued, peers);
+    }
+    for reader in readers {
+        tokio::time::timeout(Duration::from_secs(10), reader).await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_bootstrap_address_is_redialled_until_it_answers_and_again_when_it_is_lost() {
+    let bob = node(2).await;
+    let at = address(&bob);
+    let port_only = at.split("/p2p/").next().unwrap().to_owned();
+    bob.net.shutdown().await;
+    drop(bob);
+    let mut with_bootstrap = config();
+    with_bootstrap.bootstrap = vec![port_only.clone()];
+    let alice = node_with(1, with_bootstrap, Arc::new(SystemClock)).await;
+    let mut events = alice.net.events();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let mut at_same_port = config();
+    at_same_port.listen = vec![port_only.clone()];
+    let bob = node_with(2, at_same_port.clone(), Arc::new(SystemClock)).await;
+    let bob_id = bob.net.local_id();
+    loop {
+        if let PeerEvent::Connected { peer, .. } = next_event(&mut events).await {
+            assert_eq!(peer, bob_id);
+            break;
+        }
+    }
+    bob.net.shutdown().await;
+    drop(bob);
+    let _bob = node_with(2, at_same_port, Arc::new(SystemClock)).await;
+    loop {
+        if let PeerEvent::Connected { peer, .. } = next_event(&mut events).await {
+            assert_eq!(peer, bob_id);
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn bad_addresses_and_ports_in_use_are_named() {
+    let alice = node(1).await;
+    for bad in ["nonsense", "/ip4/127.0.0.1/tcp/1", "/dns4/x/udp/1/quic-v1", "127.0.0.1"] {
+        let error = alice.net.dial(bad).await.unwrap_err();
+        assert!(matches!(error, DialError::BadAddress { .. }), "{bad}: {error}");
+    }
+    let own = alice.net.dial(&address(&alice)).await.unwrap_err();
+    assert_eq!(own, DialError::Refused { by: RefusedBy::Us, reason: RefusalReason::SelfConnection });
+    let mut taken = config();
+    taken.listen = vec![address(&alice).split("/p2p/").next().unwrap().to_owned()];
+    let (node, account) = keys(5);
+    let error = trellis_net_peers::start(taken, node, account, Arc::new(SystemClock)).await.err().unwrap();
+    assert!(matches!(error, StartError::Listen { .. }), "{error}");
+}

@@ -1,0 +1,102 @@
+//! What the transport is told, and the bounds it keeps.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use trellis_crypto::HybridKey;
+
+use crate::admission::{Admission, AdmitFn};
+use crate::metrics::TransportMetrics;
+use crate::policy::Policy;
+
+/// The ALPN of sessions that carry ML-DSA-65 proofs. It stands ahead of libp2p's own and is part of the TLS transcript,
+/// so nobody on the way can strip it.
+pub const ALPN_TRELLIS: &[u8] = b"trellis-pq/1";
+/// The ALPN of the libp2p QUIC specification.
+pub const ALPN_LIBP2P: &[u8] = b"libp2p";
+/// From the first packet of an inbound connection to the end of its authentication (NET-20).
+pub const HANDSHAKE_TIMEOUT_MS: u64 = 5_000;
+/// From the first packet of a dial to the end of TLS (NET-20); the authentication has [`HANDSHAKE_TIMEOUT_MS`] more.
+pub const CONNECT_TIMEOUT_MS: u64 = 10_000;
+/// Bidirectional streams that a peer may hold open on one connection (NET-15).
+pub const STREAMS_PER_CONNECTION_MAX: u32 = 256;
+/// Bytes in flight towards this node on one stream.
+pub const STREAM_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
+/// Bytes in flight towards this node on one connection.
+pub const CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
+/// Bytes that may wait for acknowledgement on one connection.
+pub const SEND_WINDOW_BYTES: u64 = 16 * 1024 * 1024;
+/// A connection on which nothing arrives for this long is lost.
+pub const IDLE_TIMEOUT_MS: u32 = 10_000;
+/// A packet is sent at least this often, so that a quiet connection is not lost.
+pub const KEEP_ALIVE_MS: u64 = 3_000;
+/// Size asked of the operating system for each UDP buffer; it may give less.
+pub const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
+
+/// How a connection reacts to loss.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Congestion {
+    /// RFC 9438.
+    #[default]
+    Cubic,
+    /// RFC 9002.
+    NewReno,
+    /// Model-based; experimental in quinn.
+    Bbr,
+}
+
+/// What a [`crate::QuicTransport`] is told.
+#[derive(Clone)]
+pub struct TransportConfig {
+    /// Both keys of this node.
+    pub keys: Arc<HybridKey>,
+    /// Which peers may connect.
+    pub policy: Policy,
+    /// Bounds that are checked for every first packet.
+    pub admission: Admission,
+    /// Asked before [`Self::admission`], for bans and tests.
+    pub admit: Option<AdmitFn>,
+    /// How connections react to loss.
+    pub congestion: Congestion,
+    /// Where things are counted.
+    pub metrics: TransportMetrics,
+}
+
+impl TransportConfig {
+    /// Every bound at its default, counted nowhere else.
+    #[must_use]
+    pub fn new(keys: Arc<HybridKey>, policy: Policy) -> Self {
+        Self {
+            keys,
+            policy,
+            admission: Admission::default(),
+            admit: None,
+            congestion: Congestion::default(),
+            metrics: TransportMetrics::default(),
+        }
+    }
+}
+
+/// The bounds of this file as quinn wants them.
+pub(crate) fn quinn_transport(congestion: Congestion) -> quinn::TransportConfig {
+    let mut transport = quinn::TransportConfig::default();
+    transport.max_concurrent_uni_streams(0u32.into());
+    transport.max_concurrent_bidi_streams(STREAMS_PER_CONNECTION_MAX.into());
+    transport.datagram_receive_buffer_size(None);
+    transport.keep_alive_interval(Some(Duration::from_millis(KEEP_ALIVE_MS)));
+    transport.max_idle_timeout(Some(quinn::VarInt::from_u32(IDLE_TIMEOUT_MS).into()));
+    transport.allow_spin(false);
+    transport.stream_receive_window(STREAM_WINDOW_BYTES.into());
+    transport.receive_window(CONNECTION_WINDOW_BYTES.into());
+    transport.send_window(SEND_WINDOW_BYTES);
+    match congestion {
+        Congestion::Cubic => transport.congestion_controller_factory(Arc::new(quinn::congestion::CubicConfig::default())),
+        Congestion::NewReno => {
+            transport.congestion_controller_factory(Arc::new(quinn::congestion::NewRenoConfig::default()))
+        }
+        Congestion::Bbr => transport.congestion_controller_factory(Arc::new(quinn::congestion::BbrConfig::default())),
+    };
+    transport
+}

@@ -1,0 +1,236 @@
+//! The libp2p `Transport`: multiaddresses, sockets, listeners and dials over quinn.
+//!
+//! A listener never starts cryptography: it asks the admission, and hands the swarm an un-accepted first packet whose
+//! upgrade future does the rest. Dials reuse the listener's port where there is one.
+
+mod address;
+mod listener;
+
+use std::collections::HashMap;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use aws_lc_rs::hmac;
+use futures::future::BoxFuture;
+use futures::stream::{SelectAll, StreamExt};
+use libp2p::core::transport::{DialOpts, ListenerId, PortUse, TransportError as CoreError, TransportEvent};
+use libp2p::core::{Multiaddr, Transport};
+use libp2p::PeerId;
+use libp2p::identity::Keypair;
+use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use quinn_proto::HashedConnectionIdGenerator;
+
+use self::address::parse;
+use self::listener::{Listener, ListenerParts};
+use crate::config::{TransportConfig, quinn_transport};
+use crate::connection::Connection;
+use crate::error::{TransportError, TransportSetupError};
+use crate::kex::{RecordingClient, RecordingServer};
+use crate::session::Sessions;
+use crate::socket::{CountingSocket, bind};
+use crate::tls::tls_configs;
+use crate::upgrade::UpgradeContext;
+
+/// rustls wants a name; SNI is off, so it never leaves this process.
+const SERVER_NAME: &str = "l";
+const RESET_DOMAIN: &[u8] = b"trellis/quic-reset/1";
+const CID_DOMAIN: &[u8] = b"trellis/quic-cid/1";
+
+/// QUIC with libp2p certificates, the hybrid key exchange and ML-DSA-65 identities.
+pub struct QuicTransport {
+    parts: Arc<EndpointParts>,
+    listeners: SelectAll<Listener>,
+    /// One dialling endpoint per address family, for nodes that do not listen.
+    dialers: HashMap<bool, quinn::Endpoint>,
+    waker: Option<Waker>,
+}
+
+/// What every endpoint of one node is made of.
+struct EndpointParts {
+    config: TransportConfig,
+    client: quinn::ClientConfig,
+    server: quinn::ServerConfig,
+    reset_key: Arc<ResetKey>,
+    cid_key: u64,
+    upgrade: Arc<UpgradeContext>,
+}
+
+/// The key of stateless resets, through aws-lc like everything else (quinn's own choice depends on who else is built).
+struct ResetKey(hmac::Key);
+
+impl quinn::crypto::HmacKey for ResetKey {
+    fn sign(&self, data: &[u8], signature_out: &mut [u8]) {
+        for (to, from) in signature_out.iter_mut().zip(hmac::sign(&self.0, data).as_ref()) {
+            *to = *from;
+        }
+    }
+
+    fn signature_len(&self) -> usize {
+        hmac::HMAC_SHA256.digest_algorithm().output_len()
+    }
+
+    fn verify(&self, data: &[u8], signature: &[u8]) -> Result<(), quinn::crypto::CryptoError> {
+        hmac::verify(&self.0, data, signature).map_err(|_| quinn::crypto::CryptoError)
+    }
+}
+
+/// The libp2p identity that belongs to a hybrid key.
+///
+/// # Errors
+/// [`TransportSetupError::Identity`] if the seed is no Ed25519 key.
+pub fn libp2p_identity(keys: &trellis_crypto::HybridKey) -> Result<Keypair, TransportSetupError> {
+    let mut seed = keys.libp2p_seed();
+    Ok(Keypair::ed25519_from_bytes(seed.as_mut_slice())?)
+}
+
+impl QuicTransport {
+    /// A transport that listens nowhere yet.
+    ///
+    /// # Errors
+    /// [`TransportSetupError`] if the identity or TLS cannot be set up.
+    pub fn new(config: TransportConfig) -> Result<Self, TransportSetupError> {
+        let identity = libp2p_identity(&config.keys)?;
+        let tls = tls_configs(&identity, config.policy)?;
+        let transport = Arc::new(quinn_transport(config.congestion));
+        let client = Arc::new(QuicClientConfig::try_from(tls.client)?);
+        let mut client = quinn::ClientConfig::new(Arc::new(RecordingClient(client)));
+        client.transport_config(Arc::clone(&transport));
+        let server = Arc::new(QuicServerConfig::try_from(tls.server)?);
+        let mut server = quinn::ServerConfig::with_crypto(Arc::new(RecordingServer(server)));
+        server.transport_config(transport);
+        // The swarm cannot follow a peer that changes its address on a live connection yet.
+        server.migration(false);
+
+        let upgrade = UpgradeContext {
+            keys: Arc::clone(&config.keys),
+            local: identity.public().to_peer_id(),
+            policy: config.policy,
+            sessions: Sessions::default(),
+            metrics: config.metrics.clone(),
+        };
+        // Both keys come from the identity: a node that restarts resets the connections of its former life at once.
+        let seed = config.keys.libp2p_seed();
+        let reset_secret = trellis_crypto::sha3_256(&[RESET_DOMAIN, seed.as_slice()]);
+        let cid_secret = trellis_crypto::sha3_256(&[CID_DOMAIN, seed.as_slice()]);
+        let cid_key = cid_secret.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
+        let parts = EndpointParts {
+            reset_key: Arc::new(ResetKey(hmac::Key::new(hmac::HMAC_SHA256, &reset_secret))),
+            cid_key,
+            client,
+            server,
+            upgrade: Arc::new(upgrade),
+            config,
+        };
+        Ok(Self { parts: Arc::new(parts), listeners: SelectAll::new(), dialers: HashMap::new(), waker: None })
+    }
+
+    /// The registry in which each established connection's session waits to be taken.
+    #[must_use]
+    pub fn sessions(&self) -> Sessions {
+        self.parts.upgrade.sessions.clone()
+    }
+
+    /// This node's PeerId.
+    #[must_use]
+    pub fn local_peer_id(&self) -> PeerId {
+        self.parts.upgrade.local
+    }
+
+    fn dialing_endpoint(&mut self, remote: SocketAddr, reuse: PortUse) -> Result<quinn::Endpoint, TransportError> {
+        let any_port = match remote {
+            SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+            SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
+        };
+        if reuse == PortUse::New {
+            return self.parts.endpoint(any_port, false);
+        }
+        if let Some(listener) = self.listeners.iter().find(|listener| listener.can_dial(remote)) {
+            return Ok(listener.endpoint());
+        }
+        if let Some(dialer) = self.dialers.get(&remote.is_ipv6()) {
+            return Ok(dialer.clone());
+        }
+        let dialer = self.parts.endpoint(any_port, false)?;
+        self.dialers.insert(remote.is_ipv6(), dialer.clone());
+        Ok(dialer)
+    }
+}
+
+impl EndpointParts {
+    fn endpoint(&self, address: SocketAddr, listens: bool) -> Result<quinn::Endpoint, TransportError> {
+        let cid_key = self.cid_key;
+        let mut config = quinn::EndpointConfig::new(Arc::clone(&self.reset_key) as _);
+        config.supported_versions(vec![1]);
+        config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(cid_key)));
+        let garbage = self.config.metrics.garbage.clone();
+        let socket = CountingSocket::wrap(bind(address)?, cid_key, garbage)?;
+        let server = listens.then(|| self.server.clone());
+        let runtime = Arc::new(quinn::TokioRuntime);
+        let mut endpoint = quinn::Endpoint::new_with_abstract_socket(config, server, socket, runtime)?;
+        endpoint.set_default_client_config(self.client.clone());
+        Ok(endpoint)
+    }
+}
+
+impl Transport for QuicTransport {
+    type Output = (PeerId, Connection);
+    type Error = TransportError;
+    type ListenerUpgrade = BoxFuture<'static, Result<Self::Output, Self::Error>>;
+    type Dial = BoxFuture<'static, Result<Self::Output, Self::Error>>;
+
+    fn listen_on(&mut self, id: ListenerId, address: Multiaddr) -> Result<(), CoreError<Self::Error>> {
+        let Some((socket_address, _)) = parse(&address) else {
+            return Err(CoreError::MultiaddrNotSupported(address));
+        };
+        let endpoint = self.parts.endpoint(socket_address, true).map_err(CoreError::Other)?;
+        let parts = ListenerParts {
+            admission: self.parts.config.admission.clone(),
+            admit: self.parts.config.admit.clone(),
+            metrics: self.parts.config.metrics.clone(),
+            upgrade: Arc::clone(&self.parts.upgrade),
+        };
+        self.listeners.push(Listener::new(id, endpoint, parts).map_err(|error| CoreError::Other(error.into()))?);
+        self.dialers.remove(&socket_address.is_ipv6());
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+        Ok(())
+    }
+
+    fn remove_listener(&mut self, id: ListenerId) -> bool {
+        match self.listeners.iter_mut().find(|listener| listener.id() == id) {
+            Some(listener) => {
+                listener.close();
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn dial(&mut self, address: Multiaddr, options: DialOpts) -> Result<Self::Dial, CoreError<Self::Error>> {
+        let parsed = parse(&address).filter(|(socket, _)| socket.port() != 0 && !socket.ip().is_unspecified());
+        let Some((remote, expected)) = parsed else {
+            return Err(CoreError::MultiaddrNotSupported(address));
+        };
+        let endpoint = self.dialing_endpoint(remote, options.port_use).map_err(CoreError::Other)?;
+        let upgrade = Arc::clone(&self.parts.upgrade);
+        let client = self.parts.client.clone();
+        Ok(Box::pin(async move {
+            let connecting = endpoint.connect_with(client, remote, SERVER_NAME)?;
+            upgrade.outbound(connecting, expected).await
+        }))
+    }
+
+    fn poll(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<TransportEvent<Self::ListenerUpgrade, Self::Error>> {
+        if let Poll::Ready(Some(event)) = self.listeners.poll_next_unpin(cx) {
+            return Poll::Ready(event);
+        }
+        self.waker = Some(cx.waker().clone());
+        Poll::Pending
+    }
+}

@@ -1,0 +1,50 @@
+//! Multiaddresses of QUIC v1: `/ip4|ip6/…/udp/PORT/quic-v1[/p2p/ID]`.
+
+use std::net::SocketAddr;
+
+use libp2p::PeerId;
+use libp2p::core::Multiaddr;
+use libp2p::multiaddr::Protocol;
+
+/// The socket address and the PeerId of a QUIC v1 multiaddress; `None` for any other form.
+pub(super) fn parse(address: &Multiaddr) -> Option<(SocketAddr, Option<PeerId>)> {
+    let mut parts = address.iter();
+    let ip = match parts.next()? {
+        Protocol::Ip4(ip) => ip.into(),
+        Protocol::Ip6(ip) => ip.into(),
+        _ => return None,
+    };
+    let Protocol::Udp(port) = parts.next()? else { return None };
+    let Protocol::QuicV1 = parts.next()? else { return None };
+    let peer = match parts.next() {
+        None => None,
+        Some(Protocol::P2p(peer)) => Some(peer),
+        Some(_) => return None,
+    };
+    parts.next().is_none().then_some((SocketAddr::new(ip, port), peer))
+}
+
+/// The multiaddress of a socket address.
+pub(super) fn format(address: SocketAddr) -> Multiaddr {
+    Multiaddr::empty().with(address.ip().into()).with(Protocol::Udp(address.port())).with(Protocol::QuicV1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quic_v1_addresses_are_read_and_others_are_not() {
+        let text = "/ip4/127.0.0.1/udp/9700/quic-v1";
+        let (socket, peer) = parse(&text.parse().unwrap()).unwrap();
+        assert_eq!((socket.to_string().as_str(), peer), ("127.0.0.1:9700", None));
+        assert_eq!(format(socket).to_string(), text);
+        let id = PeerId::random();
+        let (socket, peer) = parse(&format!("/ip6/::1/udp/1/quic-v1/p2p/{id}").parse().unwrap()).unwrap();
+        assert_eq!((socket.to_string().as_str(), peer), ("[::1]:1", Some(id)));
+        for other in ["/ip4/1.2.3.4/tcp/1", "/ip4/1.2.3.4/udp/1", "/ip4/1.2.3.4/udp/1/quic", "/dns4/a/udp/1/quic-v1"] {
+            assert!(parse(&other.parse().unwrap()).is_none(), "{other}");
+        }
+        assert!(parse(&format!("{text}/p2p/{id}/p2p-circuit").parse().unwrap()).is_none());
+    }
+}

@@ -1,0 +1,155 @@
+//! From a first packet to an authenticated connection: TLS, policy, ML-DSA-65 proofs, registry.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use libp2p::PeerId;
+use rustls::NamedGroup;
+use rustls::pki_types::CertificateDer;
+use trellis_crypto::HybridKey;
+
+use crate::admission::Permit;
+use crate::auth::authenticate;
+use crate::config::{ALPN_TRELLIS, CONNECT_TIMEOUT_MS, HANDSHAKE_TIMEOUT_MS};
+use crate::connection::Connection;
+use crate::error::{ClassicalPeer, TransportError};
+use crate::kex::Negotiated;
+use crate::metrics::TransportMetrics;
+use crate::policy::Policy;
+use crate::session::{Direction, KeyExchange, Session, Sessions};
+use crate::tls::peer_id_of;
+
+/// Application close codes of the transport itself. Codes of the layers above start at 256.
+mod close {
+    pub(super) const POLICY: u32 = 1;
+    pub(super) const AUTH: u32 = 2;
+    pub(super) const WRONG_PEER: u32 = 3;
+}
+
+/// What every upgrade of one node needs.
+pub(crate) struct UpgradeContext {
+    pub(crate) keys: Arc<HybridKey>,
+    pub(crate) local: PeerId,
+    pub(crate) policy: Policy,
+    pub(crate) sessions: Sessions,
+    pub(crate) metrics: TransportMetrics,
+}
+
+async fn within<T>(
+    timeout_ms: u64,
+    work: impl Future<Output = Result<T, TransportError>>,
+) -> Result<T, TransportError> {
+    let timeout = Duration::from_millis(timeout_ms);
+    tokio::time::timeout(timeout, work).await.unwrap_or(Err(TransportError::Timeout { timeout_ms }))
+}
+
+impl UpgradeContext {
+    /// Accepts an inbound connection: this is where its cryptography starts.
+    pub(crate) async fn inbound(
+        &self,
+        incoming: quinn::Incoming,
+        mut permit: Permit,
+    ) -> Result<(PeerId, Connection), TransportError> {
+        let remote = incoming.remote_address();
+        let result = within(HANDSHAKE_TIMEOUT_MS, async {
+            let connection = incoming.accept()?.await.map_err(TransportError::from_handshake)?;
+            let session = self.finish(&connection, Direction::Inbound, None).await?;
+            Ok((connection, session))
+        })
+        .await;
+        permit.established();
+        match result {
+            Ok((connection, session)) => {
+                self.metrics.inbound.inc();
+                Ok(self.hand_over(connection, session, Some(permit)))
+            }
+            Err(error) => Err(self.refused(error, Direction::Inbound, remote)),
+        }
+    }
+
+    /// Completes a dial.
+    pub(crate) async fn outbound(
+        &self,
+        connecting: quinn::Connecting,
+        expected: Option<PeerId>,
+    ) -> Result<(PeerId, Connection), TransportError> {
+        let remote = connecting.remote_address();
+        let result = async {
+            let tls = async { connecting.await.map_err(TransportError::from_handshake) };
+            let connection = within(CONNECT_TIMEOUT_MS, tls).await?;
+            let finish = self.finish(&connection, Direction::Outbound, expected);
+            let session = within(HANDSHAKE_TIMEOUT_MS, finish).await?;
+            Ok((connection, session))
+        }
+        .await;
+        match result {
+            Ok((connection, session)) => {
+                self.metrics.outbound.inc();
+                Ok(self.hand_over(connection, session, None))
+            }
+            Err(error) => Err(self.refused(error, Direction::Outbound, remote)),
+        }
+    }
+
+    fn hand_over(
+        &self,
+        connection: quinn::Connection,
+        session: Session,
+        permit: Option<Permit>,
+    ) -> (PeerId, Connection) {
+        self.sessions.put(session.clone());
+        (session.peer_id(), Connection::new(connection, session, permit, self.metrics.clone()))
+    }
+
+    fn refused(&self, error: TransportError, direction: Direction, remote: std::net::SocketAddr) -> TransportError {
+        self.metrics.count_refused(error.name());
+        tracing::info!(%remote, %direction, reason = error.name(), %error, "connection refused or failed");
+        error
+    }
+
+    /// Checks identity and policy and runs the proofs; on failure the peer reads a reason.
+    async fn finish(
+        &self,
+        connection: &quinn::Connection,
+        direction: Direction,
+        expected: Option<PeerId>,
+    ) -> Result<Session, TransportError> {
+        let refuse = |code: u32, error: TransportError| {
+            connection.close(code.into(), error.to_string().as_bytes());
+            error
+        };
+        let peer = verified_peer_id(connection).ok_or_else(|| refuse(close::AUTH, TransportError::NoIdentity))?;
+        if let Some(expected) = expected.filter(|expected| *expected != peer) {
+            let error = TransportError::WrongPeer { expected: Box::new(expected), actual: Box::new(peer) };
+            return Err(refuse(close::WRONG_PEER, error));
+        }
+        let negotiated = connection
+            .handshake_data()
+            .and_then(|data| data.downcast::<Negotiated>().ok())
+            .map(|negotiated| *negotiated)
+            .unwrap_or_default();
+        let classical = |what| TransportError::Classical(what);
+        // TLS offered nothing else under `require`; these two checks hold even if that ever changes.
+        let group = negotiated.group.ok_or_else(|| refuse(close::POLICY, classical(ClassicalPeer::KeyExchange)))?;
+        let proven = negotiated.alpn == ALPN_TRELLIS;
+        if self.policy == Policy::Require && group != NamedGroup::X25519MLKEM768 {
+            return Err(refuse(close::POLICY, classical(ClassicalPeer::KeyExchange)));
+        }
+        if self.policy == Policy::Require && !proven {
+            return Err(refuse(close::POLICY, classical(ClassicalPeer::Protocol)));
+        }
+        let public = if proven {
+            let proof = authenticate(connection, &self.keys, direction, &self.local, &peer).await;
+            Some(proof.map_err(|error| refuse(close::AUTH, error.into()))?)
+        } else {
+            None
+        };
+        Ok(Session::new(connection.clone(), peer, direction, KeyExchange(group), &negotiated.alpn, public))
+    }
+}
+
+fn verified_peer_id(connection: &quinn::Connection) -> Option<PeerId> {
+    let chain = connection.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
+    peer_id_of(chain.first()?).ok()
+}
