@@ -16,12 +16,12 @@ use alloy_evm::{Evm, FromRecoveredTx};
 use alloy_primitives::{Address, B64, B256, Bloom, Bytes, U256};
 use alloy_rlp::Encodable;
 use rayon::prelude::*;
+use revm::DatabaseCommit;
 use revm::context::TxEnv;
 use revm::context_interface::result::EVMError;
 use revm::database::bal::EvmDatabaseError;
 use revm::database::states::bundle_state::BundleRetention;
 use revm::database::{BundleState, State, WrapDatabaseRef};
-use revm::DatabaseCommit;
 use std::sync::Arc;
 use trellis_chain_storage::{ExecutedBlock, PendingState, Receipt, StateView};
 use trellis_primitives::{Block, ConsensusSection, Header, RecoveredTx, TxEnvelope};
@@ -110,9 +110,8 @@ impl<'a> Run<'a> {
         let mut evm = chain_evm(db, evm_env(&executor.config, header));
         let root = header.parent_beacon_block_root.unwrap_or_default();
         for (contract, word) in [(HISTORY_STORAGE_ADDRESS, header.parent_hash), (BEACON_ROOTS_ADDRESS, root)] {
-            let outcome = evm
-                .transact_system_call(SYSTEM_ADDRESS, contract, word.0.into())
-                .map_err(|error| failed(&error))?;
+            let outcome =
+                evm.transact_system_call(SYSTEM_ADDRESS, contract, word.0.into()).map_err(|error| failed(&error))?;
             evm.db_mut().commit(outcome.state);
         }
         Ok(Self { evm, gas_limit: header.gas_limit, gas_used: 0, receipts: Vec::new() })
@@ -180,8 +179,7 @@ fn roots_in_stages(
     receipts: &[Receipt],
     done: &mut dyn FnMut(Stage),
 ) -> Roots {
-    let (transactions, (receipts, bloom)) =
-        rayon::join(|| calculate_transaction_root(txs), || receipts_root(receipts));
+    let (transactions, (receipts, bloom)) = rayon::join(|| calculate_transaction_root(txs), || receipts_root(receipts));
     done(Stage::Roots);
     let pending = parent.apply(state_diff(bundle));
     done(Stage::StateRoot);
@@ -193,8 +191,7 @@ fn receipts_root(receipts: &[Receipt]) -> (B256, Bloom) {
     use alloy_eips::eip2718::Encodable2718;
     let with_bloom: Vec<_> = receipts.par_iter().map(TxReceipt::with_bloom_ref).collect();
     let bloom = with_bloom.iter().fold(Bloom::ZERO, |all, receipt| all | receipt.logs_bloom);
-    let root =
-        alloy_trie::root::ordered_trie_root_with_encoder(&with_bloom, |receipt, out| receipt.encode_2718(out));
+    let root = alloy_trie::root::ordered_trie_root_with_encoder(&with_bloom, |receipt, out| receipt.encode_2718(out));
     (root, bloom)
 }
 
@@ -226,11 +223,8 @@ impl Executor {
     #[must_use]
     pub fn pending_header(&self, parent: &StateView, time_ms: u64) -> Header {
         let section = ConsensusSection { time_ms, parent_commit: None, checkpoint: None };
-        let attributes = BlockAttributes {
-            beneficiary: parent.header().beneficiary,
-            section,
-            extra_data: Bytes::new(),
-        };
+        let attributes =
+            BlockAttributes { beneficiary: parent.header().beneficiary, section, extra_data: Bytes::new() };
         self.skeleton(parent.header(), parent.block_hash(), &attributes)
     }
 

@@ -188,11 +188,7 @@ impl Executor {
     }
 
     /// Gas that the sender can pay for at the price offered; no limit where no price is offered.
-    fn affordable_gas(
-        &self,
-        evm: &mut ChainEvm<CallDb<'_>>,
-        request: &TransactionRequest,
-    ) -> Result<u64, CallError> {
+    fn affordable_gas(&self, evm: &mut ChainEvm<CallDb<'_>>, request: &TransactionRequest) -> Result<u64, CallError> {
         let price = price_of(request);
         if price == 0 {
             return Ok(u64::MAX);

@@ -46,9 +46,7 @@ pub fn evm_env(config: &ExecutionConfig, header: &Header) -> EvmEnv {
         blob_excess_gas_and_price: None,
         slot_num: 0,
     };
-    block.set_blob_excess_gas_and_price(
-        header.excess_blob_gas.unwrap_or_default(),
-        cfg.blob_base_fee_update_fraction(),
-    );
+    block
+        .set_blob_excess_gas_and_price(header.excess_blob_gas.unwrap_or_default(), cfg.blob_base_fee_update_fraction());
     EvmEnv { cfg_env: cfg, block_env: block }
 }

@@ -27,8 +27,8 @@ mod recover;
 pub use block::{BlockAttributes, BuiltBlock, Candidates, Skipped, Stage};
 pub use call::{CallOutput, Overrides};
 pub use config::{
-    BLOCK_RLP_BYTES_MAX, CALL_GAS_MAX, CODE_CACHE_ENTRIES_MAX, EXTRA_DATA_BYTES_MAX, ExecutionConfig,
-    GAS_LIMIT_MIN, TX_GAS_MAX,
+    BLOCK_RLP_BYTES_MAX, CALL_GAS_MAX, CODE_CACHE_ENTRIES_MAX, EXTRA_DATA_BYTES_MAX, ExecutionConfig, GAS_LIMIT_MIN,
+    TX_GAS_MAX,
 };
 pub use env::{cfg_env, evm_env, next_base_fee};
 pub use error::{BlockError, CallError, ExecutionError, GenesisError, RecoverError};

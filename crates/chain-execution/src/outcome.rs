@@ -12,8 +12,7 @@ pub fn state_diff(bundle: BundleState) -> StateDiff {
     let mut accounts: Vec<AccountDiff> =
         bundle.state.iter().filter_map(|(address, account)| account_diff(*address, account)).collect();
     accounts.par_sort_unstable_by_key(|diff| diff.address);
-    let mut codes: Vec<_> =
-        bundle.contracts.iter().map(|(hash, code)| (*hash, code.original_bytes())).collect();
+    let mut codes: Vec<_> = bundle.contracts.iter().map(|(hash, code)| (*hash, code.original_bytes())).collect();
     codes.sort_unstable_by_key(|(hash, _)| *hash);
     StateDiff { accounts, codes }
 }

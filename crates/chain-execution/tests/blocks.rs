@@ -97,11 +97,8 @@ struct Chain {
 }
 
 fn chain() -> Chain {
-    let executor = Executor::new(ExecutionConfig {
-        chain_id: CHAIN_ID,
-        gas_limit: 30_000_000,
-        base_fee_floor_wei: GWEI as u64,
-    });
+    let executor =
+        Executor::new(ExecutionConfig { chain_id: CHAIN_ID, gas_limit: 30_000_000, base_fee_floor_wei: GWEI as u64 });
     Chain { store: Store::in_memory(&genesis(&input()).unwrap()).unwrap(), executor }
 }
 
@@ -349,7 +346,10 @@ fn a_full_block_ends_at_the_gas_limit() {
     let first = u128::from(built.executed.block.header.base_fee_per_gas.unwrap());
     let second = chain.extend(vec![]).executed.block.header.base_fee_per_gas.unwrap();
     assert!(u128::from(second) > first);
-    assert_eq!((chain.extend(vec![]), chain.extend(vec![])).1.executed.block.header.base_fee_per_gas, Some(GWEI as u64));
+    assert_eq!(
+        (chain.extend(vec![]), chain.extend(vec![])).1.executed.block.header.base_fee_per_gas,
+        Some(GWEI as u64)
+    );
 }
 
 #[test]

@@ -8,15 +8,15 @@ use alloy_evm::eth::EthEvmContext;
 use alloy_evm::{Database, Evm, EvmEnv, FromRecoveredTx};
 use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
 use rayon::prelude::*;
-use revm::context_interface::JournalTr;
-use revm::interpreter::{CreateInputs, CreateOutcome};
-use revm::{DatabaseCommit, Inspector};
 use revm::bytecode::Bytecode;
 use revm::context::{BlockEnv, TxEnv};
+use revm::context_interface::JournalTr;
 use revm::database::states::bundle_state::BundleRetention;
 use revm::database::{CacheState, EmptyDB, State};
+use revm::interpreter::{CreateInputs, CreateOutcome};
 use revm::primitives::hardfork::SpecId;
 use revm::state::AccountInfo;
+use revm::{DatabaseCommit, Inspector};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
@@ -164,8 +164,7 @@ fn root_after(pre: &BTreeMap<Address, Pre>, changes: StateDiff) -> B256 {
     let mut world: BTreeMap<Address, (Account, BTreeMap<U256, U256>)> = pre
         .iter()
         .map(|(address, pre)| {
-            let account =
-                Account { nonce: pre.nonce.to(), balance: pre.balance, code_hash: keccak256(&pre.code) };
+            let account = Account { nonce: pre.nonce.to(), balance: pre.balance, code_hash: keccak256(&pre.code) };
             (*address, (account, pre.storage.clone()))
         })
         .collect();
@@ -201,9 +200,7 @@ fn run(test: &Test, spec: SpecId, post: &Post) -> Result<(), String> {
         (Some(expected), Ok(_)) => Err(format!("succeeded instead of {expected}")),
         (None, Err(error)) => Err(error),
         (None, Ok((root, logs))) if root == post.hash && logs == post.logs => Ok(()),
-        (None, Ok((root, logs))) => {
-            Err(format!("root {root} logs {logs}, expected {} {}", post.hash, post.logs))
-        }
+        (None, Ok((root, logs))) => Err(format!("root {root} logs {logs}, expected {} {}", post.hash, post.logs)),
     }
 }
 

@@ -13,12 +13,7 @@ pub(crate) fn next_time_ms(parent_ms: u64, local_ms: u64) -> u64 {
 }
 
 /// parent < block ≤ local + `ahead_max`.
-pub(crate) fn check_time(
-    parent_ms: u64,
-    time_ms: u64,
-    local_ms: u64,
-    ahead_max: u64,
-) -> Result<(), RefusedBlock> {
+pub(crate) fn check_time(parent_ms: u64, time_ms: u64, local_ms: u64, ahead_max: u64) -> Result<(), RefusedBlock> {
     if time_ms <= parent_ms {
         return Err(RefusedBlock::TimeNotAfterParent { parent: parent_ms, found: time_ms });
     }

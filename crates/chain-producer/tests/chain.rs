@@ -6,9 +6,7 @@ use alloy_primitives::{Address, B256, Bytes, Signature, TxKind, U256, bytes};
 use std::path::Path;
 use std::sync::Arc;
 use trellis_chain_consensus::{AppError, Application, DecidedBlock, ProposedBlock, Verdict};
-use trellis_chain_execution::{
-    ExecutionConfig, Executor, GenesisAccount, GenesisInput, genesis, recover_sender,
-};
+use trellis_chain_execution::{ExecutionConfig, Executor, GenesisAccount, GenesisInput, genesis, recover_sender};
 use trellis_chain_finality::{Validator, ValidatorSet, VoteKind, VotePlace, VotePublicKey, VoteScheme};
 use trellis_chain_mempool::{Mempool, PoolConfig};
 use trellis_chain_producer::{CLOCK_AHEAD_MS_MAX, HeadAccounts, Producer, ProducerConfig};
@@ -78,11 +76,8 @@ fn node_on(store: Store) -> Node {
     let clock = Arc::new(ManualClock::new(UnixMs(GENESIS_MS + 1_000)));
     let shared: SharedClock = clock.clone();
     let mempool = Mempool::new(PoolConfig::new(CHAIN_ID), Arc::new(HeadAccounts(store.clone())), shared.clone());
-    let executor = Executor::new(ExecutionConfig {
-        chain_id: CHAIN_ID,
-        gas_limit: 30_000_000,
-        base_fee_floor_wei: GWEI as u64,
-    });
+    let executor =
+        Executor::new(ExecutionConfig { chain_id: CHAIN_ID, gas_limit: 30_000_000, base_fee_floor_wei: GWEI as u64 });
     let public = VotePublicKey::from_bytes(VoteScheme::Ed25519, &vote_key().public()).unwrap();
     let config = ProducerConfig {
         beneficiary: MINER,
@@ -268,9 +263,15 @@ async fn blocks_that_break_a_rule_of_the_chain_are_refused_with_the_reason() {
         ("ahead of the local clock", refused(&|b| b.section.time_ms += CLOCK_AHEAD_MS_MAX + 1).await),
         ("lacks a certificate", refused(&|b| b.section.parent_commit = None).await),
         ("section certifies block", refused(&|b| b.section.parent_commit = Some(forged(&|c| c.height = 1))).await),
-        ("section certifies block", refused(&|b| b.section.parent_commit = Some(forged(&|c| c.block_hash.0[0] ^= 1))).await),
+        (
+            "section certifies block",
+            refused(&|b| b.section.parent_commit = Some(forged(&|c| c.block_hash.0[0] ^= 1))).await,
+        ),
         ("certificate of the parent", refused(&|b| b.section.parent_commit = Some(forged(&|c| c.round += 1))).await),
-        ("certificate of the parent", refused(&|b| b.section.parent_commit = Some(forged(&|c| c.signatures.clear()))).await),
+        (
+            "certificate of the parent",
+            refused(&|b| b.section.parent_commit = Some(forged(&|c| c.signatures.clear()))).await,
+        ),
         ("checkpoint", refused(&|b| b.section.checkpoint = Some(bytes!("01"))).await),
         ("height 9, expected 3", refused(&|b| b.header.number = 9).await),
         ("gasLimit", refused(&|b| b.header.gas_limit += 1).await),

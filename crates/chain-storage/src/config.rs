@@ -24,10 +24,6 @@ pub struct StoreConfig {
 
 impl Default for StoreConfig {
     fn default() -> Self {
-        Self {
-            cache_bytes: 64 * 1024 * 1024,
-            segment_bytes: SEGMENT_BYTES_MAX,
-            history_blocks: STATE_HISTORY_BLOCKS,
-        }
+        Self { cache_bytes: 64 * 1024 * 1024, segment_bytes: SEGMENT_BYTES_MAX, history_blocks: STATE_HISTORY_BLOCKS }
     }
 }

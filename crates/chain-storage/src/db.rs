@@ -194,9 +194,7 @@ impl Db {
     pub(crate) fn undo(&self, height: u64) -> DbResult<Option<HashedDiff>> {
         self.read(UNDO, |t| match t.get(height)? {
             None => Ok(None),
-            Some(v) => {
-                decode_hashed_diff(v.value()).map(Some).map_err(|_| damaged("a reverse diff does not decode"))
-            }
+            Some(v) => decode_hashed_diff(v.value()).map(Some).map_err(|_| damaged("a reverse diff does not decode")),
         })
     }
 
@@ -230,12 +228,7 @@ impl Db {
             if let Some(Err(error)) = slots.next_if(Result::is_err) {
                 return Err(error.into());
             }
-            accounts.push(AccountDiff {
-                address,
-                account: Some(unpack_account(value.value())),
-                wiped: false,
-                storage,
-            });
+            accounts.push(AccountDiff { address, account: Some(unpack_account(value.value())), wiped: false, storage });
         }
         Ok(StateDiff { accounts, codes: Vec::new() })
     }

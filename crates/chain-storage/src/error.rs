@@ -103,9 +103,7 @@ impl OpenError {
     pub fn hint(&self) -> &'static str {
         match self {
             Self::InUse { .. } => "stop that process, or give this one another --datadir",
-            Self::NotWritable { .. } => {
-                "check the owner and the permissions of the folder, or give another --datadir"
-            }
+            Self::NotWritable { .. } => "check the owner and the permissions of the folder, or give another --datadir",
             Self::DiskFull { .. } => "free some space, then start again: nothing final was lost",
             Self::Io { .. } => "check the disk and the path",
             Self::DatabaseDamaged { .. } | Self::SegmentTruncated { .. } | Self::RecordDamaged { .. } => {
@@ -122,9 +120,7 @@ impl OpenError {
     pub(crate) fn from_io(path: &Path, source: io::Error) -> Self {
         let path = path.to_path_buf();
         match source.kind() {
-            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-                Self::NotWritable { path, source }
-            }
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Self::NotWritable { path, source },
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::DiskFull { path },
             _ => Self::Io { path, source },
         }

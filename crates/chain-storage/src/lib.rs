@@ -36,8 +36,8 @@ mod view;
 
 pub use block::{CommittedBlock, ExecutedBlock, Genesis, Receipt, TxLocation};
 pub use config::{
-    CODE_CACHE_ENTRIES_MAX, EVENTS_BUFFERED_MAX, RECENT_BLOCKS_MAX, SEGMENT_BYTES_MAX,
-    STATE_HISTORY_BLOCKS, StoreConfig,
+    CODE_CACHE_ENTRIES_MAX, EVENTS_BUFFERED_MAX, RECENT_BLOCKS_MAX, SEGMENT_BYTES_MAX, STATE_HISTORY_BLOCKS,
+    StoreConfig,
 };
 pub use diff::{Account, AccountDiff, StateDiff};
 pub use error::{CommitError, OpenError, ReadError};

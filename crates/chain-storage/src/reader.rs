@@ -105,8 +105,7 @@ impl Reader {
             std::io::ErrorKind::InvalidData => ReadError::Damaged { height, what: source.to_string() },
             _ => ReadError::Segment { path: self.segments.path(location.segment), source },
         })?;
-        let block =
-            decode_block(&payload).map_err(|error| ReadError::Damaged { height, what: error.to_string() })?;
+        let block = decode_block(&payload).map_err(|error| ReadError::Damaged { height, what: error.to_string() })?;
         Ok(Some(Arc::new(block)))
     }
 }

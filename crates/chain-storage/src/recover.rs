@@ -78,11 +78,7 @@ fn check_root(height: u64, expected: B256, world: &WorldState) -> Result<(), Ope
 }
 
 /// Walks back from the head by reverse diffs; every state is checked against its header.
-fn rebuild_history(
-    reader: &Arc<Reader>,
-    head: &StateView,
-    blocks: u64,
-) -> Result<VecDeque<StateView>, OpenError> {
+fn rebuild_history(reader: &Arc<Reader>, head: &StateView, blocks: u64) -> Result<VecDeque<StateView>, OpenError> {
     let db = &reader.db;
     let failed = |error: redb::Error| database_error(db, &error);
     let mut history = VecDeque::new();

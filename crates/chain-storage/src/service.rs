@@ -12,8 +12,8 @@ use crate::segment::{Cursor, Location, Segments};
 use crate::state::WorldState;
 use crate::view::{StateTransition, StateView};
 use crate::{
-    CommitError, CommittedBlock, ExecutedBlock, Genesis, OpenError, ReadError, Receipt, StoreConfig,
-    StoreMetrics, TxLocation,
+    CommitError, CommittedBlock, ExecutedBlock, Genesis, OpenError, ReadError, Receipt, StoreConfig, StoreMetrics,
+    TxLocation,
 };
 use alloy_primitives::{B256, Bytes};
 use parking_lot::{Mutex, RwLock};
@@ -89,12 +89,7 @@ impl Store {
         Self::start(reader, Some(genesis), config, Path::new("memory"))
     }
 
-    fn start(
-        reader: Reader,
-        genesis: Option<&Genesis>,
-        config: StoreConfig,
-        folder: &Path,
-    ) -> Result<Self, OpenError> {
+    fn start(reader: Reader, genesis: Option<&Genesis>, config: StoreConfig, folder: &Path) -> Result<Self, OpenError> {
         recover::check_format(&reader.db)?;
         if let Some(genesis) = genesis {
             recover::check_genesis(&reader, genesis.hash())?;

@@ -7,8 +7,8 @@
 mod node;
 mod update;
 
-pub(crate) use node::{Value, nibble};
 use node::{Node, encode};
+pub(crate) use node::{Value, nibble};
 
 use alloy_primitives::{B256, Bytes, keccak256};
 use alloy_trie::EMPTY_ROOT_HASH;

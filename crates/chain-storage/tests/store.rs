@@ -42,8 +42,11 @@ fn diff(mut accounts: Vec<AccountDiff>) -> StateDiff {
 
 fn genesis_of(name: &'static str) -> Genesis {
     let state = diff((0..20).map(|n| change(n, 1_000 + n, &[(1, n + 1), (2, 7)])).collect());
-    let header =
-        Header { state_root: state_root_of(&state), extra_data: Bytes::from_static(name.as_bytes()), ..Header::default() };
+    let header = Header {
+        state_root: state_root_of(&state),
+        extra_data: Bytes::from_static(name.as_bytes()),
+        ..Header::default()
+    };
     Genesis { block: Block { header, transactions: vec![], section: ConsensusSection::default() }, state }
 }
 
@@ -278,7 +281,9 @@ fn a_folder_of_another_format_is_refused() {
         txn.open_table(table).unwrap().insert("format", b"trellis-chain/9".as_slice()).unwrap();
         txn.commit().unwrap();
     }
-    assert!(matches!(refusal(folder.path(), &genesis()), OpenError::Format { found, .. } if found == "trellis-chain/9"));
+    assert!(
+        matches!(refusal(folder.path(), &genesis()), OpenError::Format { found, .. } if found == "trellis-chain/9")
+    );
 }
 
 #[test]

@@ -46,12 +46,7 @@ fn update_leaf<V: Value>(key: B256, value: &V, depth: usize, changes: &[Change<V
     build(depth, &live)
 }
 
-fn update_extension<V: Value>(
-    path: &Nibbles,
-    child: &Arc<Node<V>>,
-    depth: usize,
-    changes: &[Change<V>],
-) -> Link<V> {
+fn update_extension<V: Value>(path: &Nibbles, child: &Arc<Node<V>>, depth: usize, changes: &[Change<V>]) -> Link<V> {
     // The changes are sorted, so those that leave the path earliest are the first or the last.
     let shared = [changes.first(), changes.last()]
         .into_iter()
