@@ -88,13 +88,7 @@ impl Addresses {
     #[must_use]
     pub fn of(deployer: Address, first_nonce: u64) -> Self {
         let at = |n: u64| deployer.create(first_nonce.wrapping_add(n));
-        Self {
-            wtrl: at(0),
-            fee_pool: at(1),
-            payment_channels: at(2),
-            settlement: at(3),
-            provider_staking: at(4),
-        }
+        Self { wtrl: at(0), fee_pool: at(1), payment_channels: at(2), settlement: at(3), provider_staking: at(4) }
     }
 }
 

@@ -19,3 +19,6 @@ pub mod deployment;
 pub mod typed;
 
 pub use bindings::{fee_pool, payment_channels, provider_staking, settlement, wtrl};
+
+#[cfg(test)]
+mod tests;

@@ -6,8 +6,8 @@ use alloy_primitives::{Address, B256, Keccak256, keccak256};
 use alloy_sol_types::{Eip712Domain, SolStruct, SolValue, eip712_domain};
 
 pub use crate::payment_channels::PaymentChannels::Terms;
-pub use crate::settlement::Settlement::IncludeBy;
 use crate::settlement::Settlement as abi;
+pub use crate::settlement::Settlement::IncludeBy;
 
 /// `name` of every EIP-712 domain of ours.
 pub const DOMAIN_NAME: &str = "Trellis";
