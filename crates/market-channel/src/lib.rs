@@ -25,9 +25,5 @@ pub use cost::{CostError, JobMoney, JobOutcome, JobState, Prices, TOKENS_PER_PRI
 pub use payee::{Applied, JOBS_OPEN_MAX, PayeeChannel, PayeeError, Permit, StopReason};
 pub use payer::{PayerChannel, PayerError, VoucherDraft};
 pub use payer_job::{OUTPUT_TOKENS_SLACK, PayerFault, PayerJob, TokenBounds};
-pub use terms::{
-    ChannelPhase, ChannelTerms, ChannelView, EXPIRY_MARGIN_CHALLENGES, ServeFault, UNSEEN_MARGIN_DIVISOR,
-};
-pub use voucher::{
-    CloseAgreement, VoucherFault, close_digest, sign_voucher, verify_voucher, voucher_digest,
-};
+pub use terms::{ChannelPhase, ChannelTerms, ChannelView, EXPIRY_MARGIN_CHALLENGES, ServeFault, UNSEEN_MARGIN_DIVISOR};
+pub use voucher::{CloseAgreement, VoucherFault, close_digest, sign_voucher, verify_voucher, voucher_digest};

@@ -3,7 +3,9 @@
 
 use serde_json::Value;
 use trellis_crypto::AccountKey;
-use trellis_market_channel::{ChannelTerms, CloseAgreement, close_digest, sign_voucher, verify_voucher, voucher_digest};
+use trellis_market_channel::{
+    ChannelTerms, CloseAgreement, close_digest, sign_voucher, verify_voucher, voucher_digest,
+};
 use trellis_market_receipt::eip712::Domain;
 use trellis_primitives::{Address, Bytes, ChannelId, Wei};
 
@@ -76,8 +78,12 @@ fn closing_agreements_are_those_of_the_contract() {
     assert_eq!(close_digest(&domain, channel, cumulative).to_string(), text(&agreement["digest"]));
     let signature = |name: &str| -> Bytes { text(&agreement["signatures"][name]).parse().unwrap() };
     let (signer, payee) = (address(&vectors["accounts"]["signer"]), address(&vectors["accounts"]["payee"]));
-    let both =
-        CloseAgreement { channel, cumulative, signer_signature: signature("signer"), payee_signature: signature("payee") };
+    let both = CloseAgreement {
+        channel,
+        cumulative,
+        signer_signature: signature("signer"),
+        payee_signature: signature("payee"),
+    };
     both.verify(&domain, signer, payee).unwrap();
     let changed = CloseAgreement { cumulative: Wei(1), ..both };
     assert!(changed.verify(&domain, signer, payee).is_err());

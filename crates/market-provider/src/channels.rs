@@ -89,11 +89,7 @@ impl Entry {
         self.page.lock().money.signer()
     }
 
-    pub(crate) fn signed_for(&self, job: &JobId) -> Wei {
-        self.page.lock().money.job(job).map_or(Wei::ZERO, |money| money.signed())
-    }
-
-    /// (metered, signed, open jobs, arrears) for summaries.
+    /// Everything promised, open jobs, and what was never paid: for summaries.
     pub(crate) fn figures(&self) -> (Wei, usize, Wei) {
         let page = self.page.lock();
         (page.money.cumulative(), page.money.open_jobs(), page.money.arrears())

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use trellis_market_channel::{PayeeError, Permit, Prices, StopReason};
 use trellis_market_journal::{JobAborted, JobOpened, Record};
 use trellis_market_receipt::wire::{
-    Accept, Accepted, Chunk, Due, GatewayFrame, JobError, JobErrorCode, ProviderFrame, Prompt,
+    Accept, Accepted, Chunk, Due, GatewayFrame, JobError, JobErrorCode, Prompt, ProviderFrame,
 };
 use trellis_market_receipt::{FinishReason, JobRequest, OutputHasher, request_digest};
 use trellis_primitives::{B256, NodeId, UnixMs};

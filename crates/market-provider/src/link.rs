@@ -7,8 +7,8 @@ use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 use trellis_market_receipt::wire::{GatewayFrame, JOB_FRAME_BYTES_MAX, JobError, JobErrorCode, ProviderFrame};
-use trellis_net_peers::frame::{FrameError, read_frame, write_frame};
 use trellis_net_peers::NetStream;
+use trellis_net_peers::frame::{FrameError, read_frame, write_frame};
 use trellis_primitives::JobId;
 
 /// Frames waiting for the session at most.

@@ -87,16 +87,18 @@ fn check(
     if (record.index, record.previous) != (index, previous) {
         return Err(refuse(JobErrorCode::Receipt, format!("root {} was expected after {previous}", index)));
     }
-    let key = peer_key(shared, peer).ok_or_else(|| {
-        refuse(JobErrorCode::Receipt, "the gateway's node record with its keys is not known")
-    })?;
+    let key = peer_key(shared, peer)
+        .ok_or_else(|| refuse(JobErrorCode::Receipt, "the gateway's node record with its keys is not known"))?;
     offer.root.verify_gateway(&key).map_err(|error| bad(&error))?;
     offer.root.verify_receipts(&offer.digests).map_err(|error| bad(&error))?;
     let journal = shared.journal.index();
     for receipt in &offer.digests {
         let job = journal.job_by_receipt_hash(*receipt).and_then(|job| journal.job(job));
         let of_peer = |channel| {
-            journal.channel(channel).and_then(|state| state.opened.as_ref()).is_some_and(|opened| opened.peer == peer.to_b256())
+            journal
+                .channel(channel)
+                .and_then(|state| state.opened.as_ref())
+                .is_some_and(|opened| opened.peer == peer.to_b256())
         };
         if !job.is_some_and(|job| job.phase == JobPhase::Complete && of_peer(job.channel)) {
             return Err(refuse(JobErrorCode::Receipt, format!("receipt {receipt} is not complete here")));

@@ -112,7 +112,10 @@ async fn channel_state(shared: &Shared, peer: NodeId, channel: ChannelId) -> Res
         // A channel that is served no longer is still accounted for.
         shared.book.known(channel).filter(|entry| entry.peer == peer).ok_or(error)
     })?;
-    let half_signed = settle::half_signed(shared, channel, HALF_SIGNED_MAX)
-        .map_err(|error| JobError { job: JobId::default(), code: JobErrorCode::Internal, message: error.to_string() })?;
+    let half_signed = settle::half_signed(shared, channel, HALF_SIGNED_MAX).map_err(|error| JobError {
+        job: JobId::default(),
+        code: JobErrorCode::Internal,
+        message: error.to_string(),
+    })?;
     Ok(ChannelState { channel, held: entry.held(), half_signed })
 }

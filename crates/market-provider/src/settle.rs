@@ -105,7 +105,9 @@ async fn countersignature(job: &mut Job<'_>) -> Result<Countersign, JobError> {
             },
             Ok(Came::Bad(error)) => return Err(error),
             Err(Silence::Closed) => return Err(refuse(JobErrorCode::Receipt, "the gateway did not countersign")),
-            Err(Silence::Late) => return Err(refuse(JobErrorCode::Receipt, "the countersignature did not come in time")),
+            Err(Silence::Late) => {
+                return Err(refuse(JobErrorCode::Receipt, "the countersignature did not come in time"));
+            }
         }
     }
 }
@@ -176,11 +178,7 @@ pub(crate) fn read_receipt(shared: &Shared, position: Position) -> Result<Option
 }
 
 /// A countersignature that comes after its stream broke, or after a restart of either side.
-pub(crate) async fn late_countersign(
-    shared: &Shared,
-    peer: NodeId,
-    countersign: &Countersign,
-) -> Result<(), JobError> {
+pub(crate) async fn late_countersign(shared: &Shared, peer: NodeId, countersign: &Countersign) -> Result<(), JobError> {
     let refuse = |code, message: String| JobError { job: countersign.job, code, message };
     let unknown = || refuse(JobErrorCode::Receipt, "no receipt of this job waits for a signature".to_owned());
     let state = shared.journal.index().job(countersign.job).cloned().ok_or_else(unknown)?;

@@ -144,9 +144,11 @@ fn promises_of_inclusion_are_those_of_the_contract() {
     let vectors = vectors();
     let (domain, expected) = (settlement(&vectors), &vectors["includeBy"]);
     let aggregator = key(&vectors, "aggregator");
-    let promised = vectors["receipts"].as_array().unwrap().iter().find(|entry| {
-        entry["structHash"] == expected["value"]["receipt"]
-    });
+    let promised = vectors["receipts"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|entry| entry["structHash"] == expected["value"]["receipt"]);
     let signed = signed(&vectors, promised.expect("the promise is for one of the receipts"));
     let promise = IncludeBy::sign(&domain, &signed, number(&expected["value"]["batch"]), &aggregator);
     assert_eq!(promise.digest(&domain).to_string(), text(&expected["digest"]));

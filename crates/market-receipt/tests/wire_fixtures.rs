@@ -150,13 +150,7 @@ fn provider_frames() -> Vec<(&'static str, ProviderFrame)> {
         ("advert", ProviderFrame::Advert(advert)),
         (
             "quote",
-            ProviderFrame::Quote(Quote {
-                price_in: Wei(1),
-                price_out: Wei(2),
-                expires_ms: 3,
-                queued: 4,
-                prepay: true,
-            }),
+            ProviderFrame::Quote(Quote { price_in: Wei(1), price_out: Wei(2), expires_ms: 3, queued: 4, prepay: true }),
         ),
         ("accepted", ProviderFrame::Accepted(Accepted { job: job(), held: Some(held), prepay: true })),
         ("due", ProviderFrame::Due(Due { job: job(), tokens_in: 1, tokens_out: 2, due: Wei(3) })),
@@ -249,7 +243,9 @@ fn bounds_are_kept_and_named() {
     assert_eq!(GatewayFrame::decode(&[]), Err(WireError::Unknown));
     let message = "é".repeat(1_000);
     let cut = ProviderFrame::Error(JobError { job: job(), code: JobErrorCode::Busy, message });
-    assert!(matches!(ProviderFrame::decode(&cut.encode()), Ok(ProviderFrame::Error(error)) if error.message.len() == 1_024));
+    assert!(
+        matches!(ProviderFrame::decode(&cut.encode()), Ok(ProviderFrame::Error(error)) if error.message.len() == 1_024)
+    );
 }
 
 proptest! {

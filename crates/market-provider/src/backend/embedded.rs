@@ -4,8 +4,8 @@ use super::{Backend, BackendDone, BackendError, BackendEvent, BackendInfo, Backe
 use async_trait::async_trait;
 use std::sync::Arc;
 use trellis_market_inference::{
-    ChatMessage, Engine, FinishReason as EngineFinish, GenerateRequest, Generation, Prompt, Role, Sampling, SubmitError,
-    TokenEvent, fingerprint_root,
+    ChatMessage, Engine, FinishReason as EngineFinish, GenerateRequest, Generation, Prompt, Role, Sampling,
+    SubmitError, TokenEvent, fingerprint_root,
 };
 use trellis_market_receipt::{FinishReason, InstructionSet, JobKind, JobRequest};
 use trellis_primitives::B256;
@@ -152,11 +152,8 @@ impl BackendStream for EmbeddedStream {
                         EngineFinish::Error => FinishReason::Error,
                     };
                     let failed = finish == FinishReason::Error;
-                    let fingerprint_root = if fingerprints.is_empty() {
-                        B256::ZERO
-                    } else {
-                        B256::from(fingerprint_root(&fingerprints))
-                    };
+                    let fingerprint_root =
+                        if fingerprints.is_empty() { B256::ZERO } else { B256::from(fingerprint_root(&fingerprints)) };
                     return Ok(BackendEvent::Done(BackendDone {
                         finish,
                         usage: Some((u64::from(self.generation.tokens_in()), u64::from(tokens_out))),
