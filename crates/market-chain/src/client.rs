@@ -118,6 +118,9 @@ pub trait ChainClient: Send + Sync + 'static {
     /// Logs that match, in order, from blocks that exist now.
     async fn logs(&self, filter: LogFilter) -> Result<Vec<Log>, ChainError>;
 
+    /// The call data of a transaction that is in a block; `None` where there is none.
+    async fn transaction_data(&self, tx: B256) -> Result<Option<Bytes>, ChainError>;
+
     /// An account's coins.
     async fn balance(&self, account: Address) -> Result<Wei, ChainError>;
 

@@ -6,8 +6,8 @@ mod tokens;
 
 pub use channels::{ChannelEvent, ChannelStatus, ChannelTerms, ChannelView, ChannelsContract, SignedVoucher};
 pub use settlement::{
-    AggregatorView, BatchStatus, BatchView, DemandStatus, DemandView, Fault, SettlementContract, SettlementEvent,
-    SettlementTerms,
+    AggregatorView, BatchStatus, BatchTotals, BatchView, DemandStatus, DemandView, Fault, SettlementContract,
+    SettlementEvent, SettlementTerms,
 };
 pub use tokens::{StakingContract, WtrlContract};
 

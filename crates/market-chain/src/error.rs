@@ -82,7 +82,9 @@ pub enum ChainError {
         reason: String,
     },
     /// Another transaction took the nonce.
-    #[error("transaction {tx} will never be included: its nonce {nonce} was used by another transaction of the account")]
+    #[error(
+        "transaction {tx} will never be included: its nonce {nonce} was used by another transaction of the account"
+    )]
     Displaced {
         /// The transaction.
         tx: B256,

@@ -31,8 +31,7 @@ impl Fees {
     #[must_use]
     pub fn raised(self, policy: &FeePolicy) -> Option<Self> {
         let raise = |wei: u128| wei.saturating_add(wei.div_ceil(8)).saturating_add(u128::from(wei == 0));
-        let raised =
-            Self { max_fee_wei: raise(self.max_fee_wei), priority_fee_wei: raise(self.priority_fee_wei) };
+        let raised = Self { max_fee_wei: raise(self.max_fee_wei), priority_fee_wei: raise(self.priority_fee_wei) };
         (raised.max_fee_wei <= policy.max_fee_cap_wei).then_some(raised)
     }
 }

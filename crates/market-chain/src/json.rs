@@ -122,7 +122,8 @@ impl JsonRpc {
     pub(crate) async fn chain_id_of(&self, url: &str) -> Result<Option<u64>, ChainError> {
         match self.ask_one(url, "eth_chainId", &json!([])).await {
             Said::Result(value) => {
-                let malformed = |e: serde_json::Error| ChainError::Malformed { method: "eth_chainId", reason: e.to_string() };
+                let malformed =
+                    |e: serde_json::Error| ChainError::Malformed { method: "eth_chainId", reason: e.to_string() };
                 Ok(Some(serde_json::from_value::<U64>(value).map_err(malformed)?.to::<u64>()))
             }
             Said::Failure(_) | Said::Nothing(_) => Ok(None),
@@ -189,6 +190,14 @@ pub(crate) struct JsonBlock {
     pub(crate) base_fee_per_gas: Option<U128>,
 }
 
+/// A transaction, as far as it is needed.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct JsonTransaction {
+    pub(crate) block_number: Option<U64>,
+    pub(crate) input: Bytes,
+}
+
 /// A log.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -223,11 +232,8 @@ impl JsonLog {
         if self.removed {
             return None;
         }
-        let place = LogPlace {
-            block: self.block_number?.to(),
-            index: self.log_index?.to(),
-            tx: self.transaction_hash?,
-        };
+        let place =
+            LogPlace { block: self.block_number?.to(), index: self.log_index?.to(), tx: self.transaction_hash? };
         Some(Log { address: self.address, data: LogData::new(self.topics, self.data)?, place })
     }
 }

@@ -5,7 +5,7 @@
 //! wrappers ([`ChannelsContract`], [`SettlementContract`], [`WtrlContract`], [`StakingContract`]) build call data and read
 //! answers, and nothing else.
 
-#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout))]
 
 mod client;
 mod config;
@@ -24,9 +24,9 @@ mod wire;
 pub use client::{ChainClient, Head, Log, LogFilter, LogPlace, TxIntent, TxReceipt};
 pub use config::{Confirmation, FeePolicy, RpcConfig};
 pub use contracts::{
-    AggregatorView, BatchStatus, BatchView, ChannelEvent, ChannelStatus, ChannelTerms, ChannelView, ChannelsContract,
-    DemandStatus, DemandView, Fault, SettlementContract, SettlementEvent, SettlementTerms, SignedVoucher, StakingContract,
-    WtrlContract, describe_revert,
+    AggregatorView, BatchStatus, BatchTotals, BatchView, ChannelEvent, ChannelStatus, ChannelTerms, ChannelView,
+    ChannelsContract, DemandStatus, DemandView, Fault, SettlementContract, SettlementEvent, SettlementTerms,
+    SignedVoucher, StakingContract, WtrlContract, describe_revert,
 };
 pub use error::ChainError;
 pub use fees::Fees;

@@ -27,7 +27,11 @@ impl ChainMetrics {
         registry.register("market_chain_failovers", "Times the next URL had to be asked", self.failovers.clone());
         registry.register("market_chain_sent", "Transactions that a node took", self.sent.clone());
         registry.register("market_chain_replaced", "Transactions that replaced a stuck one", self.replaced.clone());
-        registry.register("market_chain_reorganised", "Receipts that vanished with their block", self.reorganised.clone());
+        registry.register(
+            "market_chain_reorganised",
+            "Receipts that vanished with their block",
+            self.reorganised.clone(),
+        );
         registry.register("market_chain_confirmed", "Transactions seen in a final block", self.confirmed.clone());
     }
 }

@@ -17,7 +17,7 @@ use crate::client::{ChainClient, Head, Log, LogFilter, TxIntent, TxReceipt};
 use crate::config::{Confirmation, RpcConfig};
 use crate::error::ChainError;
 use crate::fees::Fees;
-use crate::json::{JsonBlock, JsonLog, JsonReceipt, JsonRpc};
+use crate::json::{JsonBlock, JsonLog, JsonReceipt, JsonRpc, JsonTransaction};
 use crate::metrics::ChainMetrics;
 use crate::state::{Sender, Slot};
 use crate::transaction::{self, Envelope};
@@ -103,8 +103,7 @@ impl RpcChainClient {
         let Some(block) = self.block("finalized").await? else { return Ok(depth) };
         let number: u64 = block.number.to();
         let Some(committee) = self.config.committee.as_ref().filter(|_| number > 0) else { return Ok(number) };
-        let proof: Bytes =
-            self.rpc.need("trellis_getFinalityProof", json!([format!("0x{number:x}")])).await?;
+        let proof: Bytes = self.rpc.need("trellis_getFinalityProof", json!([format!("0x{number:x}")])).await?;
         let header = committee.check(&proof)?;
         // The node may have gone on meanwhile; what is proved is what counts.
         Ok(header.number)
@@ -146,12 +145,7 @@ impl RpcChainClient {
         }
     }
 
-    async fn send_locked(
-        &self,
-        sender: &mut Sender,
-        intent: TxIntent,
-        from: &AccountKey,
-    ) -> Result<B256, ChainError> {
+    async fn send_locked(&self, sender: &mut Sender, intent: TxIntent, from: &AccountKey) -> Result<B256, ChainError> {
         let gas_limit = self.gas_limit(&intent, from.address()).await?;
         let mut fees = self.fees_now().await?;
         for _ in 0..SEND_TRIES_MAX {
@@ -295,11 +289,8 @@ impl ChainClient for RpcChainClient {
     }
 
     async fn logs(&self, filter: LogFilter) -> Result<Vec<Log>, ChainError> {
-        let topics: Vec<Value> = filter
-            .topics
-            .iter()
-            .map(|any_of| if any_of.is_empty() { Value::Null } else { json!(any_of) })
-            .collect();
+        let topics: Vec<Value> =
+            filter.topics.iter().map(|any_of| if any_of.is_empty() { Value::Null } else { json!(any_of) }).collect();
         let mut found = Vec::new();
         let mut from = filter.from_block;
         while from <= filter.to_block {
@@ -311,6 +302,11 @@ impl ChainClient for RpcChainClient {
             from = to.saturating_add(1);
         }
         Ok(found)
+    }
+
+    async fn transaction_data(&self, tx: B256) -> Result<Option<Bytes>, ChainError> {
+        let found: Option<JsonTransaction> = self.rpc.ask("eth_getTransactionByHash", json!([tx])).await?;
+        Ok(found.filter(|found| found.block_number.is_some()).map(|found| found.input))
     }
 
     async fn balance(&self, account: Address) -> Result<Wei, ChainError> {

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-use trellis_primitives::{B256, ChannelId, JobId, UnixMs, Wei};
+use trellis_primitives::{Address, B256, ChannelId, JobId, UnixMs, Wei};
 
 use crate::record::{
     Batch, ChannelOpened, ChannelUpdated, JobAborted, JobOpened, Payout, ReceiptKept, Record, Voucher,
@@ -117,6 +117,7 @@ pub struct Index {
     batches: BTreeMap<B256, BatchState>,
     markers: HashMap<B256, Position>,
     pair_roots: HashMap<B256, Vec<Position>>,
+    chain_seen: BTreeMap<Address, u64>,
     records: u64,
 }
 
@@ -153,6 +154,10 @@ impl Index {
             Record::BatchFinal(batch) => self.apply_batch(at, batch, BatchPhase::Final),
             Record::Marker(marker) => {
                 self.markers.entry(marker.key).or_insert(position);
+            }
+            Record::ChainSeen(seen) => {
+                let block = self.chain_seen.entry(seen.contract).or_default();
+                *block = seen.block.max(*block);
             }
         }
     }
@@ -252,10 +257,8 @@ impl Index {
         while self.jobs.len() >= self.jobs_max && looked_at < self.jobs_max {
             let Some(oldest) = self.jobs_in_order.pop_front() else { return };
             looked_at += 1;
-            let finished = self
-                .jobs
-                .get(&oldest)
-                .is_none_or(|job| matches!(job.phase, JobPhase::Complete | JobPhase::Aborted));
+            let finished =
+                self.jobs.get(&oldest).is_none_or(|job| matches!(job.phase, JobPhase::Complete | JobPhase::Aborted));
             if !finished {
                 self.jobs_in_order.push_back(oldest);
                 continue;
@@ -331,6 +334,12 @@ impl Index {
     #[must_use]
     pub fn marker(&self, key: B256) -> Option<Position> {
         self.markers.get(&key).copied()
+    }
+
+    /// The last block of a contract whose events were looked at.
+    #[must_use]
+    pub fn chain_seen(&self, contract: Address) -> Option<u64> {
+        self.chain_seen.get(&contract).copied()
     }
 
     /// Where the post-quantum signatures with a peer stand, oldest first.

@@ -9,7 +9,7 @@
 //! The journal does not know how receipts and vouchers are made: `market-receipt` and `market-channel` hand it their signed
 //! bytes as payloads, beside the few typed figures that tables and audits need.
 
-#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout))]
 
 mod config;
 mod error;
@@ -21,16 +21,14 @@ mod segment;
 mod service;
 mod writer;
 
-pub use config::{
-    JOBS_INDEXED_DEFAULT, JournalConfig, SEGMENT_BYTES_DEFAULT, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN,
-};
+pub use config::{JOBS_INDEXED_DEFAULT, JournalConfig, SEGMENT_BYTES_DEFAULT, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
 pub use error::{JournalError, JournalOpenError, JournalReadError};
 pub use frame::RECORD_BODY_BYTES_MAX;
 pub use index::{BatchPhase, BatchState, ChannelState, Index, JobPhase, JobState, Position};
 pub use metrics::JournalMetrics;
 pub use record::{
-    Batch, ChannelOpened, ChannelPhase, ChannelUpdated, Increment, JobAborted, JobOpened, Marker, PairRoot, Payout,
-    RECORD_VERSION, ReceiptKept, Record, RecordFault, Side, Voucher,
+    Batch, ChainSeen, ChannelOpened, ChannelPhase, ChannelUpdated, Increment, JobAborted, JobOpened, Marker, PairRoot,
+    Payout, RECORD_VERSION, ReceiptKept, Record, RecordFault, Side, Voucher,
 };
 pub use service::{Journal, JournalReader, OpenReport, QUEUE_REQUESTS_MAX};
 

@@ -38,7 +38,11 @@ impl JournalMetrics {
     /// Shows the figures in a registry.
     pub fn register(&self, registry: &mut Registry) {
         registry.register("market_journal_records", "Records made durable", self.records.clone());
-        registry.register("market_journal_groups", "Groups written, one disk synchronisation each", self.groups.clone());
+        registry.register(
+            "market_journal_groups",
+            "Groups written, one disk synchronisation each",
+            self.groups.clone(),
+        );
         registry.register("market_journal_bytes", "Bytes made durable, headers included", self.bytes.clone());
         registry.register("market_journal_failures", "Groups that could not be written", self.failures.clone());
         registry.register(

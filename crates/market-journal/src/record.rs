@@ -199,6 +199,15 @@ pub struct Marker {
     pub payload: Bytes,
 }
 
+/// Everything up to a block of a chain has been looked at.
+#[derive(Debug, Clone, PartialEq, Eq, RlpEncodable, RlpDecodable)]
+pub struct ChainSeen {
+    /// The contract whose events were looked at.
+    pub contract: Address,
+    /// The last block that was looked at.
+    pub block: u64,
+}
+
 macro_rules! records {
     ($($(#[$doc:meta])* $name:ident($body:ty) = $kind:literal,)*) => {
         /// One thing that the journal remembers.
@@ -265,6 +274,8 @@ records! {
     BatchFinal(Batch) = 15,
     /// A thing was done that must not be done twice.
     Marker(Marker) = 16,
+    /// Events up to a block have been looked at.
+    ChainSeen(ChainSeen) = 17,
 }
 
 /// Why a record's body was not understood.

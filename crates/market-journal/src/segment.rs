@@ -46,12 +46,9 @@ pub(crate) fn list(folder: &Path) -> Result<Vec<u32>, JournalOpenError> {
     let mut found = Vec::new();
     for entry in entries {
         let name = entry.map_err(io)?.file_name();
-        let number = name
-            .to_str()
-            .and_then(|n| n.strip_prefix(SEGMENT_PREFIX))
-            .and_then(|n| n.strip_suffix(SEGMENT_SUFFIX))
-            .and_then(|n| n.parse().ok());
-        found.extend(number);
+        let number =
+            name.to_str().and_then(|n| n.strip_prefix(SEGMENT_PREFIX)).and_then(|n| n.strip_suffix(SEGMENT_SUFFIX));
+        found.extend(number.and_then(|n| n.parse::<u32>().ok()));
     }
     found.sort_unstable();
     Ok(found)
@@ -136,7 +133,8 @@ pub(crate) fn replay(
     let acknowledged = upto.or_else(|| read_head(folder));
     let mut tail = from;
     let last = segments.last().copied().unwrap_or(0);
-    for segment in segments.into_iter().filter(|s| *s >= tail.segment) {
+    let first = tail.segment;
+    for segment in segments.into_iter().filter(|segment| *segment >= first) {
         if upto.is_some_and(|limit| tail.next_sequence >= limit) {
             break;
         }
@@ -196,8 +194,10 @@ impl Walk<'_> {
             match frame::read_at(&self.bytes, offset, sequence) {
                 At::End => return Ok(self.tail(offset, sequence, 0)),
                 At::Record { body, next, .. } => {
-                    let (at, record) = Record::decode_body(&body).map_err(|fault| {
-                        JournalOpenError::NotUnderstood { path: self.path(), offset: offset as u64, fault }
+                    let (at, record) = Record::decode_body(&body).map_err(|fault| JournalOpenError::NotUnderstood {
+                        path: self.path(),
+                        offset: offset as u64,
+                        fault,
                     })?;
                     visit(self.position(offset), at, record);
                     sequence += 1;

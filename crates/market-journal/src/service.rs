@@ -57,22 +57,15 @@ impl Journal {
         Self::open_with(config, clock, Box::new(|file| Box::new(file)))
     }
 
-    pub(crate) fn open_with(
-        config: &JournalConfig,
-        clock: SharedClock,
-        wrap: Wrap,
-    ) -> Result<Self, JournalOpenError> {
+    pub(crate) fn open_with(config: &JournalConfig, clock: SharedClock, wrap: Wrap) -> Result<Self, JournalOpenError> {
         let folder = config.folder.clone();
         let lock = segment::lock(&folder)?;
         let mut index = Index::new(config.jobs_indexed);
         let tail = segment::replay(&folder, Tail::default(), None, &mut |position, at, record| {
             index.apply(position, at, &record);
         })?;
-        let report = OpenReport {
-            records: index.records(),
-            torn_bytes: tail.torn_bytes,
-            torn_records: tail.whole_records_lost,
-        };
+        let report =
+            OpenReport { records: index.records(), torn_bytes: tail.torn_bytes, torn_records: tail.whole_records_lost };
         if report.torn_bytes > 0 {
             let (bytes, records) = (report.torn_bytes, report.torn_records);
             tracing::warn!(bytes, records, "journal tail torn by a crash, cut off and kept aside");
@@ -89,10 +82,10 @@ impl Journal {
             lock,
         })?;
         let (sender, receiver) = mpsc::channel(QUEUE_REQUESTS_MAX);
-        let thread = std::thread::Builder::new()
-            .name("market-journal".into())
-            .spawn(move || writer.run(receiver))
-            .map_err(|source| JournalOpenError::Io { action: "starting the thread of", path: folder.clone(), source })?;
+        let thread =
+            std::thread::Builder::new().name("market-journal".into()).spawn(move || writer.run(receiver)).map_err(
+                |source| JournalOpenError::Io { action: "starting the thread of", path: folder.clone(), source },
+            )?;
         let (requests, thread) = (Mutex::new(Some(sender)), Mutex::new(Some(thread)));
         Ok(Self { shared: Arc::new(Shared { folder, clock, index, metrics, report, requests, thread }) })
     }
@@ -129,11 +122,7 @@ impl Journal {
         self.request(records, Some(key)).await
     }
 
-    async fn request(
-        &self,
-        records: Vec<Record>,
-        unless: Option<B256>,
-    ) -> Result<Option<Vec<Position>>, JournalError> {
+    async fn request(&self, records: Vec<Record>, unless: Option<B256>) -> Result<Option<Vec<Position>>, JournalError> {
         let at = self.shared.clock.now();
         let mut encoded = Vec::with_capacity(records.len());
         for record in records {
@@ -152,7 +141,6 @@ impl Journal {
     }
 
     /// The tables of everything durable. Hold the guard briefly: the writer waits for it.
-    #[must_use]
     pub fn index(&self) -> RwLockReadGuard<'_, Index> {
         self.shared.index.read()
     }

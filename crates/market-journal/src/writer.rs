@@ -181,8 +181,7 @@ impl Writer {
                     markers.push(marker.key);
                 }
                 let offset = self.length_bytes + group.bytes.len() as u64;
-                positions
-                    .push(Position { segment: self.segment, offset: u32::try_from(offset).unwrap_or(u32::MAX) });
+                positions.push(Position { segment: self.segment, offset: u32::try_from(offset).unwrap_or(u32::MAX) });
                 frame::write_record(&mut group.bytes, group.next_sequence, self.length_bytes, body);
                 group.next_sequence += 1;
             }

@@ -10,7 +10,7 @@ use crate::client::{ChainClient, Log, LogFilter, LogPlace, TxIntent, TxReceipt};
 use crate::error::ChainError;
 use crate::wallet::Wallet;
 
-pub use trellis_contracts::settlement::SignedVoucher;
+pub use trellis_contracts::settlement::Settlement::SignedVoucher;
 /// What is fixed when a channel opens.
 pub use trellis_contracts::typed::Terms as ChannelTerms;
 
@@ -330,11 +330,8 @@ impl ChannelsContract {
         from_block: u64,
         to_block: u64,
     ) -> Result<Vec<(LogPlace, ChannelEvent)>, ChainError> {
-        let topics = if channels.is_empty() {
-            Vec::new()
-        } else {
-            vec![Vec::new(), channels.iter().map(|c| c.0).collect()]
-        };
+        let topics =
+            if channels.is_empty() { Vec::new() } else { vec![Vec::new(), channels.iter().map(|c| c.0).collect()] };
         let filter = LogFilter { addresses: vec![self.address], topics, from_block, to_block };
         let logs = client.logs(filter).await?;
         Ok(logs.iter().filter_map(|log| Some((log.place, ChannelEvent::from_log(log)?))).collect())

@@ -2,7 +2,8 @@
 
 use alloy_sol_types::{SolCall, SolEvent};
 use trellis_contracts::fee_pool::FeePool;
-use trellis_contracts::settlement::{IncludeBy, LeafProof, NodeProof, PathStep, Settlement as sol};
+use trellis_contracts::settlement::Settlement as sol;
+use trellis_contracts::settlement::Settlement::{IncludeBy, LeafProof, NodeProof, PathStep};
 use trellis_primitives::{Address, B256, BatchRoot, Bytes, Wei};
 
 use super::channels::SignedVoucher;
@@ -11,6 +12,34 @@ use super::view;
 use crate::client::{ChainClient, Log, LogFilter, LogPlace, TxIntent, TxReceipt};
 use crate::error::ChainError;
 use crate::wallet::Wallet;
+
+/// What an aggregator states about a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchTotals {
+    /// Root of the receipts tree.
+    pub root: BatchRoot,
+    /// The aggregator's own number, from 1 without gaps.
+    pub number: u64,
+    /// The fee pool's epoch.
+    pub epoch: u64,
+    /// Number of receipts.
+    pub count: u32,
+    /// Sum of the costs.
+    pub sum: Wei,
+}
+
+/// A figure of the contract, of whatever width.
+fn wide<T>(figure: T) -> u64
+where
+    u64: TryFrom<T>,
+{
+    u64::try_from(figure).unwrap_or(u64::MAX)
+}
+
+/// A figure for the contract.
+fn narrow<T: TryFrom<u64>>(what: &'static str, figure: u64) -> Result<T, ChainError> {
+    T::try_from(figure).map_err(|_| ChainError::Decode { what, reason: format!("{figure} does not fit the contract") })
+}
 
 /// How a batch stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,7 +109,7 @@ pub struct BatchView {
     /// Stated number of receipts.
     pub count: u32,
     /// Demands without an answer.
-    pub open_demands: u32,
+    pub open_demands: u64,
     /// How it stands.
     pub status: BatchStatus,
 }
@@ -198,7 +227,7 @@ impl SettlementEvent {
             sol::BatchSubmitted::SIGNATURE_HASH => {
                 let e = sol::BatchSubmitted::decode_raw_log(topics, data).ok()?;
                 let (root, number) = (BatchRoot(e.root), e.number);
-                Self::Submitted { id: e.batchId, aggregator: e.aggregator, root, number }
+                Self::Submitted { id: e.batchId, aggregator: e.aggregator, root, number: wide(number) }
             }
             sol::BatchFinal::SIGNATURE_HASH => {
                 Self::Final { id: sol::BatchFinal::decode_raw_log(topics, data).ok()?.batchId }
@@ -210,7 +239,7 @@ impl SettlementEvent {
             }
             sol::Demanded::SIGNATURE_HASH => {
                 let e = sol::Demanded::decode_raw_log(topics, data).ok()?;
-                Self::Demanded { id: e.batchId, index: e.index, deadline_s: e.deadline.to() }
+                Self::Demanded { id: e.batchId, index: e.index, deadline_s: wide(e.deadline) }
             }
             sol::Revealed::SIGNATURE_HASH => {
                 let e = sol::Revealed::decode_raw_log(topics, data).ok()?;
@@ -283,7 +312,12 @@ impl SettlementContract {
     /// [`ChainError`].
     pub async fn aggregator(&self, client: &dyn ChainClient, account: Address) -> Result<AggregatorView, ChainError> {
         let a = view(client, self.address, "aggregator", &sol::aggregatorCall { account }).await?;
-        Ok(AggregatorView { bond: Wei(a.bond), exit_at_s: a.exitAt, batches: a.batches, pending: a.pending })
+        Ok(AggregatorView {
+            bond: Wei(a.bond),
+            exit_at_s: wide(a.exitAt),
+            batches: wide(a.batches),
+            pending: wide(a.pending),
+        })
     }
 
     /// Posts a root and pays vouchers.
@@ -293,10 +327,12 @@ impl SettlementContract {
     pub async fn settle(
         &self,
         wallet: &Wallet,
-        root: BatchRoot,
-        totals: sol::Totals,
+        totals: BatchTotals,
         vouchers: Vec<SignedVoucher>,
     ) -> Result<TxReceipt, ChainError> {
+        let BatchTotals { root, number, epoch, count, sum } = totals;
+        let (number, epoch) = (narrow("number", number)?, narrow("epoch", epoch)?);
+        let totals = sol::Totals { number, epoch, count, sum: sum.0 };
         self.execute(wallet, &sol::settleCall { receiptsRoot: root.0, totals, vouchers }).await
     }
 
@@ -458,13 +494,13 @@ impl SettlementContract {
             id,
             root: BatchRoot(b.root),
             sum: Wei(b.sum),
-            number: b.number,
-            epoch: b.epoch,
+            number: wide(b.number),
+            epoch: wide(b.epoch),
             aggregator: b.aggregator,
-            submitted_at_s: b.submittedAt.to(),
-            finalisable_at_s: b.finalisableAt.to(),
+            submitted_at_s: wide(b.submittedAt),
+            finalisable_at_s: wide(b.finalisableAt),
             count: b.count,
-            open_demands: b.openDemands,
+            open_demands: wide(b.openDemands),
             status,
         })
     }
@@ -492,7 +528,8 @@ impl SettlementContract {
         aggregator: Address,
         number: u64,
     ) -> Result<u64, ChainError> {
-        view(client, self.address, "batchIdOf", &sol::batchIdOfCall { aggregator, number }).await
+        view(client, self.address, "batchIdOf", &sol::batchIdOfCall { aggregator, number: narrow("number", number)? })
+            .await
     }
 
     /// A demand.
@@ -507,7 +544,7 @@ impl SettlementContract {
             2 => DemandStatus::Revealed,
             _ => DemandStatus::Refunded,
         };
-        Ok(DemandView { by: d.by, deadline_s: d.deadline.to(), status })
+        Ok(DemandView { by: d.by, deadline_s: wide(d.deadline), status })
     }
 
     /// Events from blocks, in order.

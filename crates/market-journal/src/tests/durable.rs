@@ -73,9 +73,7 @@ async fn a_thing_marked_as_done_is_done_once_among_concurrent_callers_and_across
     assert_eq!(journal.index().jobs().count(), 1);
 }
 
-async fn futures_of<T: Send + 'static>(
-    tasks: impl Iterator<Item = tokio::task::JoinHandle<T>>,
-) -> Vec<T> {
+async fn futures_of<T: Send + 'static>(tasks: impl Iterator<Item = tokio::task::JoinHandle<T>>) -> Vec<T> {
     let tasks: Vec<_> = tasks.collect();
     let mut out = Vec::new();
     for task in tasks {
