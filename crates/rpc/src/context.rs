@@ -6,6 +6,7 @@ use crate::error::RpcError;
 use crate::filters::Filters;
 use crate::metrics::RpcMetrics;
 use crate::views::{CommitteeView, MarketView, NetView};
+use parking_lot::Mutex;
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 use trellis_chain_execution::{Executor, next_base_fee};
@@ -48,6 +49,8 @@ pub(crate) struct RpcContext {
     pub(crate) filters: Filters,
     pub(crate) heavy: Arc<Semaphore>,
     pub(crate) metrics: RpcMetrics,
+    /// The tip suggested at a height, wei.
+    pub(crate) tip: Mutex<Option<(u64, u128)>>,
 }
 
 impl RpcContext {
@@ -66,6 +69,7 @@ impl RpcContext {
             filters: Filters::default(),
             heavy: Arc::new(Semaphore::new(HEAVY_QUESTIONS_MAX)),
             metrics: RpcMetrics::default(),
+            tip: Mutex::default(),
         }
     }
 

@@ -8,7 +8,7 @@ use crate::error::{DecodeError, RpcError};
 use crate::params::{Args, bytes, object, quantity_u64};
 use crate::shape::{Answer, json, receipt};
 use crate::words::{halt_in_words, invalid_in_words, revert_reason};
-use alloy_eips::eip2718::{Decodable2718, Eip2718Error};
+use alloy_eips::eip2718::Decodable2718;
 use alloy_primitives::{B256, Bytes, U64};
 use alloy_rpc_types::{BlockOverrides, TransactionRequest, state::StateOverride};
 use rayon::prelude::*;
@@ -20,6 +20,11 @@ use trellis_primitives::{RecoveredTx, TxEnvelope};
 
 /// Raw transactions above which decoding and recovery are spread over all cores.
 const PARALLEL_RAW_MIN: usize = 4;
+
+/// A legacy transaction is an RLP list, so it begins with at least this; what is below is a type (EIP-2718).
+const LEGACY_FIRST_BYTE_MIN: u8 = 0xc0;
+/// The types that decode: access list, dynamic fee, blobs (refused by the pool), set code.
+const TX_TYPES: std::ops::RangeInclusive<u8> = 1..=4;
 
 /// The encodings of some transactions, as they came.
 pub(crate) type RawTransactions = Vec<Bytes>;
@@ -64,15 +69,13 @@ pub(super) fn estimate_gas(context: &RpcContext, args: &Args) -> Result<Answer, 
 }
 
 fn decode(raw: &[u8]) -> Result<TxEnvelope, DecodeError> {
-    if raw.is_empty() {
-        return Err(DecodeError::Empty);
+    match raw.first() {
+        None => return Err(DecodeError::Empty),
+        Some(first) if *first < LEGACY_FIRST_BYTE_MIN && !TX_TYPES.contains(first) => return Err(DecodeError::Type),
+        Some(_) => {}
     }
     let mut rest = raw;
-    let tx = TxEnvelope::decode_2718(&mut rest).map_err(|error| match error {
-        Eip2718Error::UnexpectedType(_) => DecodeError::Type,
-        Eip2718Error::RlpError(error) => DecodeError::Rlp(error.to_string()),
-        _ => DecodeError::Type,
-    })?;
+    let tx = TxEnvelope::decode_2718(&mut rest).map_err(|error| DecodeError::Rlp(error.to_string()))?;
     if rest.is_empty() { Ok(tx) } else { Err(DecodeError::Trailing) }
 }
 

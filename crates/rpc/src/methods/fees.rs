@@ -24,8 +24,20 @@ const TIP_WEI_MAX: u128 = 500_000_000_000;
 /// The price of blob gas, which this chain does not sell.
 const BLOB_BASE_FEE_WEI: u64 = 1;
 
+/// Worked out once for each head.
 fn suggested_tip(context: &RpcContext) -> Result<u128, RpcError> {
     let head = context.store.height();
+    if let Some((height, tip)) = *context.tip.lock()
+        && height == head
+    {
+        return Ok(tip);
+    }
+    let tip = tip_at(context, head)?;
+    *context.tip.lock() = Some((head, tip));
+    Ok(tip)
+}
+
+fn tip_at(context: &RpcContext, head: u64) -> Result<u128, RpcError> {
     let mut tips = Vec::new();
     for height in head.saturating_sub(TIP_BLOCKS.saturating_sub(1))..=head {
         let Some(block) = context.store.block(height)? else { continue };

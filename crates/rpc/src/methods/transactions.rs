@@ -21,12 +21,13 @@ pub(crate) fn locate(context: &RpcContext, named: B256) -> Result<Option<(Arc<Co
 pub(super) fn by_hash(context: &RpcContext, args: &Args) -> Result<Answer, RpcError> {
     args.at_most(1)?;
     let named = args.required(0, hash)?;
-    if let Some(waiting) = context.mempool.get(&named) {
-        return json(&pending_transaction(&waiting));
-    }
-    match locate(context, named)? {
-        Some((block, index)) => json(&block_transaction(&block, index)),
-        None => Ok(null()),
+    // The pool is asked first and believed last: a transaction leaves it only after its block is stored, so it is
+    // never in neither.
+    let waiting = context.mempool.get(&named);
+    match (locate(context, named)?, waiting) {
+        (Some((block, index)), _) => json(&block_transaction(&block, index)),
+        (None, Some(waiting)) => json(&pending_transaction(&waiting)),
+        (None, None) => Ok(null()),
     }
 }
 
