@@ -14,6 +14,7 @@ contract FeePoolTest is Batches {
         pool.setDistributor(DISTRIBUTOR);
     }
 
+    // row: MKT-54
     function test_a_settled_fee_is_split_forty_twenty_forty() public {
         uint64 epoch = pool.currentEpoch();
         SignedVoucher[] memory vouchers = _one(_compact(SIGNER_KEY, ids[0], 100 * TRL));

@@ -64,6 +64,7 @@ contract GasTest is Base {
         _settle(100, 10_000);
     }
 
+    // row: MKT-43
     function test_gas_of_400_channels_is_under_100_per_receipt_of_100000() public {
         require(_settle(400, 100_000) < 100 * 100_000, "under 100 a receipt");
     }

@@ -141,6 +141,7 @@ contract InvariantsTest is Base {
         list[0] = address(handler);
     }
 
+    // row: GOV-20
     function invariant_deposits_are_paid_fees_locked_and_returned() external view {
         PaymentChannels c = handler.channelsContract();
         (uint256 held, uint256 payout, uint256 fees) = handler.token();

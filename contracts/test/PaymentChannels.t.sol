@@ -77,6 +77,7 @@ contract PaymentChannelsTest is Base {
         _refused(t, PaymentChannels.BadExpiry.selector);
     }
 
+    // row: MKT-32
     function test_a_permit_opens_in_one_transaction() public {
         vm.prank(payer);
         wtrl.approve(address(channels), 0);
@@ -91,6 +92,7 @@ contract PaymentChannelsTest is Base {
         assertEq(channels.channel(id).deposit, TRL, "deposit");
     }
 
+    // row: MKT-30, MKT-41
     function test_both_doors_pay_a_voucher_once() public {
         bytes32 id = _open("a", 10 * TRL);
         channels.redeem(id, 3 * TRL, _voucher(id, 3 * TRL));
@@ -106,6 +108,7 @@ contract PaymentChannelsTest is Base {
         assertEq(channels.paid(id), 5 * TRL, "paid");
     }
 
+    // row: MKT-41
     function testFuzz_any_steps_through_both_doors_pay_the_highest_voucher(uint128[8] calldata amounts, uint8 doors)
         public
     {
@@ -133,6 +136,7 @@ contract PaymentChannelsTest is Base {
         assertEq(channels.channel(id).deposit, 7 * TRL, "deposit");
     }
 
+    // row: MKT-30
     function test_a_voucher_by_another_key_or_for_another_channel_is_refused() public {
         bytes32 id = _open("a", TRL);
         bytes32 other = _open("b", TRL);
@@ -173,6 +177,7 @@ contract PaymentChannelsTest is Base {
         assertEq(channels.redeem(id, TRL, abi.encodePacked(r, s, v)), TRL, "the right one");
     }
 
+    // row: MKT-41
     function test_one_bad_voucher_never_stops_the_others() public {
         bytes32 a = _open("a", 10 * TRL);
         bytes32 b = _open("b", 10 * TRL);
@@ -283,6 +288,7 @@ contract PaymentChannelsTest is Base {
         assertEq(channels.paid(x), TRL, "paid once");
     }
 
+    // row: MKT-30
     function test_a_cooperative_close_pays_the_agreed_amount_and_returns_the_rest() public {
         bytes32 id = _open("a", 10 * TRL);
         channels.redeem(id, TRL, _voucher(id, TRL));
@@ -316,6 +322,7 @@ contract PaymentChannelsTest is Base {
         channels.closeCooperative(id, 11 * TRL, a, b);
     }
 
+    // row: MKT-30
     function test_the_payee_closes_at_once_with_its_last_voucher() public {
         bytes32 id = _open("a", 10 * TRL);
         bytes memory signature = _voucher(id, 3 * TRL);
@@ -331,6 +338,7 @@ contract PaymentChannelsTest is Base {
         assertEq(wtrl.balanceOf(PAYOUT), 3 * TRL * 99 / 100, "net");
     }
 
+    // row: MKT-30
     function test_a_higher_voucher_wins_while_the_payer_closes() public {
         bytes32 id = _open("a", 10 * TRL);
         channels.redeem(id, TRL, _voucher(id, TRL));
@@ -363,6 +371,7 @@ contract PaymentChannelsTest is Base {
         channels.finishClose(id);
     }
 
+    // row: MKT-30
     function test_the_payer_takes_the_rest_only_after_the_expiry() public {
         bytes32 id = _open("a", 10 * TRL);
         vm.prank(payer);

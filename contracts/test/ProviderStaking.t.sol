@@ -15,6 +15,7 @@ contract ProviderStakingTest is Base {
         staking.setSlasher(SLASHER);
     }
 
+    // row: MKT-50
     function test_tiers_follow_stake_and_age() public {
         _stake(50 * TRL);
         assertEq(staking.tierOf(payer), 0, "below the first");
@@ -33,6 +34,7 @@ contract ProviderStakingTest is Base {
         assertEq(staking.tierOf(payer), 0, "unbonding stake gives no tier");
     }
 
+    // row: MKT-56
     function test_entries_leave_the_queue_in_their_own_time() public {
         _stake(100 * TRL);
         vm.startPrank(payer);
@@ -66,6 +68,7 @@ contract ProviderStakingTest is Base {
         vm.stopPrank();
     }
 
+    // row: MKT-56
     function test_slashing_takes_active_and_unbonding_stake_but_not_what_is_released() public {
         _stake(100 * TRL);
         vm.prank(payer);

@@ -72,6 +72,7 @@ contract SettlementTest is Batches {
         settlement.finalise(id);
     }
 
+    // row: MKT-40
     function test_a_batch_is_taken_once() public {
         Made memory made = _good(3, 0);
         _submit(made);
@@ -122,6 +123,7 @@ contract SettlementTest is Batches {
         settlement.finalise(made.id);
     }
 
+    // row: MKT-41
     function test_every_bad_signature_or_wrong_binding_topples() public {
         for (uint256 kind = 0; kind < 9; ++kind) {
             _rebond();
@@ -157,6 +159,7 @@ contract SettlementTest is Batches {
         _assertStatus(made.id, Settlement.Status.Toppled);
     }
 
+    // row: MKT-41
     function test_a_wrong_sum_at_any_level_topples() public {
         for (uint8 level = 1; level <= 3; ++level) {
             _rebond();
@@ -186,6 +189,7 @@ contract SettlementTest is Batches {
         _assertStatus(made.id, Settlement.Status.Toppled);
     }
 
+    // row: MKT-41
     function test_neighbours_out_of_order_or_equal_topple() public {
         for (uint256 kind = 0; kind < 3; ++kind) {
             _rebond();
@@ -203,6 +207,7 @@ contract SettlementTest is Batches {
         }
     }
 
+    // row: MKT-41
     function test_a_receipt_in_two_batches_topples_the_later() public {
         Made memory first = _good(3, 0);
         _submit(first);
@@ -246,6 +251,7 @@ contract SettlementTest is Batches {
         _assertStatus(made.id, Settlement.Status.Toppled);
     }
 
+    // row: MKT-41
     function test_a_promised_receipt_that_is_absent_topples() public {
         // Before the first leaf, between two, after the last, and another receipt in its place.
         _omits(ids[0], 5, 0);
@@ -267,6 +273,7 @@ contract SettlementTest is Batches {
         _assertStatus(made.id, Settlement.Status.Toppled);
     }
 
+    // row: MKT-41, MKT-42
     function test_a_withheld_leaf_topples_and_the_demander_gets_its_bond_back() public {
         Made memory made = _good(5, 0);
         _submit(made);
@@ -353,6 +360,7 @@ contract SettlementTest is Batches {
 
     // ------------------------------------------------------------ no proof topples a good batch
 
+    // row: MKT-41
     function testFuzz_no_proof_topples_a_good_batch(uint8 countSeed, uint8 place, uint64 pick) public {
         uint32 count = uint32(countSeed % 9) + 1;
         uint32 i = place % count;

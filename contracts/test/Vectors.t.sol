@@ -67,6 +67,7 @@ contract VectorsTest is Base {
         assertEq(keccak256(signature), keccak256(vm.parseJsonBytes(json, ".voucher.signatures.signer")), "signature");
     }
 
+    // row: MKT-20, MKT-41
     function test_receipts_and_trees_agree() public view {
         bytes32[] memory leaves = new bytes32[](5);
         uint128[] memory costs = new uint128[](5);
