@@ -190,6 +190,13 @@ pub(crate) struct JsonBlock {
     pub(crate) base_fee_per_gas: Option<U128>,
 }
 
+/// A finality proof, as far as it is needed.
+#[derive(Debug, Deserialize)]
+pub(crate) struct JsonProof {
+    /// RLP of header and certificate in one.
+    pub(crate) proof: Bytes,
+}
+
 /// A transaction, as far as it is needed.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -17,7 +17,7 @@ use crate::client::{ChainClient, Head, Log, LogFilter, TxIntent, TxReceipt};
 use crate::config::{Confirmation, RpcConfig};
 use crate::error::ChainError;
 use crate::fees::Fees;
-use crate::json::{JsonBlock, JsonLog, JsonReceipt, JsonRpc, JsonTransaction};
+use crate::json::{JsonBlock, JsonLog, JsonProof, JsonReceipt, JsonRpc, JsonTransaction};
 use crate::metrics::ChainMetrics;
 use crate::state::{Sender, Slot};
 use crate::transaction::{self, Envelope};
@@ -103,8 +103,8 @@ impl RpcChainClient {
         let Some(block) = self.block("finalized").await? else { return Ok(depth) };
         let number: u64 = block.number.to();
         let Some(committee) = self.config.committee.as_ref().filter(|_| number > 0) else { return Ok(number) };
-        let proof: Bytes = self.rpc.need("trellis_getFinalityProof", json!([format!("0x{number:x}")])).await?;
-        let header = committee.check(&proof)?;
+        let answer: JsonProof = self.rpc.need("trellis_getFinalityProof", json!([format!("0x{number:x}")])).await?;
+        let header = committee.check(&answer.proof)?;
         // The node may have gone on meanwhile; what is proved is what counts.
         Ok(header.number)
     }
