@@ -124,11 +124,7 @@ pub trait Application: Send + Sync + 'static {
     /// Hands over what was learnt about the height after the commit: the certificate with precommits that came late
     /// (rewards and jailing count it) and evidence of equivocation, checked already. Both must be durable when it
     /// returns Ok; the next height starts after that. Not called when there is nothing new.
-    async fn finalized(
-        &self,
-        certificate: CommitCertificate,
-        evidence: Vec<Equivocation>,
-    ) -> Result<(), AppError>;
+    async fn finalized(&self, certificate: CommitCertificate, evidence: Vec<Equivocation>) -> Result<(), AppError>;
 
     /// The committed block at `height`, for validators that fell behind; None where it is unknown or pruned.
     async fn decided(&self, height: u64) -> Result<Option<DecidedBlock>, AppError>;

@@ -2,9 +2,8 @@
 
 use arc_malachitebft_core_consensus::MisbehaviorEvidence;
 use arc_malachitebft_core_types::{
-    CommitCertificate as EngineCertificate, CommitSignature as EngineCommitSignature,
-    ExtendedCommitCertificate, SignedProposal as EngineProposal, SignedVote as EngineVote,
-    VoteExtensions,
+    CommitCertificate as EngineCertificate, CommitSignature as EngineCommitSignature, ExtendedCommitCertificate,
+    SignedProposal as EngineProposal, SignedVote as EngineVote, VoteExtensions,
 };
 use arc_malachitebft_sync::RawDecidedValue;
 use bytes::Bytes;
@@ -19,10 +18,7 @@ pub(crate) fn certificate_from_engine(certificate: &EngineCertificate<Trellis>) 
     let mut signatures: Vec<CommitSignature> = certificate
         .commit_signatures
         .iter()
-        .map(|s| CommitSignature {
-            validator: s.address.0,
-            signature: s.signature.0.clone().into(),
-        })
+        .map(|s| CommitSignature { validator: s.address.0, signature: s.signature.0.clone().into() })
         .collect();
     signatures.sort_by_key(|s| s.validator);
     CommitCertificate {
@@ -34,10 +30,7 @@ pub(crate) fn certificate_from_engine(certificate: &EngineCertificate<Trellis>) 
 }
 
 /// A decided block in the form in which the engine's sync serves and checks it.
-pub(crate) fn decided_to_engine(
-    certificate: &CommitCertificate,
-    block_rlp: Bytes,
-) -> RawDecidedValue<Trellis> {
+pub(crate) fn decided_to_engine(certificate: &CommitCertificate, block_rlp: Bytes) -> RawDecidedValue<Trellis> {
     let engine = EngineCertificate {
         height: BlockHeight(certificate.height),
         round: engine_round(Some(certificate.round)),
@@ -45,29 +38,16 @@ pub(crate) fn decided_to_engine(
         commit_signatures: certificate
             .signatures
             .iter()
-            .map(|s| {
-                EngineCommitSignature::new(
-                    VoterAddress(s.validator),
-                    VoteSignature(s.signature.0.clone()),
-                )
-            })
+            .map(|s| EngineCommitSignature::new(VoterAddress(s.validator), VoteSignature(s.signature.0.clone())))
             .collect(),
     };
-    let extended = ExtendedCommitCertificate::from_commit_certificate_and_extensions(
-        engine,
-        VoteExtensions::default(),
-    );
+    let extended = ExtendedCommitCertificate::from_commit_certificate_and_extensions(engine, VoteExtensions::default());
     RawDecidedValue::new(block_rlp, extended)
 }
 
 fn vote(vote: &EngineVote<Trellis>) -> Option<SignedVote> {
     let (place, value) = vote_place(&vote.message)?;
-    Some(SignedVote {
-        place,
-        value,
-        validator: vote.voter.0,
-        signature: vote.signature.0.clone().into(),
-    })
+    Some(SignedVote { place, value, validator: vote.voter.0, signature: vote.signature.0.clone().into() })
 }
 
 fn proposal(proposal: &EngineProposal<Trellis>) -> Option<SignedProposal> {

@@ -149,10 +149,7 @@ impl core::Vote<Trellis> for Vote {
     }
 
     fn extend(self, extension: SignedExtension<Trellis>) -> Self {
-        Self {
-            extension: Some(extension),
-            ..self
-        }
+        Self { extension: Some(extension), ..self }
     }
 }
 
@@ -269,24 +266,11 @@ impl Committee {
         let voters: Vec<Voter> = set
             .validators()
             .iter()
-            .map(|v| Voter {
-                address: VoterAddress(v.address),
-                public_key: v.public_key.clone(),
-                power: v.power,
-            })
+            .map(|v| Voter { address: VoterAddress(v.address), public_key: v.public_key.clone(), power: v.power })
             .collect();
-        let by_address = voters
-            .iter()
-            .enumerate()
-            .map(|(i, v)| (v.address, i))
-            .collect();
+        let by_address = voters.iter().enumerate().map(|(i, v)| (v.address, i)).collect();
         let first = voters.first()?.clone();
-        Some(Self(Arc::new(CommitteeInner {
-            set,
-            voters,
-            by_address,
-            first,
-        })))
+        Some(Self(Arc::new(CommitteeInner { set, voters, by_address, first })))
     }
 
     /// The set it was made of.
@@ -295,10 +279,7 @@ impl Committee {
     }
 
     fn voter(&self, address: &VoterAddress) -> Option<&Voter> {
-        self.0
-            .by_address
-            .get(address)
-            .and_then(|i| self.0.voters.get(*i))
+        self.0.by_address.get(address).and_then(|i| self.0.voters.get(*i))
     }
 }
 
@@ -333,12 +314,7 @@ impl core::Context for Trellis {
     type Extension = Bytes;
     type SigningScheme = VoteSigning;
 
-    fn select_proposer<'a>(
-        &self,
-        committee: &'a Committee,
-        height: BlockHeight,
-        round: Round,
-    ) -> &'a Voter {
+    fn select_proposer<'a>(&self, committee: &'a Committee, height: BlockHeight, round: Round) -> &'a Voter {
         proposer(committee.set(), height.0, round.as_u32().unwrap_or(0))
             .and_then(|chosen| committee.voter(&VoterAddress(chosen.address)))
             .unwrap_or(&committee.0.first)
@@ -352,46 +328,14 @@ impl core::Context for Trellis {
         pol_round: Round,
         proposer: VoterAddress,
     ) -> Proposal {
-        Proposal {
-            height,
-            round,
-            value,
-            pol_round,
-            proposer,
-        }
+        Proposal { height, round, value, pol_round, proposer }
     }
 
-    fn new_prevote(
-        &self,
-        height: BlockHeight,
-        round: Round,
-        value: NilOrVal<B256>,
-        voter: VoterAddress,
-    ) -> Vote {
-        Vote {
-            kind: VoteType::Prevote,
-            height,
-            round,
-            value,
-            voter,
-            extension: None,
-        }
+    fn new_prevote(&self, height: BlockHeight, round: Round, value: NilOrVal<B256>, voter: VoterAddress) -> Vote {
+        Vote { kind: VoteType::Prevote, height, round, value, voter, extension: None }
     }
 
-    fn new_precommit(
-        &self,
-        height: BlockHeight,
-        round: Round,
-        value: NilOrVal<B256>,
-        voter: VoterAddress,
-    ) -> Vote {
-        Vote {
-            kind: VoteType::Precommit,
-            height,
-            round,
-            value,
-            voter,
-            extension: None,
-        }
+    fn new_precommit(&self, height: BlockHeight, round: Round, value: NilOrVal<B256>, voter: VoterAddress) -> Vote {
+        Vote { kind: VoteType::Precommit, height, round, value, voter, extension: None }
     }
 }

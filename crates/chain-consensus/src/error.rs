@@ -25,7 +25,9 @@ pub enum StartError {
         path: PathBuf,
     },
     /// The log knows a higher height than the chain: the chain's data was set back. Voting again could equivocate.
-    #[error("this validator voted at height {log_height}, but the chain's tip is {tip_height}; restore the chain's data before it votes again")]
+    #[error(
+        "this validator voted at height {log_height}, but the chain's tip is {tip_height}; restore the chain's data before it votes again"
+    )]
     ChainBehindLog {
         /// Height in the log.
         log_height: u64,

@@ -10,9 +10,7 @@ use std::sync::Arc;
 
 use arc_malachitebft_app_channel::AppMsg;
 use arc_malachitebft_core_consensus::ProposedValue;
-use arc_malachitebft_core_types::{
-    CommitCertificate as EngineCertificate, HeightParams, Round, Validity,
-};
+use arc_malachitebft_core_types::{CommitCertificate as EngineCertificate, HeightParams, Round, Validity};
 use arc_malachitebft_engine::host::{Next, SyncedValueOutcome};
 use arc_malachitebft_peer::PeerId;
 use arc_malachitebft_sync::RawDecidedValue;
@@ -161,17 +159,12 @@ impl Host {
         self.work.early = self.work.early.split_off(&height);
         self.metrics.height.set(height);
         self.report();
-        let params =
-            HeightParams::new(committee, self.config.timeouts(), self.config.target_time());
+        let params = HeightParams::new(committee, self.config.timeouts(), self.config.target_time());
         Ok((BlockHeight(height), params))
     }
 
     /// A round begins: tells the engine which blocks of this height are here already.
-    async fn started_round(
-        &mut self,
-        height: u64,
-        round: u32,
-    ) -> Result<Vec<ProposedValue<Trellis>>, StopReason> {
+    async fn started_round(&mut self, height: u64, round: u32) -> Result<Vec<ProposedValue<Trellis>>, StopReason> {
         if round > 0 {
             self.metrics.failed_rounds.inc();
         }
@@ -215,7 +208,7 @@ impl Host {
             return Err(StopReason::DecidedBlockMissing { height, hash: hash.to_string() });
         };
         let block_rlp = block.block_rlp.clone();
-        let decided = DecidedBlock { certificate: certificate.clone(), block_rlp: block_rlp.into() };
+        let decided = DecidedBlock { certificate: certificate.clone(), block_rlp };
         self.app.commit(decided).await.map_err(StopReason::Application)?;
         self.metrics.decided.inc();
         tracing::debug!(height, round = certificate.round, block = %hash, "block decided");
@@ -236,10 +229,7 @@ impl Host {
         let fuller = certificate.signatures.len() > before;
         if fuller || !evidence.is_empty() {
             self.metrics.evidence.inc_by(evidence.len() as u64);
-            self.app
-                .finalized(certificate.clone(), evidence)
-                .await
-                .map_err(StopReason::Application)?;
+            self.app.finalized(certificate.clone(), evidence).await.map_err(StopReason::Application)?;
         }
         if fuller {
             self.tip.certificate = Some(certificate);
@@ -357,4 +347,3 @@ fn value_of(block: &Undecided, validity: Validity) -> ProposedValue<Trellis> {
         validity,
     }
 }
-

@@ -24,6 +24,7 @@
 
 mod application;
 mod certificate;
+mod codec;
 mod config;
 mod context;
 mod error;

@@ -13,9 +13,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use arc_malachitebft_engine::network::{
-    Multiaddr, NetworkEvent, NetworkMsg, PersistentPeerError, Subscriber,
-};
+use arc_malachitebft_engine::network::{Multiaddr, NetworkEvent, NetworkMsg, PersistentPeerError, Subscriber};
 use arc_malachitebft_peer::PeerId;
 use arc_malachitebft_sync::{InboundRequestId, OutboundRequestId, Response};
 use async_trait::async_trait;
@@ -24,17 +22,13 @@ use parking_lot::Mutex;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::{broadcast, oneshot};
 use tokio::task::{AbortHandle, JoinHandle};
-use trellis_net_peers::{
-    AcceptError, Acceptor, NetworkHandle, PeerEvent, PeerState, Protocol,
-};
+use trellis_net_peers::{AcceptError, Acceptor, NetworkHandle, PeerEvent, PeerState, Protocol};
 use trellis_primitives::{NodeId, Role};
 
 use crate::config::EngineConfig;
 use crate::context::Trellis;
 use crate::metrics::EngineMetrics;
-use crate::wire::{
-    ConsensusBody, WireStatus, consensus_body, encode_body, encode_part, liveness_body,
-};
+use crate::wire::{ConsensusBody, WireStatus, consensus_body, encode_body, encode_part, liveness_body};
 
 /// Votes, proposals, certificates of rounds, status.
 pub const CONSENSUS_PROTOCOL: Protocol = Protocol("/trellis/consensus/1");
@@ -56,14 +50,11 @@ pub(crate) struct Shared {
     inbound: Mutex<HashMap<InboundRequestId, oneshot::Sender<Response<Trellis>>>>,
     outbound: Mutex<HashMap<OutboundRequestId, AbortHandle>>,
     next_request: AtomicU64,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Shared {
-    pub(crate) fn new(
-        network: NetworkHandle,
-        config: EngineConfig,
-        metrics: EngineMetrics,
-    ) -> Arc<Self> {
+    pub(crate) fn new(network: NetworkHandle, config: EngineConfig, metrics: EngineMetrics) -> Arc<Self> {
         Arc::new(Self {
             network,
             config,
@@ -73,7 +64,24 @@ impl Shared {
             inbound: Mutex::default(),
             outbound: Mutex::default(),
             next_request: AtomicU64::new(0),
+            tasks: Mutex::default(),
         })
+    }
+
+    /// Ends every task and waits for those that hold the protocols' names, so that the engine can be started again.
+    /// Not left to the actor's own end: an actor that is killed with its supervisor does not get to say goodbye.
+    pub(crate) async fn shutdown(&self) {
+        self.subscribers.lock().clear();
+        self.inbound.lock().clear();
+        for (_, task) in self.outbound.lock().drain() {
+            task.abort();
+        }
+        let tasks = std::mem::take(&mut *self.tasks.lock());
+        for task in tasks {
+            task.abort();
+            // An aborted task ends with an error that says so.
+            let _ = task.await;
+        }
     }
 
     /// Validators connected now.
@@ -167,16 +175,8 @@ pub(crate) struct NetActor {
     shared: Arc<Shared>,
 }
 
-/// Its tasks, stopped with it.
-pub(crate) struct NetState {
-    tasks: Vec<JoinHandle<()>>,
-}
-
 impl NetActor {
-    pub(crate) async fn spawn(
-        shared: Arc<Shared>,
-        acceptors: Acceptors,
-    ) -> Result<NetRef, ractor::SpawnErr> {
+    pub(crate) async fn spawn(shared: Arc<Shared>, acceptors: Acceptors) -> Result<NetRef, ractor::SpawnErr> {
         let (actor, _) = Actor::spawn(None, Self { shared }, acceptors).await?;
         Ok(actor)
     }
@@ -199,29 +199,25 @@ async fn watch_peers(shared: Arc<Shared>) {
 #[async_trait]
 impl Actor for NetActor {
     type Msg = NetworkMsg<Trellis>;
-    type State = NetState;
+    type State = ();
     type Arguments = Acceptors;
 
-    async fn pre_start(
-        &self,
-        _myself: NetRef,
-        acceptors: Acceptors,
-    ) -> Result<NetState, ActorProcessingErr> {
+    async fn pre_start(&self, _myself: NetRef, acceptors: Acceptors) -> Result<(), ActorProcessingErr> {
         let shared = &self.shared;
-        let tasks = vec![
+        *shared.tasks.lock() = vec![
             tokio::spawn(watch_peers(Arc::clone(shared))),
             tokio::spawn(inbound::serve_consensus(Arc::clone(shared), acceptors.consensus)),
             tokio::spawn(inbound::serve_proposals(Arc::clone(shared), acceptors.proposal)),
             tokio::spawn(requests::serve(Arc::clone(shared), acceptors.sync)),
         ];
-        Ok(NetState { tasks })
+        Ok(())
     }
 
     async fn handle(
         &self,
         _myself: NetRef,
         message: NetworkMsg<Trellis>,
-        _state: &mut NetState,
+        _state: &mut (),
     ) -> Result<(), ActorProcessingErr> {
         let shared = &self.shared;
         match message {
@@ -247,10 +243,8 @@ impl Actor for NetActor {
                 }
             }
             NetworkMsg::BroadcastStatus(status) => {
-                let status = WireStatus {
-                    tip_height: status.tip_height.0,
-                    history_min_height: status.history_min_height.0,
-                };
+                let status =
+                    WireStatus { tip_height: status.tip_height.0, history_min_height: status.history_min_height.0 };
                 let frame = encode_body(ConsensusBody::Status(status));
                 shared.publish(CONSENSUS_PROTOCOL, frame).await;
             }
@@ -279,27 +273,8 @@ impl Actor for NetActor {
                 let _ = reply.send(Err(PersistentPeerError::NetworkStopped));
             }
             // Who may speak is decided by the role in the peer's record, not by the engine's own proofs.
-            NetworkMsg::UpdateValidatorSet(_)
-            | NetworkMsg::ValidatorProofVerified { .. }
-            | NetworkMsg::NewEvent(_) => {}
-        }
-        Ok(())
-    }
-
-    async fn post_stop(
-        &self,
-        _myself: NetRef,
-        state: &mut NetState,
-    ) -> Result<(), ActorProcessingErr> {
-        self.shared.subscribers.lock().clear();
-        self.shared.inbound.lock().clear();
-        for (_, task) in self.shared.outbound.lock().drain() {
-            task.abort();
-        }
-        for task in state.tasks.drain(..) {
-            task.abort();
-            // Waited for, so that the protocols' names are free when the engine starts again.
-            let _ = task.await;
+            NetworkMsg::UpdateValidatorSet(_) | NetworkMsg::ValidatorProofVerified { .. } | NetworkMsg::NewEvent(_) => {
+            }
         }
         Ok(())
     }

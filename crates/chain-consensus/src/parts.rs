@@ -146,7 +146,12 @@ mod tests {
         }
     }
 
-    fn feed(assembler: &mut Assembler<u8>, peer: u8, id: &[u8], parts: Vec<Part>) -> Result<Option<Bytes>, PartRefusal> {
+    fn feed(
+        assembler: &mut Assembler<u8>,
+        peer: u8,
+        id: &[u8],
+        parts: Vec<Part>,
+    ) -> Result<Option<Bytes>, PartRefusal> {
         let id = Bytes::copy_from_slice(id);
         let mut whole = None;
         for (sequence, part) in parts.into_iter().enumerate() {

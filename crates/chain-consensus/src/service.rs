@@ -10,12 +10,9 @@ use std::time::Duration;
 use arc_malachitebft_app_channel::app::config::NodeConfig;
 use arc_malachitebft_app_channel::app::engine::node::NodeRef;
 use arc_malachitebft_app_channel::{
-    Channels, ConsensusContext, EngineBuilder, NetworkMsg as AppNetworkMsg, RequestContext,
-    SyncContext, WalContext,
+    Channels, ConsensusContext, EngineBuilder, NetworkMsg as AppNetworkMsg, RequestContext, SyncContext, WalContext,
 };
-use arc_malachitebft_config::{
-    ConsensusConfig, ScoringStrategy, ValuePayload, ValueSyncConfig,
-};
+use arc_malachitebft_config::{ConsensusConfig, ScoringStrategy, ValuePayload, ValueSyncConfig};
 use arc_malachitebft_wal::Log;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -23,6 +20,7 @@ use trellis_net_peers::NetworkHandle;
 use trellis_primitives::{Address, B256, SharedClock};
 
 use crate::application::Application;
+use crate::codec::EngineCodec;
 use crate::config::EngineConfig;
 use crate::context::{Trellis, VoterAddress};
 use crate::error::{StartError, StopReason};
@@ -31,7 +29,6 @@ use crate::metrics::EngineMetrics;
 use crate::network::{Acceptors, NetActor, NetRef, RESPONSE_BYTES_MAX, Shared};
 use crate::signing::{EngineSigner, EngineVerifier, VoteSigner};
 use crate::undecided::UndecidedStore;
-use crate::wire::EngineCodec;
 
 /// Name of the engine's log in its folder.
 const LOG_FILE: &str = "votes.wal";
@@ -149,6 +146,7 @@ pub async fn start(
         Err(error) => {
             let wait = Some(Duration::from_millis(STOP_WAIT_MS_MAX));
             let _ = net.stop_and_wait(None, wait).await;
+            shared.shutdown().await;
             return Err(error);
         }
     };
@@ -182,11 +180,13 @@ async fn supervise(
     stop: watch::Receiver<bool>,
     ended: watch::Sender<Option<StopReason>>,
 ) {
+    let shared = Arc::clone(&host.shared);
     let reason = host.run(channels.consensus, stop).await;
     let wait = Some(Duration::from_millis(STOP_WAIT_MS_MAX));
     node.get_cell().stop_children_and_wait(None, wait).await;
     // An actor that has stopped already is what we want.
     let _ = node.stop_and_wait(None, wait).await;
+    shared.shutdown().await;
     ended.send_replace(Some(reason));
 }
 
@@ -203,11 +203,7 @@ async fn build(
     net: NetRef,
 ) -> Result<(Channels<Trellis>, NodeRef), StartError> {
     let verifier = EngineVerifier::new(parts.genesis_hash);
-    let consensus = ConsensusContext::new_validator(
-        VoterAddress(parts.address),
-        Box::new(verifier),
-        Box::new(signer),
-    );
+    let consensus = ConsensusContext::new_validator(VoterAddress(parts.address), Box::new(verifier), Box::new(signer));
     let (channels, handle) = EngineBuilder::new(Trellis, Settings::new(&parts))
         .with_default_wal(WalContext::new(parts.log_path, EngineCodec))
         .with_custom_network(net.clone(), publisher(net))
@@ -251,13 +247,16 @@ impl Settings {
             queue_per_height_capacity: QUEUED_MESSAGES_MAX,
             ..ConsensusConfig::default()
         };
-        let mut sync = ValueSyncConfig::default();
-        sync.enabled = true;
-        sync.status_update_interval = Duration::from_millis(parts.config.status_interval_ms.max(1));
-        sync.request_timeout = Duration::from_millis(parts.config.sync_timeout_ms.max(1));
-        sync.scoring_strategy = ScoringStrategy::Ema;
+        let defaults = ValueSyncConfig::default();
         let response_max = u64::try_from(RESPONSE_BYTES_MAX).unwrap_or(u64::MAX);
-        sync.max_response_size = response_max.to_string().parse().unwrap_or(sync.max_response_size);
+        let sync = ValueSyncConfig {
+            enabled: true,
+            status_update_interval: Duration::from_millis(parts.config.status_interval_ms.max(1)),
+            request_timeout: Duration::from_millis(parts.config.sync_timeout_ms.max(1)),
+            scoring_strategy: ScoringStrategy::Ema,
+            max_response_size: response_max.to_string().parse().unwrap_or(defaults.max_response_size),
+            ..defaults
+        };
         Self { moniker: format!("{}-{run}", parts.address), consensus, sync }
     }
 }

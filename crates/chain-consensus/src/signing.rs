@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arc_malachitebft_core_types::{
-    NilOrVal, Round, SignedMessage, ValidatorProof, VoteExtensionScope, VoteType,
-};
+use arc_malachitebft_core_types::{NilOrVal, Round, SignedMessage, ValidatorProof, VoteExtensionScope, VoteType};
 use arc_malachitebft_signing::{Error as EngineSigningError, Signer, VerificationResult, Verifier};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -90,10 +88,7 @@ impl VoteSigner for VoteKey {
     }
 
     async fn sign(&self, _request: &SigningRequest, message: &B256) -> Result<Bytes, SignerError> {
-        Ok(Bytes::copy_from_slice(&VoteKey::sign(
-            self,
-            message.as_slice(),
-        )))
+        Ok(Bytes::copy_from_slice(&VoteKey::sign(self, message.as_slice())))
     }
 }
 
@@ -107,12 +102,11 @@ struct SignGuard {
 impl SignGuard {
     fn allow(&mut self, place: (u64, u32, u8), message: B256) -> Result<(), SignerError> {
         let (height, round, kind) = place;
-        self.signed
-            .retain(|(h, _, _), _| h.saturating_add(GUARD_HEIGHTS) > height);
+        self.signed.retain(|(h, _, _), _| h.saturating_add(GUARD_HEIGHTS) > height);
         match self.signed.get(&place) {
-            Some(before) if *before != message => Err(SignerError::SecondValue {
-                place: format!("height {height}, round {round}, kind {kind}"),
-            }),
+            Some(before) if *before != message => {
+                Err(SignerError::SecondValue { place: format!("height {height}, round {round}, kind {kind}") })
+            }
             _ => {
                 self.signed.insert(place, message);
                 Ok(())
@@ -131,11 +125,7 @@ pub(crate) struct EngineSigner {
 
 impl EngineSigner {
     pub(crate) fn new(signer: Arc<dyn VoteSigner>, genesis_hash: B256) -> Self {
-        Self {
-            signer,
-            genesis_hash,
-            guard: Arc::new(Mutex::new(SignGuard::default())),
-        }
+        Self { signer, genesis_hash, guard: Arc::new(Mutex::new(SignGuard::default())) }
     }
 
     /// Signs the head of a stream of parts.
@@ -146,16 +136,8 @@ impl EngineSigner {
         payload_hash: &B256,
         payload_bytes: usize,
     ) -> Result<Bytes, SignerError> {
-        let message = parts_hash(
-            &self.genesis_hash,
-            place,
-            &value,
-            payload_hash,
-            payload_bytes,
-        );
-        self.signer
-            .sign(&SigningRequest::Parts { place, value }, &message)
-            .await
+        let message = parts_hash(&self.genesis_hash, place, &value, payload_hash, payload_bytes);
+        self.signer.sign(&SigningRequest::Parts { place, value }, &message).await
     }
 
     async fn guarded(
@@ -164,15 +146,8 @@ impl EngineSigner {
         request: SigningRequest,
         message: B256,
     ) -> Result<VoteSignature, EngineSigningError> {
-        self.guard
-            .lock()
-            .allow(place, message)
-            .map_err(EngineSigningError::from_source)?;
-        let signature = self
-            .signer
-            .sign(&request, &message)
-            .await
-            .map_err(EngineSigningError::from_source)?;
+        self.guard.lock().allow(place, message).map_err(EngineSigningError::from_source)?;
+        let signature = self.signer.sign(&request, &message).await.map_err(EngineSigningError::from_source)?;
         Ok(VoteSignature(signature))
     }
 }
@@ -202,11 +177,7 @@ pub(crate) fn vote_place(vote: &Vote) -> Option<(VotePlace, Option<B256>)> {
         VoteType::Prevote => VoteKind::Prevote,
         VoteType::Precommit => VoteKind::Precommit,
     };
-    let place = VotePlace {
-        height: vote.height.0,
-        round: vote.round.as_u32()?,
-        kind,
-    };
+    let place = VotePlace { height: vote.height.0, round: vote.round.as_u32()?, kind };
     let value = match vote.value {
         NilOrVal::Nil => None,
         NilOrVal::Val(id) => Some(id),
@@ -216,10 +187,7 @@ pub(crate) fn vote_place(vote: &Vote) -> Option<(VotePlace, Option<B256>)> {
 
 /// Our place of an engine proposal.
 pub(crate) fn proposal_place(proposal: &Proposal) -> Option<(ProposalPlace, Option<u32>)> {
-    let place = ProposalPlace {
-        height: proposal.height.0,
-        round: proposal.round.as_u32()?,
-    };
+    let place = ProposalPlace { height: proposal.height.0, round: proposal.round.as_u32()? };
     Some((place, proposal.pol_round.as_u32()))
 }
 
@@ -228,11 +196,7 @@ fn extension_hash(
     scope: &VoteExtensionScope<Trellis>,
     extension: &Bytes,
 ) -> Option<(VotePlace, B256)> {
-    let place = VotePlace {
-        height: scope.height.0,
-        round: scope.round.as_u32()?,
-        kind: VoteKind::Precommit,
-    };
+    let place = VotePlace { height: scope.height.0, round: scope.round.as_u32()?, kind: VoteKind::Precommit };
     let message = sha3_256(&[
         EXTENSION_DOMAIN,
         genesis_hash.as_slice(),
@@ -247,34 +211,20 @@ fn extension_hash(
 
 #[async_trait]
 impl Signer<Trellis> for EngineSigner {
-    async fn sign_vote(
-        &self,
-        vote: Vote,
-    ) -> Result<SignedMessage<Trellis, Vote>, EngineSigningError> {
+    async fn sign_vote(&self, vote: Vote) -> Result<SignedMessage<Trellis, Vote>, EngineSigningError> {
         let (place, value) = vote_place(&vote).ok_or_else(EngineSigningError::new)?;
         let message = place.signing_hash(&self.genesis_hash, value.as_ref());
         let key = (place.height, place.round, place.kind as u8);
-        let signature = self
-            .guarded(key, SigningRequest::Vote { place, value }, message)
-            .await?;
+        let signature = self.guarded(key, SigningRequest::Vote { place, value }, message).await?;
         Ok(SignedMessage::new(vote, signature))
     }
 
-    async fn sign_proposal(
-        &self,
-        proposal: Proposal,
-    ) -> Result<SignedMessage<Trellis, Proposal>, EngineSigningError> {
+    async fn sign_proposal(&self, proposal: Proposal) -> Result<SignedMessage<Trellis, Proposal>, EngineSigningError> {
         let (place, pol_round) = proposal_place(&proposal).ok_or_else(EngineSigningError::new)?;
         let value = proposal.value.0;
         let message = place.signing_hash(&self.genesis_hash, pol_round, &value);
-        let request = SigningRequest::Proposal {
-            place,
-            pol_round,
-            value,
-        };
-        let signature = self
-            .guarded((place.height, place.round, 0), request, message)
-            .await?;
+        let request = SigningRequest::Proposal { place, pol_round, value };
+        let signature = self.guarded((place.height, place.round, 0), request, message).await?;
         Ok(SignedMessage::new(proposal, signature))
     }
 
@@ -283,8 +233,8 @@ impl Signer<Trellis> for EngineSigner {
         scope: VoteExtensionScope<Trellis>,
         extension: Bytes,
     ) -> Result<SignedMessage<Trellis, Bytes>, EngineSigningError> {
-        let (place, message) = extension_hash(&self.genesis_hash, &scope, &extension)
-            .ok_or_else(EngineSigningError::new)?;
+        let (place, message) =
+            extension_hash(&self.genesis_hash, &scope, &extension).ok_or_else(EngineSigningError::new)?;
         let signature = self
             .signer
             .sign(&SigningRequest::Extension { place }, &message)
@@ -315,14 +265,8 @@ impl EngineVerifier {
     }
 }
 
-fn checked(
-    message: Option<B256>,
-    signature: &VoteSignature,
-    key: &VotePublicKey,
-) -> VerificationResult {
-    VerificationResult::from_bool(
-        message.is_some_and(|message| key.verifies(message.as_slice(), &signature.0)),
-    )
+fn checked(message: Option<B256>, signature: &VoteSignature, key: &VotePublicKey) -> VerificationResult {
+    VerificationResult::from_bool(message.is_some_and(|message| key.verifies(message.as_slice(), &signature.0)))
 }
 
 #[async_trait]
@@ -333,8 +277,7 @@ impl Verifier<Trellis> for EngineVerifier {
         signature: &VoteSignature,
         key: &VotePublicKey,
     ) -> Result<VerificationResult, EngineSigningError> {
-        let message = vote_place(vote)
-            .map(|(place, value)| place.signing_hash(&self.genesis_hash, value.as_ref()));
+        let message = vote_place(vote).map(|(place, value)| place.signing_hash(&self.genesis_hash, value.as_ref()));
         Ok(checked(message, signature, key))
     }
 
@@ -344,8 +287,8 @@ impl Verifier<Trellis> for EngineVerifier {
         signature: &VoteSignature,
         key: &VotePublicKey,
     ) -> Result<VerificationResult, EngineSigningError> {
-        let message = proposal_place(proposal)
-            .map(|(place, pol)| place.signing_hash(&self.genesis_hash, pol, &proposal.value.0));
+        let message =
+            proposal_place(proposal).map(|(place, pol)| place.signing_hash(&self.genesis_hash, pol, &proposal.value.0));
         Ok(checked(message, signature, key))
     }
 
@@ -394,10 +337,7 @@ mod tests {
         let mut guard = SignGuard::default();
         assert!(guard.allow((5, 0, 1), B256::repeat_byte(1)).is_ok());
         assert!(guard.allow((6, 0, 1), B256::repeat_byte(1)).is_ok());
-        assert!(
-            guard.allow((5, 0, 1), B256::repeat_byte(2)).is_err(),
-            "one height back"
-        );
+        assert!(guard.allow((5, 0, 1), B256::repeat_byte(2)).is_err(), "one height back");
         assert!(guard.allow((9, 0, 1), B256::repeat_byte(1)).is_ok());
         assert_eq!(guard.signed.len(), 1);
     }

@@ -1,23 +1,18 @@
 //! The messages between validators and the entries of the engine's log: prost, field numbers never reused.
 
-use arc_malachitebft_codec::{Codec, HasEncodedLen};
-use arc_malachitebft_core_consensus::{LivenessMsg, ProposedValue, SignedConsensusMsg};
+use arc_malachitebft_core_consensus::{LivenessMsg, SignedConsensusMsg};
 use arc_malachitebft_core_types::{
-    NilOrVal, PolkaCertificate, PolkaSignature, RoundCertificate, RoundCertificateType,
-    RoundSignature, SignedMessage, SignedProposal, SignedVote, Validity, VoteType,
+    NilOrVal, PolkaCertificate, PolkaSignature, RoundCertificate, RoundCertificateType, RoundSignature, SignedMessage,
+    SignedProposal, SignedVote, VoteType,
 };
 use arc_malachitebft_engine::util::streaming::{StreamContent, StreamId, StreamMessage};
-use arc_malachitebft_sync as sync;
 use bytes::Bytes;
 use prost::Message;
 use thiserror::Error;
 use trellis_chain_finality::VALIDATORS_MAX;
-use trellis_primitives::{Address, B256, CommitCertificate};
+use trellis_primitives::{Address, B256};
 
-use crate::certificate::{certificate_from_engine, decided_to_engine};
-use crate::context::{
-    BlockHeight, BlockId, Part, PartsInit, Proposal, Trellis, Vote, VoteSignature, VoterAddress,
-};
+use crate::context::{BlockHeight, BlockId, Part, PartsInit, Proposal, Trellis, Vote, VoteSignature, VoterAddress};
 use crate::signing::engine_round;
 
 /// Longest signature of any scheme, bytes.
@@ -183,19 +178,19 @@ pub(crate) struct WireInit {
 
 /// A block that was seen proposed, as the engine's log keeps it: by hash.
 #[derive(Clone, PartialEq, prost::Message)]
-struct WireProposedValue {
+pub(crate) struct WireProposedValue {
     #[prost(uint64, tag = "1")]
-    height: u64,
+    pub(crate) height: u64,
     #[prost(uint32, optional, tag = "2")]
-    round: Option<u32>,
+    pub(crate) round: Option<u32>,
     #[prost(uint32, optional, tag = "3")]
-    valid_round: Option<u32>,
+    pub(crate) valid_round: Option<u32>,
     #[prost(bytes = "bytes", tag = "4")]
-    proposer: Bytes,
+    pub(crate) proposer: Bytes,
     #[prost(bytes = "bytes", tag = "5")]
-    value: Bytes,
+    pub(crate) value: Bytes,
     #[prost(bool, tag = "6")]
-    valid: bool,
+    pub(crate) valid: bool,
 }
 
 /// Asks for decided blocks `first..=last`.
@@ -211,30 +206,30 @@ pub(crate) struct WireSyncRequest {
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct WireSyncResponse {
     #[prost(uint64, tag = "1")]
-    first: u64,
+    pub(crate) first: u64,
     #[prost(message, repeated, tag = "2")]
-    values: Vec<WireDecided>,
+    pub(crate) values: Vec<WireDecided>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-struct WireDecided {
+pub(crate) struct WireDecided {
     /// RLP of the certificate.
     #[prost(bytes = "bytes", tag = "1")]
-    certificate: Bytes,
+    pub(crate) certificate: Bytes,
     /// RLP of the block.
     #[prost(bytes = "bytes", tag = "2")]
-    block: Bytes,
+    pub(crate) block: Bytes,
 }
 
-fn bytes32(field: &'static str, bytes: &[u8]) -> Result<B256, WireError> {
+pub(crate) fn bytes32(field: &'static str, bytes: &[u8]) -> Result<B256, WireError> {
     B256::try_from(bytes).map_err(|_| WireError::Length { field, actual: bytes.len() })
 }
 
-fn address(field: &'static str, bytes: &[u8]) -> Result<Address, WireError> {
+pub(crate) fn address(field: &'static str, bytes: &[u8]) -> Result<Address, WireError> {
     Address::try_from(bytes).map_err(|_| WireError::Length { field, actual: bytes.len() })
 }
 
-fn copy(bytes: &[u8]) -> Bytes {
+pub(crate) fn copy(bytes: &[u8]) -> Bytes {
     Bytes::copy_from_slice(bytes)
 }
 
@@ -450,9 +445,7 @@ pub(crate) fn liveness_body(message: &LivenessMsg<Trellis>) -> ConsensusBody {
     match message {
         LivenessMsg::Vote(vote) => ConsensusBody::RepeatedVote(vote.into()),
         LivenessMsg::PolkaCertificate(polka) => ConsensusBody::Polka(polka.into()),
-        LivenessMsg::SkipRoundCertificate(certificate) => {
-            ConsensusBody::SkipRound(certificate.into())
-        }
+        LivenessMsg::SkipRoundCertificate(certificate) => ConsensusBody::SkipRound(certificate.into()),
     }
 }
 
@@ -468,13 +461,7 @@ pub(crate) fn encode_part(message: &StreamMessage<Part>) -> Option<Bytes> {
         StreamContent::Data(Part::Data { bytes, last }) => (None, bytes.clone(), *last),
         StreamContent::Data(Part::Init(init)) => (Some(WireInit::from(init)), Bytes::new(), false),
     };
-    let part = WirePart {
-        stream: message.stream_id.to_bytes(),
-        sequence: message.sequence,
-        init,
-        data,
-        last,
-    };
+    let part = WirePart { stream: message.stream_id.to_bytes(), sequence: message.sequence, init, data, last };
     Some(part.encode_to_vec().into())
 }
 
@@ -488,11 +475,7 @@ pub(crate) fn decode_part(bytes: Bytes) -> Result<StreamMessage<Part>, WireError
         Some(init) => Part::Init(init.try_into()?),
         None => Part::Data { bytes: part.data, last: part.last },
     };
-    Ok(StreamMessage::new(
-        StreamId::new(part.stream),
-        part.sequence,
-        StreamContent::Data(content),
-    ))
+    Ok(StreamMessage::new(StreamId::new(part.stream), part.sequence, StreamContent::Data(content)))
 }
 
 impl From<&PartsInit> for WireInit {
@@ -524,153 +507,5 @@ impl TryFrom<WireInit> for PartsInit {
             payload_bytes: usize::try_from(wire.payload_bytes).unwrap_or(usize::MAX),
             signature: signature(wire.signature)?.0,
         })
-    }
-}
-
-/// Encodes the entries of the engine's log and the messages of its sync. Votes are the same bytes in both.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct EngineCodec;
-
-impl Codec<SignedConsensusMsg<Trellis>> for EngineCodec {
-    type Error = WireError;
-
-    fn decode(&self, bytes: Bytes) -> Result<SignedConsensusMsg<Trellis>, WireError> {
-        match ConsensusFrame::decode(bytes)?.body {
-            Some(ConsensusBody::Vote(vote)) => Ok(SignedConsensusMsg::Vote(vote.try_into()?)),
-            Some(ConsensusBody::Proposal(proposal)) => {
-                Ok(SignedConsensusMsg::Proposal(proposal.try_into()?))
-            }
-            _ => Err(WireError::Missing("vote or proposal")),
-        }
-    }
-
-    fn encode(&self, message: &SignedConsensusMsg<Trellis>) -> Result<Bytes, WireError> {
-        Ok(encode_body(consensus_body(message)))
-    }
-}
-
-impl Codec<PolkaCertificate<Trellis>> for EngineCodec {
-    type Error = WireError;
-
-    fn decode(&self, bytes: Bytes) -> Result<PolkaCertificate<Trellis>, WireError> {
-        WirePolka::decode(bytes)?.try_into()
-    }
-
-    fn encode(&self, polka: &PolkaCertificate<Trellis>) -> Result<Bytes, WireError> {
-        Ok(WirePolka::from(polka).encode_to_vec().into())
-    }
-}
-
-impl Codec<ProposedValue<Trellis>> for EngineCodec {
-    type Error = WireError;
-
-    fn decode(&self, bytes: Bytes) -> Result<ProposedValue<Trellis>, WireError> {
-        let wire = WireProposedValue::decode(bytes)?;
-        Ok(ProposedValue {
-            height: BlockHeight(wire.height),
-            round: engine_round(wire.round),
-            valid_round: engine_round(wire.valid_round),
-            proposer: VoterAddress(address("proposer", &wire.proposer)?),
-            value: BlockId(bytes32("value", &wire.value)?),
-            validity: Validity::from_bool(wire.valid),
-        })
-    }
-
-    fn encode(&self, value: &ProposedValue<Trellis>) -> Result<Bytes, WireError> {
-        let wire = WireProposedValue {
-            height: value.height.0,
-            round: value.round.as_u32(),
-            valid_round: value.valid_round.as_u32(),
-            proposer: copy(value.proposer.0.as_slice()),
-            value: copy(value.value.0.as_slice()),
-            valid: value.validity.is_valid(),
-        };
-        Ok(wire.encode_to_vec().into())
-    }
-}
-
-impl Codec<sync::Status<Trellis>> for EngineCodec {
-    type Error = WireError;
-
-    /// The sender's id is not in the bytes: the network knows who sent them.
-    fn decode(&self, _bytes: Bytes) -> Result<sync::Status<Trellis>, WireError> {
-        Err(WireError::Missing("peer"))
-    }
-
-    fn encode(&self, status: &sync::Status<Trellis>) -> Result<Bytes, WireError> {
-        let wire = WireStatus {
-            tip_height: status.tip_height.0,
-            history_min_height: status.history_min_height.0,
-        };
-        Ok(wire.encode_to_vec().into())
-    }
-}
-
-impl Codec<sync::Request<Trellis>> for EngineCodec {
-    type Error = WireError;
-
-    fn decode(&self, bytes: Bytes) -> Result<sync::Request<Trellis>, WireError> {
-        let wire = WireSyncRequest::decode(bytes)?;
-        let range = BlockHeight(wire.first)..=BlockHeight(wire.last);
-        Ok(sync::Request::ValueRequest(sync::ValueRequest::new(range)))
-    }
-
-    fn encode(&self, request: &sync::Request<Trellis>) -> Result<Bytes, WireError> {
-        let sync::Request::ValueRequest(request) = request;
-        let wire = WireSyncRequest { first: request.range.start().0, last: request.range.end().0 };
-        Ok(wire.encode_to_vec().into())
-    }
-}
-
-fn response_to_wire(response: &sync::Response<Trellis>) -> WireSyncResponse {
-    let sync::Response::ValueResponse(response) = response;
-    WireSyncResponse {
-        first: response.start_height.0,
-        values: response
-            .values
-            .iter()
-            .map(|value| WireDecided {
-                certificate: alloy_rlp::encode(certificate_from_engine(
-                    &value.certificate.trim_vote_extensions(),
-                ))
-                .into(),
-                block: value.value_bytes.clone(),
-            })
-            .collect(),
-    }
-}
-
-impl Codec<sync::Response<Trellis>> for EngineCodec {
-    type Error = WireError;
-
-    fn decode(&self, bytes: Bytes) -> Result<sync::Response<Trellis>, WireError> {
-        let wire = WireSyncResponse::decode(bytes)?;
-        let values = wire
-            .values
-            .into_iter()
-            .map(|value| {
-                let certificate: CommitCertificate = alloy_rlp::decode_exact(&value.certificate)
-                    .map_err(|_| WireError::Missing("certificate"))?;
-                if certificate.signatures.len() > VALIDATORS_MAX {
-                    let actual = certificate.signatures.len();
-                    return Err(WireError::Length { field: "signatures", actual });
-                }
-                Ok(decided_to_engine(&certificate, value.block))
-            })
-            .collect::<Result<_, WireError>>()?;
-        Ok(sync::Response::ValueResponse(sync::ValueResponse::new(
-            BlockHeight(wire.first),
-            values,
-        )))
-    }
-
-    fn encode(&self, response: &sync::Response<Trellis>) -> Result<Bytes, WireError> {
-        Ok(response_to_wire(response).encode_to_vec().into())
-    }
-}
-
-impl HasEncodedLen<sync::Response<Trellis>> for EngineCodec {
-    fn encoded_len(&self, response: &sync::Response<Trellis>) -> Result<usize, WireError> {
-        Ok(response_to_wire(response).encoded_len())
     }
 }

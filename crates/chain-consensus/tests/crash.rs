@@ -1,7 +1,8 @@
 //! A validator is killed at every point of a height, in a process of its own, and started again: it never signs a second
 //! value for a place, and no committed block is gone.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, clippy::print_stderr)]
 
+#[path = "support/chain.rs"]
 mod support;
 
 use std::collections::BTreeMap;

@@ -1,17 +1,14 @@
 //! Whole engines over the simulated network: agreement, catching up, evidence, refusals.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, clippy::print_stderr)]
 
+#[path = "support/chain.rs"]
 mod support;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use support::{
-    GENESIS, TestApp, assert_no_fork, committee, fast, join, key, node_id, reach, run,
-};
-use trellis_chain_consensus::{
-    CONSENSUS_PROTOCOL, EngineHandle, RefusedLabel, StartError, StopReason, start,
-};
+use support::{GENESIS, TestApp, assert_no_fork, committee, fast, join, key, node_id, reach, run};
+use trellis_chain_consensus::{CONSENSUS_PROTOCOL, EngineHandle, RefusedLabel, StartError, StopReason, start};
 use trellis_chain_finality::verify_certificate;
 use trellis_net_peers::sim::{SimNet, SimNode};
 use trellis_primitives::{NodeId, RoleSet, SystemClock};
@@ -250,7 +247,10 @@ async fn a_validator_whose_chain_was_set_back_does_not_vote_again() {
     let clock = Arc::new(SystemClock);
     let path = home.path().to_owned();
     let refusal = start(fast(), Arc::new(key(1)), GENESIS, net, empty, clock, path).await.unwrap_err();
-    assert!(matches!(refusal, StartError::ChainBehindLog { tip_height: 0, log_height } if log_height >= 5), "{refusal}");
+    assert!(
+        matches!(refusal, StartError::ChainBehindLog { tip_height: 0, log_height } if log_height >= 5),
+        "{refusal}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -42,9 +42,7 @@ pub enum CertificateError {
         validator: Address,
     },
     /// The signers do not weigh enough.
-    #[error(
-        "certificate for height {height}: signed by power {actual}, needs {expected} of {total}"
-    )]
+    #[error("certificate for height {height}: signed by power {actual}, needs {expected} of {total}")]
     NotEnoughPower {
         /// Height the certificate claims.
         height: u64,
@@ -88,25 +86,13 @@ pub fn verify_certificate(
     let expected = set.quorum_power();
     if actual < expected {
         let total = set.total_power();
-        return Err(CertificateError::NotEnoughPower {
-            height,
-            expected,
-            actual,
-            total,
-        });
+        return Err(CertificateError::NotEnoughPower { height, expected, actual, total });
     }
-    let place = VotePlace {
-        height,
-        round: certificate.round,
-        kind: VoteKind::Precommit,
-    };
+    let place = VotePlace { height, round: certificate.round, kind: VoteKind::Precommit };
     let message = place.signing_hash(genesis_hash, Some(&certificate.block_hash));
     for (member, signature) in members {
         if !member.public_key.verifies(message.as_slice(), signature) {
-            return Err(CertificateError::BadSignature {
-                height,
-                validator: member.address,
-            });
+            return Err(CertificateError::BadSignature { height, validator: member.address });
         }
     }
     Ok(())

@@ -95,17 +95,9 @@ impl Equivocation {
     pub fn verify(&self, set: &ValidatorSet, genesis_hash: &B256) -> Result<(), EvidenceError> {
         match self {
             Self::Votes(a, b) => {
-                judge(
-                    (a.validator, b.validator),
-                    a.place == b.place,
-                    a.value == b.value,
-                )?;
-                let messages = [a, b].map(|vote| {
-                    (
-                        vote.place.signing_hash(genesis_hash, vote.value.as_ref()),
-                        &vote.signature,
-                    )
-                });
+                judge((a.validator, b.validator), a.place == b.place, a.value == b.value)?;
+                let messages =
+                    [a, b].map(|vote| (vote.place.signing_hash(genesis_hash, vote.value.as_ref()), &vote.signature));
                 check_signatures(set, a.validator, messages)
             }
             Self::Proposals(a, b) => {
@@ -114,23 +106,15 @@ impl Equivocation {
                     a.place == b.place,
                     a.value == b.value && a.pol_round == b.pol_round,
                 )?;
-                let messages = [a, b].map(|p| {
-                    (
-                        p.place.signing_hash(genesis_hash, p.pol_round, &p.value),
-                        &p.signature,
-                    )
-                });
+                let messages =
+                    [a, b].map(|p| (p.place.signing_hash(genesis_hash, p.pol_round, &p.value), &p.signature));
                 check_signatures(set, a.validator, messages)
             }
         }
     }
 }
 
-fn judge(
-    (first, second): (Address, Address),
-    same_place: bool,
-    same_value: bool,
-) -> Result<(), EvidenceError> {
+fn judge((first, second): (Address, Address), same_place: bool, same_value: bool) -> Result<(), EvidenceError> {
     if first != second {
         return Err(EvidenceError::TwoValidators { first, second });
     }
@@ -148,9 +132,7 @@ fn check_signatures(
     validator: Address,
     messages: [(B256, &Bytes); 2],
 ) -> Result<(), EvidenceError> {
-    let member = set
-        .get(&validator)
-        .ok_or(EvidenceError::UnknownValidator { validator })?;
+    let member = set.get(&validator).ok_or(EvidenceError::UnknownValidator { validator })?;
     for (message, signature) in messages {
         if !member.public_key.verifies(message.as_slice(), signature) {
             return Err(EvidenceError::BadSignature { validator });
@@ -180,9 +162,7 @@ impl From<&SignedVote> for WireMessage {
             height: vote.place.height,
             round: vote.place.round,
             kind: vote.place.kind as u8,
-            value: vote
-                .value
-                .map_or_else(Bytes::new, |id| Bytes::copy_from_slice(id.as_slice())),
+            value: vote.value.map_or_else(Bytes::new, |id| Bytes::copy_from_slice(id.as_slice())),
             pol: 0,
             validator: vote.validator,
             signature: vote.signature.clone(),
@@ -197,9 +177,7 @@ impl From<&SignedProposal> for WireMessage {
             round: proposal.place.round,
             kind: 0,
             value: Bytes::copy_from_slice(proposal.value.as_slice()),
-            pol: proposal
-                .pol_round
-                .map_or(0, |round| u64::from(round).saturating_add(1)),
+            pol: proposal.pol_round.map_or(0, |round| u64::from(round).saturating_add(1)),
             validator: proposal.validator,
             signature: proposal.signature.clone(),
         }
@@ -216,55 +194,29 @@ impl WireMessage {
     }
 
     fn into_vote(self) -> alloy_rlp::Result<SignedVote> {
-        let kind =
-            VoteKind::from_tag(self.kind).ok_or(alloy_rlp::Error::Custom("unknown vote kind"))?;
+        let kind = VoteKind::from_tag(self.kind).ok_or(alloy_rlp::Error::Custom("unknown vote kind"))?;
         if self.pol != 0 {
-            return Err(alloy_rlp::Error::Custom(
-                "a vote has no proof-of-lock round",
-            ));
+            return Err(alloy_rlp::Error::Custom("a vote has no proof-of-lock round"));
         }
         let value = self.value()?;
-        let place = VotePlace {
-            height: self.height,
-            round: self.round,
-            kind,
-        };
-        Ok(SignedVote {
-            place,
-            value,
-            validator: self.validator,
-            signature: self.signature,
-        })
+        let place = VotePlace { height: self.height, round: self.round, kind };
+        Ok(SignedVote { place, value, validator: self.validator, signature: self.signature })
     }
 
     fn into_proposal(self) -> alloy_rlp::Result<SignedProposal> {
         if self.kind != 0 {
-            return Err(alloy_rlp::Error::Custom(
-                "a vote where a proposal was expected",
-            ));
+            return Err(alloy_rlp::Error::Custom("a vote where a proposal was expected"));
         }
-        let value = self
-            .value()?
-            .ok_or(alloy_rlp::Error::Custom("a proposal names a block"))?;
-        let pol_round =
-            match self.pol.checked_sub(1) {
-                None => None,
-                Some(round) => Some(u32::try_from(round).map_err(|_| {
-                    alloy_rlp::Error::Custom("the proof-of-lock round is too large")
-                })?),
-            };
-        let place = ProposalPlace {
-            height: self.height,
-            round: self.round,
+        let value = self.value()?.ok_or(alloy_rlp::Error::Custom("a proposal names a block"))?;
+        let pol_round = match self.pol.checked_sub(1) {
+            None => None,
+            Some(round) => Some(
+                u32::try_from(round).map_err(|_| alloy_rlp::Error::Custom("the proof-of-lock round is too large"))?,
+            ),
         };
+        let place = ProposalPlace { height: self.height, round: self.round };
         let (validator, signature) = (self.validator, self.signature);
-        Ok(SignedProposal {
-            place,
-            pol_round,
-            value,
-            validator,
-            signature,
-        })
+        Ok(SignedProposal { place, pol_round, value, validator, signature })
     }
 }
 
@@ -277,14 +229,8 @@ struct WirePair {
 impl Equivocation {
     fn wire(&self) -> WirePair {
         match self {
-            Self::Votes(a, b) => WirePair {
-                first: a.into(),
-                second: b.into(),
-            },
-            Self::Proposals(a, b) => WirePair {
-                first: a.into(),
-                second: b.into(),
-            },
+            Self::Votes(a, b) => WirePair { first: a.into(), second: b.into() },
+            Self::Proposals(a, b) => WirePair { first: a.into(), second: b.into() },
         }
     }
 }
@@ -303,10 +249,7 @@ impl Decodable for Equivocation {
     fn decode(buf: &mut &[u8]) -> alloy_rlp::Result<Self> {
         let WirePair { first, second } = WirePair::decode(buf)?;
         if first.kind == 0 {
-            Ok(Self::Proposals(
-                first.into_proposal()?,
-                second.into_proposal()?,
-            ))
+            Ok(Self::Proposals(first.into_proposal()?, second.into_proposal()?))
         } else {
             Ok(Self::Votes(first.into_vote()?, second.into_vote()?))
         }

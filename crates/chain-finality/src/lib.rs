@@ -10,6 +10,7 @@
 //!
 //! A proposal is signed likewise with the domain `trellis/proposal/1` over
 //! `genesis hash ‖ height ‖ round ‖ proof-of-lock round + 1 (0 = none) ‖ value id`.
+#![deny(clippy::arithmetic_side_effects, clippy::cast_possible_truncation)]
 #![cfg_attr(
     test,
     allow(
@@ -20,7 +21,6 @@
         clippy::cast_possible_truncation
     )
 )]
-#![deny(clippy::arithmetic_side_effects, clippy::cast_possible_truncation)]
 
 mod certificate;
 mod evidence;
@@ -37,7 +37,6 @@ pub use evidence::{Equivocation, EvidenceError, SignedProposal, SignedVote};
 pub use proof::{FINALITY_PROOF_BYTES_MAX, FinalityProof, ProofError};
 pub use proposer::proposer;
 pub use validator_set::{
-    POWER_TOTAL_MAX, VALIDATORS_MAX, Validator, ValidatorSet, ValidatorSetError, VotePublicKey,
-    VoteScheme,
+    POWER_TOTAL_MAX, VALIDATORS_MAX, Validator, ValidatorSet, ValidatorSetError, VotePublicKey, VoteScheme,
 };
 pub use vote::{PROPOSAL_DOMAIN, ProposalPlace, VOTE_DOMAIN, VoteKind, VotePlace};

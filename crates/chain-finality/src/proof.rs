@@ -22,9 +22,7 @@ pub struct FinalityProof {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ProofError {
     /// Larger than any honest proof.
-    #[error(
-        "the finality proof has {actual} bytes, at most {FINALITY_PROOF_BYTES_MAX} are allowed"
-    )]
+    #[error("the finality proof has {actual} bytes, at most {FINALITY_PROOF_BYTES_MAX} are allowed")]
     TooLarge {
         /// Bytes given.
         actual: usize,
@@ -57,9 +55,7 @@ impl FinalityProof {
     /// Decodes a proof from exactly these bytes.
     pub fn decode_exact(bytes: &[u8]) -> Result<Self, ProofError> {
         if bytes.len() > FINALITY_PROOF_BYTES_MAX {
-            return Err(ProofError::TooLarge {
-                actual: bytes.len(),
-            });
+            return Err(ProofError::TooLarge { actual: bytes.len() });
         }
         Ok(alloy_rlp::decode_exact(bytes)?)
     }
@@ -68,10 +64,7 @@ impl FinalityProof {
     pub fn verify(&self, set: &ValidatorSet, genesis_hash: &B256) -> Result<Header, ProofError> {
         let actual = keccak256(&self.header_rlp);
         if actual != self.certificate.block_hash {
-            return Err(ProofError::OtherBlock {
-                certified: self.certificate.block_hash,
-                actual,
-            });
+            return Err(ProofError::OtherBlock { certified: self.certificate.block_hash, actual });
         }
         let mut rest: &[u8] = &self.header_rlp;
         let header = Header::decode(&mut rest)?;
@@ -79,10 +72,7 @@ impl FinalityProof {
             return Err(ProofError::Encoding(alloy_rlp::Error::UnexpectedLength));
         }
         if header.number != self.certificate.height {
-            return Err(ProofError::OtherHeight {
-                certified: self.certificate.height,
-                actual: header.number,
-            });
+            return Err(ProofError::OtherHeight { certified: self.certificate.height, actual: header.number });
         }
         verify_certificate(&self.certificate, set, genesis_hash)?;
         Ok(header)

@@ -23,11 +23,7 @@ pub fn proposer(set: &ValidatorSet, height: u64, round: u32) -> Option<&Validato
 }
 
 fn draw_index(left: &[&Validator], power: u64, height: u64, draw: u32) -> Option<usize> {
-    let hash = sha3_256(&[
-        b"trellis/proposer/1",
-        &height.to_be_bytes(),
-        &draw.to_be_bytes(),
-    ]);
+    let hash = sha3_256(&[b"trellis/proposer/1", &height.to_be_bytes(), &draw.to_be_bytes()]);
     let wide = u128::from_be_bytes(hash.get(..16)?.try_into().ok()?);
     let mut ticket = wide.checked_rem(u128::from(power))?;
     for (index, validator) in left.iter().enumerate() {

@@ -75,16 +75,11 @@ impl VotePublicKey {
     /// Reads a raw key of a scheme.
     pub fn from_bytes(scheme: VoteScheme, bytes: &[u8]) -> Result<Self, ValidatorSetError> {
         match scheme {
-            VoteScheme::Ed25519 => {
-                bytes
-                    .try_into()
-                    .map(Self::Ed25519)
-                    .map_err(|_| ValidatorSetError::KeyLength {
-                        scheme,
-                        expected: scheme.public_key_bytes(),
-                        actual: bytes.len(),
-                    })
-            }
+            VoteScheme::Ed25519 => bytes.try_into().map(Self::Ed25519).map_err(|_| ValidatorSetError::KeyLength {
+                scheme,
+                expected: scheme.public_key_bytes(),
+                actual: bytes.len(),
+            }),
             VoteScheme::MlDsa44 => Err(ValidatorSetError::SchemeNotAccepted { scheme }),
         }
     }
@@ -97,9 +92,7 @@ impl VotePublicKey {
     /// Whether `signature` is this key's over `message`. A wrong length is simply not a signature.
     pub fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
         match self {
-            Self::Ed25519(public) => {
-                trellis_crypto::vote::verify(public, message, signature).is_ok()
-            }
+            Self::Ed25519(public) => trellis_crypto::vote::verify(public, message, signature).is_ok(),
         }
     }
 }
@@ -118,11 +111,7 @@ pub struct Validator {
 impl Validator {
     /// A member with the address that its key implies.
     pub fn new(public_key: VotePublicKey, power: u64) -> Self {
-        Self {
-            address: public_key.address(),
-            public_key,
-            power,
-        }
+        Self { address: public_key.address(), public_key, power }
     }
 }
 
@@ -186,38 +175,24 @@ impl ValidatorSet {
             return Err(ValidatorSetError::Empty);
         }
         if validators.len() > VALIDATORS_MAX {
-            return Err(ValidatorSetError::TooMany {
-                actual: validators.len(),
-            });
+            return Err(ValidatorSetError::TooMany { actual: validators.len() });
         }
-        validators.sort_by(|a, b| {
-            b.power
-                .cmp(&a.power)
-                .then_with(|| a.address.cmp(&b.address))
-        });
+        validators.sort_by(|a, b| b.power.cmp(&a.power).then_with(|| a.address.cmp(&b.address)));
         let mut by_address = BTreeMap::new();
         let mut total_power = 0u64;
         for (index, validator) in validators.iter().enumerate() {
             if validator.power == 0 {
-                return Err(ValidatorSetError::ZeroPower {
-                    address: validator.address,
-                });
+                return Err(ValidatorSetError::ZeroPower { address: validator.address });
             }
             if by_address.insert(validator.address, index).is_some() {
-                return Err(ValidatorSetError::Duplicate {
-                    address: validator.address,
-                });
+                return Err(ValidatorSetError::Duplicate { address: validator.address });
             }
             total_power = total_power
                 .checked_add(validator.power)
                 .filter(|total| *total <= POWER_TOTAL_MAX)
                 .ok_or(ValidatorSetError::PowerOverflow)?;
         }
-        Ok(Self {
-            validators,
-            by_address,
-            total_power,
-        })
+        Ok(Self { validators, by_address, total_power })
     }
 
     /// The members, highest power first.
@@ -237,17 +212,13 @@ impl ValidatorSet {
 
     /// The member with this address.
     pub fn get(&self, address: &Address) -> Option<&Validator> {
-        self.by_address
-            .get(address)
-            .and_then(|index| self.validators.get(*index))
+        self.by_address.get(address).and_then(|index| self.validators.get(*index))
     }
 
     /// Least power that decides: strictly more than two thirds of the total.
     pub fn quorum_power(&self) -> u64 {
         let two_thirds = u128::from(self.total_power).saturating_mul(2) / 3;
-        u64::try_from(two_thirds)
-            .unwrap_or(u64::MAX)
-            .saturating_add(1)
+        u64::try_from(two_thirds).unwrap_or(u64::MAX).saturating_add(1)
     }
 
     /// The committee's identity: keccak-256 of its RLP.
@@ -289,18 +260,14 @@ impl Decodable for ValidatorSet {
         let list = Vec::<WireValidator>::decode(buf)?;
         let mut validators = Vec::with_capacity(list.len().min(VALIDATORS_MAX));
         for entry in list {
-            let scheme = VoteScheme::from_tag(entry.scheme)
-                .ok_or(alloy_rlp::Error::Custom("unknown vote scheme"))?;
+            let scheme = VoteScheme::from_tag(entry.scheme).ok_or(alloy_rlp::Error::Custom("unknown vote scheme"))?;
             let public_key = VotePublicKey::from_bytes(scheme, &entry.public_key)
                 .map_err(|_| alloy_rlp::Error::Custom("not a vote key of its scheme"))?;
             validators.push(Validator::new(public_key, entry.power));
         }
-        let sorted = Self::new(validators.clone())
-            .map_err(|_| alloy_rlp::Error::Custom("not a committee"))?;
+        let sorted = Self::new(validators.clone()).map_err(|_| alloy_rlp::Error::Custom("not a committee"))?;
         if sorted.validators != validators {
-            return Err(alloy_rlp::Error::Custom(
-                "the committee is not in canonical order",
-            ));
+            return Err(alloy_rlp::Error::Custom("the committee is not in canonical order"));
         }
         Ok(sorted)
     }

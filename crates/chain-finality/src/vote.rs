@@ -105,11 +105,7 @@ mod tests {
     #[test]
     fn vote_bytes_are_pinned() {
         let genesis = B256::repeat_byte(7);
-        let place = VotePlace {
-            height: 42,
-            round: 3,
-            kind: VoteKind::Precommit,
-        };
+        let place = VotePlace { height: 42, round: 3, kind: VoteKind::Precommit };
         let value = B256::repeat_byte(9);
         assert_eq!(
             place.signing_hash(&genesis, Some(&value)).to_string(),
@@ -119,10 +115,7 @@ mod tests {
             place.signing_hash(&genesis, None).to_string(),
             "0x923f61744cd968b37d1d6d6a9c7bd9abc0bf1031e7f57a2f8bde5476549be0a9"
         );
-        let proposal = ProposalPlace {
-            height: 42,
-            round: 3,
-        };
+        let proposal = ProposalPlace { height: 42, round: 3 };
         assert_eq!(
             proposal.signing_hash(&genesis, Some(1), &value).to_string(),
             "0x2cb90e3ace88c163fdd07f1145ab27782596adeb39e74d5b54e14798628e5c38"
@@ -133,20 +126,12 @@ mod tests {
     fn every_field_of_a_place_changes_the_bytes() {
         let genesis = B256::repeat_byte(7);
         let value = B256::repeat_byte(9);
-        let base = VotePlace {
-            height: 42,
-            round: 3,
-            kind: VoteKind::Precommit,
-        };
+        let base = VotePlace { height: 42, round: 3, kind: VoteKind::Precommit };
         let reference = base.signing_hash(&genesis, Some(&value));
         let others = [
             VotePlace { height: 43, ..base }.signing_hash(&genesis, Some(&value)),
             VotePlace { round: 4, ..base }.signing_hash(&genesis, Some(&value)),
-            VotePlace {
-                kind: VoteKind::Prevote,
-                ..base
-            }
-            .signing_hash(&genesis, Some(&value)),
+            VotePlace { kind: VoteKind::Prevote, ..base }.signing_hash(&genesis, Some(&value)),
             base.signing_hash(&B256::repeat_byte(8), Some(&value)),
             base.signing_hash(&genesis, Some(&B256::repeat_byte(10))),
             base.signing_hash(&genesis, None),

@@ -22,7 +22,7 @@ use crate::undecided::Undecided;
 /// Heights ahead of ours for which whole blocks are kept until we are there.
 const EARLY_HEIGHTS_MAX: u64 = 2;
 /// Whole blocks kept for one such height.
-const EARLY_BLOCKS_MAX: usize = 2;
+const EARLY_BLOCKS_MAX: usize = 3;
 /// Rounds ahead of ours in which a proposal is looked at; the engine drops votes further ahead too.
 const ROUNDS_AHEAD_MAX: u32 = 10;
 
@@ -34,9 +34,7 @@ impl Host {
         round: u32,
         timeout: Duration,
     ) -> Result<Option<LocallyProposedValue<Trellis>>, StopReason> {
-        let answer = |hash: B256| {
-            LocallyProposedValue::new(BlockHeight(height), Round::new(round), BlockId(hash))
-        };
+        let answer = |hash: B256| LocallyProposedValue::new(BlockHeight(height), Round::new(round), BlockId(hash));
         let before = self.work.blocks.values().find(|b| b.own && b.height == height && b.round == round);
         if let Some(block) = before {
             return Ok(Some(answer(block.block_hash)));
@@ -139,7 +137,8 @@ impl Host {
         }
     }
 
-    /// Whether a stream is worth keeping. The proposer of a later height is not known yet and is checked when we are there.
+    /// Whether a stream is worth keeping. Who proposes at a later height is not known yet: there it is enough for now that
+    /// a member of today's committee signed; whether it was its turn is checked when we are there.
     fn check_head(&self, init: &PartsInit) -> Result<(), &'static str> {
         let height = self.work.height;
         if init.height < height {
@@ -148,7 +147,7 @@ impl Host {
         if init.height > height.saturating_add(EARLY_HEIGHTS_MAX) {
             return Err("part_too_early");
         }
-        if init.height > height { Ok(()) } else { self.check_proposer(init) }
+        if init.height > height { self.check_signature(init) } else { self.check_proposer(init) }
     }
 
     fn check_proposer(&self, init: &PartsInit) -> Result<(), &'static str> {
@@ -159,29 +158,21 @@ impl Host {
             return Err("part_round_too_far");
         }
         let expected = proposer(committee.set(), init.height, init.round);
-        let Some(member) = expected.filter(|member| member.address == init.proposer) else {
+        if expected.is_none_or(|member| member.address != init.proposer) {
             return Err("part_not_of_the_proposer");
-        };
-        let place = ProposalPlace { height: init.height, round: init.round };
-        let message = parts_hash(
-            &self.genesis_hash,
-            place,
-            &init.block_hash,
-            &init.payload_hash,
-            init.payload_bytes,
-        );
-        if member.public_key.verifies(message.as_slice(), &init.signature) {
-            Ok(())
-        } else {
-            Err("part_signature")
         }
+        self.check_signature(init)
     }
 
-    async fn whole(
-        &mut self,
-        init: PartsInit,
-        body: Bytes,
-    ) -> Result<Option<ProposedValue<Trellis>>, StopReason> {
+    fn check_signature(&self, init: &PartsInit) -> Result<(), &'static str> {
+        let committee = self.work.committee.as_ref().ok_or("part_without_committee")?;
+        let member = committee.set().get(&init.proposer).ok_or("part_not_of_the_committee")?;
+        let place = ProposalPlace { height: init.height, round: init.round };
+        let message = parts_hash(&self.genesis_hash, place, &init.block_hash, &init.payload_hash, init.payload_bytes);
+        if member.public_key.verifies(message.as_slice(), &init.signature) { Ok(()) } else { Err("part_signature") }
+    }
+
+    async fn whole(&mut self, init: PartsInit, body: Bytes) -> Result<Option<ProposedValue<Trellis>>, StopReason> {
         // Between the decision of a height and the start of the next the tip is ahead of the height.
         let judgeable = init.height == self.work.height && self.tip.height < init.height;
         if judgeable {
@@ -189,7 +180,9 @@ impl Host {
         }
         if init.height > self.work.height {
             let early = self.work.early.entry(init.height).or_default();
-            if early.len() < EARLY_BLOCKS_MAX {
+            // One of each signer: nobody can fill the place of another's block.
+            let new = early.iter().all(|(other, _)| other.proposer != init.proposer);
+            if new && early.len() < EARLY_BLOCKS_MAX {
                 early.push((init, body));
             } else {
                 self.metrics.refuse("part_too_many_early");

@@ -68,12 +68,7 @@ pub(crate) async fn serve_proposals(shared: Arc<Shared>, acceptor: Acceptor) {
     serve(shared, acceptor, limits, part_event).await;
 }
 
-async fn serve(
-    shared: Arc<Shared>,
-    mut acceptor: Acceptor,
-    limits: (usize, u32),
-    decode: Decode,
-) {
+async fn serve(shared: Arc<Shared>, mut acceptor: Acceptor, limits: (usize, u32), decode: Decode) {
     // One stream per peer: a newer one is of a newer connection and ends the older.
     let mut current: HashMap<NodeId, AbortHandle> = HashMap::new();
     let mut readers = JoinSet::new();
@@ -127,20 +122,13 @@ async fn read_all(
 fn consensus_event(peer: PeerId, frame: Bytes) -> Result<NetworkEvent<Trellis>, WireError> {
     let body = ConsensusFrame::decode(frame)?.body.ok_or(WireError::Missing("body"))?;
     Ok(match body {
-        ConsensusBody::Vote(vote) | ConsensusBody::RepeatedVote(vote) => {
-            NetworkEvent::Vote(peer, vote.try_into()?)
-        }
+        ConsensusBody::Vote(vote) | ConsensusBody::RepeatedVote(vote) => NetworkEvent::Vote(peer, vote.try_into()?),
         ConsensusBody::Proposal(proposal) => NetworkEvent::Proposal(peer, proposal.try_into()?),
         ConsensusBody::Polka(polka) => NetworkEvent::PolkaCertificate(peer, polka.try_into()?),
-        ConsensusBody::SkipRound(certificate) => {
-            NetworkEvent::RoundCertificate(peer, certificate.try_into()?)
-        }
+        ConsensusBody::SkipRound(certificate) => NetworkEvent::RoundCertificate(peer, certificate.try_into()?),
         ConsensusBody::Status(status) => NetworkEvent::Status(
             peer,
-            Status::new(
-                BlockHeight(status.tip_height),
-                BlockHeight(status.history_min_height),
-            ),
+            Status::new(BlockHeight(status.tip_height), BlockHeight(status.history_min_height)),
         ),
     })
 }

@@ -8,9 +8,7 @@ use std::time::Duration;
 use arc_malachitebft_codec::Codec;
 use arc_malachitebft_engine::network::NetworkEvent;
 use arc_malachitebft_peer::PeerId;
-use arc_malachitebft_sync::{
-    InboundRequestId, OutboundFailureReason, OutboundRequestId, Request, Response,
-};
+use arc_malachitebft_sync::{InboundRequestId, OutboundFailureReason, OutboundRequestId, Request, Response};
 use bytes::Bytes;
 use thiserror::Error;
 use tokio::io::AsyncWriteExt;
@@ -22,8 +20,9 @@ use trellis_net_peers::{Acceptor, NetStream, OpenError};
 use trellis_primitives::NodeId;
 
 use super::{SYNC_PROTOCOL, Shared, engine_peer, our_peer};
+use crate::codec::EngineCodec;
 use crate::context::Trellis;
-use crate::wire::{EngineCodec, WireError};
+use crate::wire::WireError;
 
 /// Largest request, bytes.
 const REQUEST_BYTES_MAX: usize = 256;
@@ -49,23 +48,14 @@ enum RequestError {
 }
 
 /// Sends a request to a peer; the answer, or that there is none, comes as an event.
-pub(super) fn send(
-    shared: &Arc<Shared>,
-    peer: PeerId,
-    request: Request<Trellis>,
-) -> OutboundRequestId {
+pub(super) fn send(shared: &Arc<Shared>, peer: PeerId, request: Request<Trellis>) -> OutboundRequestId {
     let id = OutboundRequestId::new(shared.next_id());
     let task = tokio::spawn(run(Arc::clone(shared), id.clone(), peer, request));
     shared.outbound.lock().insert(id.clone(), task.abort_handle());
     id
 }
 
-async fn run(
-    shared: Arc<Shared>,
-    id: OutboundRequestId,
-    peer: PeerId,
-    request: Request<Trellis>,
-) {
+async fn run(shared: Arc<Shared>, id: OutboundRequestId, peer: PeerId, request: Request<Trellis>) {
     let limit = Duration::from_millis(shared.config.sync_timeout_ms);
     let outcome = timeout(limit, exchange(&shared, &peer, &request)).await;
     shared.outbound.lock().remove(&id);
@@ -81,12 +71,8 @@ async fn run(
         Ok(Err(RequestError::Open(OpenError::Unsupported { .. }))) => {
             NetworkEvent::SyncRequestFailed(id, peer, OutboundFailureReason::UnsupportedProtocols)
         }
-        Ok(Err(RequestError::Open(_))) => {
-            NetworkEvent::SyncRequestFailed(id, peer, OutboundFailureReason::DialFailure)
-        }
-        Ok(Err(RequestError::Stream(_))) => {
-            NetworkEvent::SyncRequestFailed(id, peer, OutboundFailureReason::Io)
-        }
+        Ok(Err(RequestError::Open(_))) => NetworkEvent::SyncRequestFailed(id, peer, OutboundFailureReason::DialFailure),
+        Ok(Err(RequestError::Stream(_))) => NetworkEvent::SyncRequestFailed(id, peer, OutboundFailureReason::Io),
         Err(_) => NetworkEvent::SyncRequestFailed(id, peer, OutboundFailureReason::Timeout),
     };
     shared.emit(event);
@@ -99,8 +85,7 @@ async fn exchange(
 ) -> Result<Response<Trellis>, RequestError> {
     let not_ours = RequestError::Undecodable(WireError::Missing("peer"));
     let node = our_peer(peer).ok_or(not_ours)?;
-    let mut stream =
-        shared.network.open(node, SYNC_PROTOCOL).await.map_err(RequestError::Open)?;
+    let mut stream = shared.network.open(node, SYNC_PROTOCOL).await.map_err(RequestError::Open)?;
     let frame = EngineCodec.encode(request).map_err(RequestError::Undecodable)?;
     write_frame(&mut stream, &frame).await?;
     let mut answer = Vec::new();
@@ -137,14 +122,13 @@ async fn answer(shared: Arc<Shared>, peer: NodeId, mut stream: NetStream) {
         return;
     };
     let limit = Duration::from_millis(REQUEST_TIMEOUT_MS);
-    let request: Request<Trellis> =
-        match timeout(limit, read_frame(&mut stream, REQUEST_BYTES_MAX)).await {
-            Ok(Ok(frame)) => match EngineCodec.decode(frame) {
-                Ok(request) => request,
-                Err(_) => return shared.metrics.refuse("sync_request"),
-            },
-            _ => return shared.metrics.refuse("sync_request"),
-        };
+    let request: Request<Trellis> = match timeout(limit, read_frame(&mut stream, REQUEST_BYTES_MAX)).await {
+        Ok(Ok(frame)) => match EngineCodec.decode(frame) {
+            Ok(request) => request,
+            Err(_) => return shared.metrics.refuse("sync_request"),
+        },
+        _ => return shared.metrics.refuse("sync_request"),
+    };
     let id = InboundRequestId::new(shared.next_id());
     let (sender, response) = oneshot::channel();
     shared.inbound.lock().insert(id.clone(), sender);
@@ -159,10 +143,7 @@ async fn answer(shared: Arc<Shared>, peer: NodeId, mut stream: NetStream) {
     }
 }
 
-async fn write_answer(
-    stream: &mut NetStream,
-    response: &Response<Trellis>,
-) -> Result<(), RequestError> {
+async fn write_answer(stream: &mut NetStream, response: &Response<Trellis>) -> Result<(), RequestError> {
     let bytes = EngineCodec.encode(response).map_err(RequestError::Undecodable)?;
     for chunk in bytes.chunks(CHUNK_BYTES_MAX) {
         write_frame(stream, chunk).await?;

@@ -12,18 +12,15 @@ use std::time::Duration;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use trellis_chain_consensus::{
-    AppError, Application, DecidedBlock, EngineConfig, EngineHandle, ProposedBlock, Tip, Verdict,
-    VoteSigner, start,
+    AppError, Application, DecidedBlock, EngineConfig, EngineHandle, ProposedBlock, Tip, Verdict, VoteSigner, start,
 };
-use trellis_chain_finality::{
-    Equivocation, Validator, ValidatorSet, VotePublicKey, verify_certificate,
-};
+use trellis_chain_finality::{Equivocation, Validator, ValidatorSet, VotePublicKey, verify_certificate};
 use trellis_crypto::VoteKey;
 use trellis_net_peers::NetworkHandle;
 use trellis_net_peers::sim::{SimNet, SimNode};
 use trellis_primitives::{
-    B256, Block, Bytes, CommitCertificate, ConsensusSection, Header, NodeId, Role, RoleSet,
-    SystemClock, UnixMs, keccak256,
+    B256, Block, Bytes, CommitCertificate, ConsensusSection, Header, NodeId, Role, RoleSet, SystemClock, UnixMs,
+    keccak256,
 };
 
 pub const GENESIS: B256 = B256::repeat_byte(0x47);
@@ -175,6 +172,10 @@ impl Application for TestApp {
         let header = Header {
             number: height,
             parent_hash: self.chain.lock().tip.1,
+            base_fee_per_gas: Some(1),
+            withdrawals_root: Some(B256::ZERO),
+            blob_gas_used: Some(0),
+            excess_blob_gas: Some(0),
             parent_beacon_block_root: Some(section.root()),
             extra_data: extra.into(),
             ..Header::default()
@@ -211,11 +212,7 @@ impl Application for TestApp {
         Ok(())
     }
 
-    async fn finalized(
-        &self,
-        certificate: CommitCertificate,
-        evidence: Vec<Equivocation>,
-    ) -> Result<(), AppError> {
+    async fn finalized(&self, certificate: CommitCertificate, evidence: Vec<Equivocation>) -> Result<(), AppError> {
         verify_certificate(&certificate, &self.set, &GENESIS).expect("a fuller certificate is one too");
         self.evidence.lock().extend(evidence);
         Ok(())
