@@ -235,6 +235,7 @@ fn replayed_forged_and_overdrawn_vouchers_pay_nothing() {
         let job = accept.job;
         hand.send(&GatewayFrame::Accept(accept)).await;
         hand.send(&GatewayFrame::Prompt(prompt)).await;
+        while !matches!(hand.next().await, ProviderFrame::Due(_)) {}
         let first = voucher(channel, job, Wei::ZERO, Wei(5 * WEI_PER_TOKEN));
         for _ in 0..3 {
             hand.send(&first).await;

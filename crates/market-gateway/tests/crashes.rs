@@ -103,6 +103,7 @@ fn matrix(victim: Victim, count: Count, stride: usize) {
             break;
         }
     }
+    println!("{victim:?}, {count:?}: broken at {broken} messages");
     assert!(broken >= 4, "the matrix hit only {broken} messages");
 }
 

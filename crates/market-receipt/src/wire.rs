@@ -21,6 +21,7 @@
 //!   ChannelSync ───────────────────────────▶                   on a stream of its own, after a restart
 //!                 ◀───────────────────────── ChannelState
 //! ```
+//! A voucher follows the `Accepted` or `ChannelState` of its channel: before it the provider has not looked at the channel yet.
 //! Received bytes that carry a signature (advert, pair root, receipt words) are kept and never encoded again to verify it.
 
 mod convert;
