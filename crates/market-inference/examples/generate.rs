@@ -10,8 +10,8 @@ use std::path::Path;
 use std::time::Instant;
 
 use trellis_market_inference::{
-    ChatMessage, Engine, EngineConfig, FinishReason, GenerateRequest, LoadOptions, Model, Prompt, Role, Sampling, TokenEvent,
-    inference_threads,
+    ChatMessage, Engine, EngineConfig, FinishReason, GenerateRequest, LoadOptions, Model, Prompt, Role, Sampling,
+    TokenEvent, inference_threads,
 };
 
 type Failure = Box<dyn std::error::Error>;
@@ -67,8 +67,15 @@ fn read(generation: &mut trellis_market_inference::Generation, start: Instant, s
                 let prefill = first.unwrap_or_default();
                 let decode = start.elapsed().saturating_sub(prefill);
                 if show {
-                    println!("\n\n{finish:?}: prompt {} tokens, {:.0} t/s; first text after {prefill:.2?}", generation.tokens_in(), f64::from(generation.tokens_in()) / prefill.as_secs_f64());
-                    println!("output {tokens_out} tokens, {:.0} t/s", f64::from(tokens_out.saturating_sub(1)) / decode.as_secs_f64());
+                    println!(
+                        "\n\n{finish:?}: prompt {} tokens, {:.0} t/s; first text after {prefill:.2?}",
+                        generation.tokens_in(),
+                        f64::from(generation.tokens_in()) / prefill.as_secs_f64()
+                    );
+                    println!(
+                        "output {tokens_out} tokens, {:.0} t/s",
+                        f64::from(tokens_out.saturating_sub(1)) / decode.as_secs_f64()
+                    );
                 }
                 return Ok(out);
             }

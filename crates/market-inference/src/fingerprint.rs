@@ -198,7 +198,7 @@ mod tests {
         assert_eq!(hex::encode(print.to_bytes()), "0103000000020001000002000100000080 3f2c01000080bf".replace(' ', ""));
         assert_eq!(
             hex::encode(fingerprint_root(&[print])),
-            "b73d0d53b4d1ce1b4e8a28ed6c8e0bdd5d0b8c7e0c1dbf2b8ab1f6cd9d8d2f3e".to_owned()
+            "e89b943c0a415a16c1788ca72923d491810e641e40c2da4bfc9d764b07db7e49".to_owned()
         );
     }
 

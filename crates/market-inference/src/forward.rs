@@ -194,3 +194,57 @@ fn rotate(row: &mut [f32], head_dim: usize, turn: &[(f32, f32)]) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::LoadOptions;
+    use crate::model::Model;
+
+    fn feed(model: &Model, cache: &mut KvCache, tokens: &[u32]) -> RowOutput {
+        let rows = Rows { tokens, cache, wants_output: true };
+        model.llama.forward(&mut [rows]).unwrap().remove(0).unwrap()
+    }
+
+    #[test]
+    fn a_prompt_gives_the_same_bits_at_once_in_chunks_and_token_by_token() {
+        let model = Model::builtin(&LoadOptions::default()).unwrap();
+        let tokens: Vec<u32> = (0..100u32).map(|i| 4 + i * 37 % 1_000).collect();
+        let whole = feed(&model, &mut model.llama.new_cache(100), &tokens);
+        for chunk in [1, 7, 64] {
+            let mut cache = model.llama.new_cache(100);
+            let last = tokens.chunks(chunk).map(|part| feed(&model, &mut cache, part)).last().unwrap();
+            assert_eq!(last, whole, "chunks of {chunk}");
+        }
+    }
+
+    #[test]
+    fn rows_of_other_sequences_change_no_bit() {
+        let model = Model::builtin(&LoadOptions::default()).unwrap();
+        let one: Vec<u32> = (0..20u32).map(|i| 10 + i * 3).collect();
+        let other: Vec<u32> = (0..33u32).map(|i| 500 + i * 5).collect();
+        let (alone_one, alone_other) =
+            (feed(&model, &mut model.llama.new_cache(40), &one), feed(&model, &mut model.llama.new_cache(40), &other));
+        let (mut a, mut b, mut c) = (model.llama.new_cache(40), model.llama.new_cache(40), model.llama.new_cache(40));
+        let outputs = model
+            .llama
+            .forward(&mut [
+                Rows { tokens: &other, cache: &mut a, wants_output: true },
+                Rows { tokens: &one[..5], cache: &mut b, wants_output: false },
+                Rows { tokens: &one, cache: &mut c, wants_output: true },
+            ])
+            .unwrap();
+        assert_eq!(outputs, [Some(alone_other), None, Some(alone_one)]);
+        assert_eq!((a.len(), b.len(), c.len()), (33, 5, 20));
+    }
+
+    #[test]
+    fn what_does_not_fit_the_cache_or_the_vocabulary_is_an_error() {
+        let model = Model::builtin(&LoadOptions::default()).unwrap();
+        let mut cache = model.llama.new_cache(2);
+        for tokens in [&[1u32, 2, 3][..], &[5_000]] {
+            assert!(model.llama.forward(&mut [Rows { tokens, cache: &mut cache, wants_output: true }]).is_err());
+        }
+        assert_eq!(cache.len(), 0);
+    }
+}
