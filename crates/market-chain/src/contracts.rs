@@ -11,7 +11,7 @@ pub use settlement::{
 };
 pub use tokens::{StakingContract, WtrlContract};
 
-use alloy_sol_types::{SolCall, SolInterface};
+use alloy_sol_types::{Panic, Revert, SolCall, SolError, SolInterface};
 use trellis_contracts::fee_pool::FeePool::FeePoolErrors;
 use trellis_contracts::payment_channels::PaymentChannels::PaymentChannelsErrors;
 use trellis_contracts::provider_staking::ProviderStaking::ProviderStakingErrors;
@@ -49,9 +49,13 @@ pub fn describe_revert(data: &[u8]) -> String {
         .or_else(|_| WTRLErrors::abi_decode(data).map(|error| format!("{error:?}")));
     match ours {
         Ok(text) => text,
-        Err(_) => match alloy_sol_types::decode_revert_reason(data) {
-            Some(text) => text,
-            None => format!("0x{}", alloy_primitives::hex::encode(data.get(..data.len().min(68)).unwrap_or_default())),
-        },
+        Err(_) if data.starts_with(&Revert::SELECTOR) || data.starts_with(&Panic::SELECTOR) => {
+            alloy_sol_types::decode_revert_reason(data).unwrap_or_else(|| first_bytes(data))
+        }
+        Err(_) => first_bytes(data),
     }
+}
+
+fn first_bytes(data: &[u8]) -> String {
+    format!("0x{}", alloy_primitives::hex::encode(data.get(..data.len().min(68)).unwrap_or_default()))
 }

@@ -4,15 +4,20 @@
 //! voucher, and the chain paid no more than that. Between the sides: the same receipts, and vouchers that differ by no more
 //! than what the half-signed jobs can explain. Over all channels: deposits = paid + fees + locked + returned.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde::Serialize;
-use trellis_market_chain::{ChainClient, ChannelEvent, ChannelStatus, ChannelView, ChannelsContract, WtrlContract};
+use trellis_market_chain::{
+    ChainClient, ChainError, ChannelEvent, ChannelStatus, ChannelView, ChannelsContract, WtrlContract,
+};
 use trellis_market_journal::{Index, JobPhase, JobState, Side};
 use trellis_primitives::{ChannelId, JobId, Wei};
 
 use crate::config::Contracts;
 use crate::error::SettleError;
+
+/// Times that the chain is read until no payment falls between its first and its last answer.
+const PICTURES_MAX: usize = 10;
 
 /// One journal that is added up.
 pub struct LedgerSide<'a> {
@@ -137,30 +142,28 @@ pub async fn audit_ledger(
     client: &dyn ChainClient,
     contracts: &Contracts,
 ) -> Result<AuditReport, SettleError> {
-    let contract = ChannelsContract::new(contracts.channels);
-    let block = client.head().await?.finalized_number;
-    let events = contract.events(client, &[], 0, block).await?;
     let mut audit = Audit::default();
-    let on_chain = ChainSums::of(events.iter().map(|(_, event)| event));
-    let ids: BTreeSet<ChannelId> = sides
-        .iter()
-        .flat_map(|side| side.index.channels().filter(|(_, c)| c.opened.is_some()).map(|(id, _)| *id))
-        .collect();
-    for id in ids {
-        let view = contract.channel(client, id).await?;
-        audit.channel(id, &view, sides);
+    let mut ids = BTreeSet::new();
+    for side in sides {
+        ids.extend(side.index.channels().filter(|(_, c)| c.opened.is_some()).map(|(id, _)| *id));
     }
-    let token = WtrlContract::new(contracts.token);
-    let contract_balance = token.balance_of(client, contracts.channels).await?;
-    let mut totals = AuditTotals { contract_balance, ..AuditTotals::default() };
-    for (id, sums) in &on_chain.0 {
-        let view = contract.channel(client, *id).await?;
-        audit.chain(*id, sums, &view, &mut totals);
+    let picture = Picture::take(client, contracts, &ids).await?;
+    let books: Vec<Book<'_>> = sides.iter().map(Book::of).collect();
+    for id in ids {
+        if let Some(view) = picture.views.get(&id) {
+            audit.channel(id, view, &books);
+        }
+    }
+    let mut totals = AuditTotals { contract_balance: picture.balance, ..AuditTotals::default() };
+    for (id, sums) in &picture.sums.0 {
+        if let Some(view) = picture.views.get(id) {
+            audit.chain(*id, sums, view, &mut totals);
+        }
     }
     audit.totals(&totals);
     Ok(AuditReport {
         agrees: audit.faults.is_empty(),
-        block,
+        block: picture.block,
         complete_jobs: audit.complete.len() as u64,
         half_signed: audit.half_signed,
         channels: audit.channels,
@@ -203,6 +206,63 @@ impl ChainSums {
     }
 }
 
+/// The chain at one moment: events and states that belong together.
+struct Picture {
+    block: u64,
+    sums: ChainSums,
+    views: BTreeMap<ChannelId, ChannelView>,
+    balance: Wei,
+}
+
+impl Picture {
+    /// Reads the chain until nothing was paid between the first and the last question.
+    async fn take(
+        client: &dyn ChainClient,
+        contracts: &Contracts,
+        ids: &BTreeSet<ChannelId>,
+    ) -> Result<Self, SettleError> {
+        let contract = ChannelsContract::new(contracts.channels);
+        let token = WtrlContract::new(contracts.token);
+        for _ in 0..PICTURES_MAX {
+            let block = client.head().await?.number;
+            let events = contract.events(client, &[], 0, block).await?;
+            let sums = ChainSums::of(events.iter().map(|(_, event)| event));
+            let mut views = BTreeMap::new();
+            for id in ids.iter().chain(sums.0.keys()) {
+                if !views.contains_key(id) {
+                    views.insert(*id, contract.channel(client, *id).await?);
+                }
+            }
+            let balance = token.balance_of(client, contracts.channels).await?;
+            let after = client.head().await?.number;
+            if after == block || contract.events(client, &[], block + 1, after).await?.is_empty() {
+                return Ok(Self { block, sums, views, balance });
+            }
+        }
+        Err(ChainError::Timeout { what: "a moment without payments", waited_ms: 0 }.into())
+    }
+}
+
+/// One side's jobs by channel.
+struct Book<'a> {
+    side: &'a LedgerSide<'a>,
+    jobs: HashMap<ChannelId, Vec<(JobId, &'a JobState)>>,
+}
+
+impl<'a> Book<'a> {
+    fn of(side: &'a LedgerSide<'a>) -> Self {
+        let mut jobs: HashMap<ChannelId, Vec<(JobId, &JobState)>> = HashMap::new();
+        for (id, job) in side.index.jobs() {
+            jobs.entry(job.channel).or_default().push((*id, job));
+        }
+        Self { side, jobs }
+    }
+
+    fn jobs(&self, channel: ChannelId) -> &[(JobId, &'a JobState)] {
+        self.jobs.get(&channel).map_or(&[], Vec::as_slice)
+    }
+}
+
 #[derive(Default)]
 struct Audit {
     faults: Vec<AuditFault>,
@@ -213,7 +273,7 @@ struct Audit {
 
 /// What a channel's two ends say of it, to be compared.
 struct End<'a> {
-    side: &'a LedgerSide<'a>,
+    book: &'a Book<'a>,
     role: Side,
     cumulative: Wei,
     bounds: Wei,
@@ -228,11 +288,11 @@ impl Audit {
         }
     }
 
-    fn channel(&mut self, id: ChannelId, view: &ChannelView, sides: &[LedgerSide<'_>]) {
+    fn channel(&mut self, id: ChannelId, view: &ChannelView, books: &[Book<'_>]) {
         let mut ends = Vec::new();
         let mut sums = Vec::new();
-        for side in sides {
-            if let Some((end, sum)) = self.side(id, view, side) {
+        for book in books {
+            if let Some((end, sum)) = self.side(id, view, book) {
                 ends.push(end);
                 sums.push(sum);
             }
@@ -246,17 +306,13 @@ impl Audit {
         self.channels.push(ChannelAudit { channel: id, status, deposit, paid, sides: sums });
     }
 
-    fn side<'a>(
-        &mut self,
-        id: ChannelId,
-        view: &ChannelView,
-        side: &'a LedgerSide<'a>,
-    ) -> Option<(End<'a>, ChannelSums)> {
+    fn side<'a>(&mut self, id: ChannelId, view: &ChannelView, book: &'a Book<'a>) -> Option<(End<'a>, ChannelSums)> {
+        let side = book.side;
         let state = side.index.channel(id)?;
         let role = state.opened.as_ref()?.side;
         let at = (Some(id), None);
         let (mut costs, mut bounds) = (Wei::ZERO, Wei::ZERO);
-        for (job_id, job) in side.index.jobs().filter(|(_, job)| job.channel == id) {
+        for (job_id, job) in book.jobs(id) {
             costs = costs.saturating_add(job.cost.unwrap_or(job.signed));
             if let Some(cost) = job.cost {
                 self.expect(
@@ -292,20 +348,20 @@ impl Audit {
             cumulative,
             payouts_seen: state.paid,
         };
-        Some((End { side, role, cumulative, bounds }, sum))
+        Some((End { book, role, cumulative, bounds }, sum))
     }
 
     /// The payer may have signed a voucher that never arrived; the half-signed jobs say how much that can be.
     fn compare(&mut self, id: ChannelId, payer: &End<'_>, payee: &End<'_>) {
         let at = (Some(id), None);
-        let names = format!("{} and {}", payer.side.name, payee.side.name);
+        let names = format!("{} and {}", payer.book.side.name, payee.book.side.name);
         let (ours, theirs) = (payer.cumulative, payee.cumulative);
         self.expect("the payee holds nothing that the payer did not sign", &names, at, (theirs.min(ours), theirs));
         let lost = ours.saturating_sub(theirs);
         let bound = payer.bounds.max(payee.bounds);
         self.expect("vouchers under way are within the half-signed jobs' bound", &names, at, (lost.min(bound), lost));
-        for (job_id, job) in payer.side.index.jobs().filter(|(_, job)| job.channel == id) {
-            let Some(other) = payee.side.index.job(*job_id) else { continue };
+        for (job_id, job) in payer.book.jobs(id) {
+            let Some(other) = payee.book.side.index.job(*job_id) else { continue };
             if job.phase == JobPhase::Complete && other.phase == JobPhase::Complete {
                 let figures = (job.cost.unwrap_or_default(), other.cost.unwrap_or_default());
                 self.expect("both sides have the same cost", &names, (Some(id), Some(*job_id)), figures);

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use alloy_sol_types::SolCall;
 use async_trait::async_trait;
@@ -16,11 +17,12 @@ use trellis_market_receipt::eip712::Domain;
 use trellis_net_peers::NetworkHandle;
 use trellis_primitives::{Address, B256, BatchRoot, ChannelId, NodeId};
 
-use crate::client::{fetch_leaves, fetch_path};
+use crate::client::{fetch_leaves, fetch_path, node_of_account};
 use crate::config::Contracts;
 use crate::error::{AskError, SettleError};
 use crate::examine::{Charge, Descent, Fetched, Knowledge, Search, examine, wrong_sum_on};
 use crate::leaf::{ChannelKeys, LeafData, Rules};
+use crate::service::Running;
 use crate::tree::StatedTree;
 use crate::wire::LeafPath;
 
@@ -60,13 +62,7 @@ impl NetworkSource {
 
     fn node(&self, batch: &BatchView) -> Result<NodeId, AskError> {
         let told = self.nodes.lock().get(&batch.aggregator).copied();
-        // Else a connected peer whose node record names the account.
-        let found = told.or_else(|| {
-            let peers = self.network.peers().into_iter();
-            let mut named = peers
-                .filter(|peer| peer.record.as_ref().is_some_and(|record| record.chain_address == batch.aggregator));
-            named.next().and_then(|peer| peer.id)
-        });
+        let found = told.or_else(|| node_of_account(&*self.network, batch.aggregator));
         found.ok_or(AskError::NotServed { root: batch.root })
     }
 }
@@ -201,6 +197,23 @@ impl Challenger {
         }
         verdicts.extend(self.expire(&mut watch, head.time_s).await?);
         Ok(verdicts)
+    }
+
+    /// Looks at the chain at every interval, until the result is dropped. What it finds goes to the log.
+    #[must_use]
+    pub fn run(self: &Arc<Self>, every: Duration) -> Running {
+        let challenger = Arc::clone(self);
+        Running::new(vec![tokio::spawn(async move {
+            loop {
+                match challenger.tick().await {
+                    Ok(verdicts) => {
+                        verdicts.iter().for_each(|verdict| tracing::info!(?verdict, "batch looked at"));
+                    }
+                    Err(error) => tracing::warn!(%error, "batches not looked at, trying again"),
+                }
+                tokio::time::sleep(every).await;
+            }
+        })])
     }
 
     async fn look_at(&self, watch: &mut Watch, id: u64) -> Result<Option<Verdict>, SettleError> {

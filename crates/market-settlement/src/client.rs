@@ -41,6 +41,14 @@ impl Submitted {
     }
 }
 
+/// The connected peer whose node record names an account, for example the aggregator that a receipt names.
+#[must_use]
+pub fn node_of_account(network: &dyn Network, account: Address) -> Option<NodeId> {
+    let mut peers = network.peers().into_iter();
+    let named = peers.find(|peer| peer.record.as_ref().is_some_and(|record| record.chain_address == account));
+    named.and_then(|peer| peer.id)
+}
+
 async fn open(network: &dyn Network, peer: NodeId, protocol: Protocol) -> Result<NetStream, AskError> {
     Ok(network.open(peer, protocol).await?)
 }

@@ -9,8 +9,8 @@ pub const BATCH_RECEIPTS_MAX_DEFAULT: usize = 10_000;
 pub const BATCH_INTERVAL_MS_DEFAULT: u64 = 60_000;
 /// Milliseconds after its first receipt when a batch is closed on a development chain.
 pub const BATCH_INTERVAL_MS_DEV: u64 = 2_000;
-/// Vouchers in one transaction: each may cost about 80,000 gas, a transaction has at most 16,777,216.
-pub const VOUCHERS_PER_TX_MAX: usize = 128;
+/// Vouchers in one transaction: each costs up to 50,000 gas (the test `gas` prints it), a transaction has at most 16,777,216.
+pub const VOUCHERS_PER_TX_MAX: usize = 256;
 /// Milliseconds between two looks at the chain.
 pub const TICK_INTERVAL_MS_DEFAULT: u64 = 500;
 

@@ -50,9 +50,15 @@ pub(crate) struct Inner {
     metrics: SettlementMetrics,
 }
 
-/// The tasks of a running aggregator; they end when this is dropped.
+/// Tasks that run until this is dropped.
 pub struct Running {
     tasks: Vec<JoinHandle<()>>,
+}
+
+impl Running {
+    pub(crate) fn new(tasks: Vec<JoinHandle<()>>) -> Self {
+        Self { tasks }
+    }
 }
 
 impl Drop for Running {
@@ -85,6 +91,7 @@ impl Aggregator {
         let on_chain = settlement.aggregator(wallet.client(), wallet.address()).await?;
         let mut state = State::new(config.batch_receipts_max, config.batch_interval_ms, on_chain.batches + 1);
         let recalled = store::recall(journal_config, &mut state)?;
+        let seen = journal.index().chain_seen(settlement.address);
         let domain = Domain { chain_id: wallet.client().chain_id(), contract: settlement.address };
         let inner = Inner {
             config,
@@ -98,10 +105,10 @@ impl Aggregator {
             state: Mutex::new(state),
             keys: KeyCache::default(),
             published: Mutex::default(),
-            event_cursor: tokio::sync::Mutex::new(0),
+            event_cursor: tokio::sync::Mutex::new(seen.map_or(0, |block| block + 1)),
             metrics: SettlementMetrics::default(),
         };
-        for (voucher, since) in recalled.vouchers {
+        for (voucher, since) in recalled.vouchers.into_values() {
             let view = inner.channels.channel(inner.wallet.client(), voucher.channel).await?;
             inner.state.lock().hold(voucher.channel, store::held(&voucher, &view, since));
         }
@@ -124,7 +131,7 @@ impl Aggregator {
                 tokio::time::sleep(every).await;
             }
         }));
-        Ok(Running { tasks })
+        Ok(Running::new(tasks))
     }
 
     /// Takes receipts and vouchers, as from the network. Every promise in the answer is durable.

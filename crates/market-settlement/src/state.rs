@@ -9,6 +9,9 @@ use trellis_primitives::{Address, B256, BatchRoot, Bytes, ChannelId, UnixMs, Wei
 /// Receipts that may wait for their batch to reach the chain; more are refused until some have.
 pub(crate) const RECEIPTS_WAITING_MAX: usize = 1_000_000;
 
+/// Seconds after its window for which a batch is still served: seven days.
+pub(crate) const SERVED_AFTER_WINDOW_S: u64 = 7 * 86_400;
+
 /// A receipt's place in every tree.
 pub(crate) type Key = (ChannelId, u64);
 
@@ -259,6 +262,16 @@ impl State {
 
     pub(crate) fn batches(&self) -> impl Iterator<Item = (&u64, &BatchState)> {
         self.batches.iter()
+    }
+
+    /// Forgets the receipts of batches that were done so long ago that nobody may ask for them any more.
+    pub(crate) fn forget_old(&mut self, now_s: u64) {
+        for batch in self.batches.values_mut() {
+            if batch.phase == Phase::Done && batch.finalisable_at_s.saturating_add(SERVED_AFTER_WINDOW_S) < now_s {
+                batch.receipts = Vec::new();
+                batch.root = BatchRoot(B256::ZERO);
+            }
+        }
     }
 
     pub(crate) fn number_of_root(&self, root: BatchRoot) -> Option<u64> {

@@ -1,10 +1,11 @@
 //! What an aggregator's journal holds, and how its state comes back from it after a restart.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use trellis_market_journal::{Batch, JournalConfig, JournalReader, Position, ReceiptKept, Record};
 use trellis_market_receipt::SignedReceipt;
-use trellis_primitives::{B256, BatchRoot, Bytes, UnixMs, Wei};
+use trellis_primitives::{B256, BatchRoot, Bytes, ChannelId, UnixMs, Wei};
 
 use crate::error::{DataError, SettleError};
 use crate::state::{Held, Phase, State};
@@ -25,12 +26,18 @@ pub(crate) fn accepted(number: u64, signed: &SignedReceipt) -> Record {
     })
 }
 
+/// The batch number of such a record, without reading the receipt.
+fn batch_of(payload: &[u8]) -> Result<u64, SettleError> {
+    let fault = || SettleError::Record { what: "an accepted receipt", source: DataError::Field("payload") };
+    let number = payload.get(..8).and_then(|bytes| bytes.try_into().ok()).ok_or_else(fault)?;
+    Ok(u64::from_be_bytes(number))
+}
+
 /// Reads such a record's payload.
 pub(crate) fn read_accepted(payload: &[u8]) -> Result<(u64, SignedReceipt), SettleError> {
     let fault = || SettleError::Record { what: "an accepted receipt", source: DataError::Field("payload") };
-    let (number, receipt) = payload.split_at_checked(8).ok_or_else(fault)?;
-    let number = u64::from_be_bytes(number.try_into().map_err(|_| fault())?);
-    let signed = SignedReceipt::from_bytes(receipt).map_err(|_| fault())?;
+    let number = batch_of(payload)?;
+    let signed = SignedReceipt::from_bytes(payload.get(8..).unwrap_or_default()).map_err(|_| fault())?;
     Ok((number, signed))
 }
 
@@ -66,14 +73,15 @@ impl BatchNote {
 
 /// What a restart finds.
 pub(crate) struct Recalled {
-    pub(crate) vouchers: Vec<(LatestVoucher, UnixMs)>,
+    /// The highest voucher of each channel, and since when it has been here.
+    pub(crate) vouchers: BTreeMap<ChannelId, (LatestVoucher, UnixMs)>,
 }
 
 /// Brings the state back from the journal's records.
 pub(crate) fn recall(config: &JournalConfig, state: &mut State) -> Result<Recalled, SettleError> {
     let reader = JournalReader::open(config)?;
     let mut failed = None;
-    let mut vouchers = Vec::new();
+    let mut vouchers = BTreeMap::new();
     reader.scan(|position, at, record| match recall_one(state, &mut vouchers, position, at, record) {
         Ok(()) => ControlFlow::Continue(()),
         Err(error) => {
@@ -90,14 +98,14 @@ pub(crate) fn recall(config: &JournalConfig, state: &mut State) -> Result<Recall
 
 fn recall_one(
     state: &mut State,
-    vouchers: &mut Vec<(LatestVoucher, UnixMs)>,
+    vouchers: &mut BTreeMap<ChannelId, (LatestVoucher, UnixMs)>,
     position: Position,
     at: UnixMs,
     record: Record,
 ) -> Result<(), SettleError> {
     match record {
         Record::ReceiptAccepted(kept) => {
-            let (number, _) = read_accepted(&kept.payload)?;
+            let number = batch_of(&kept.payload)?;
             state.recall(number, (kept.channel, kept.sequence), position, at);
         }
         Record::VoucherReceived(voucher) => {
@@ -106,7 +114,10 @@ fn recall_one(
                 cumulative: voucher.cumulative,
                 signature: voucher.signature,
             };
-            vouchers.push((latest, at));
+            let known = vouchers.get(&latest.channel);
+            if known.is_none_or(|(known, _)| known.cumulative < latest.cumulative) {
+                vouchers.insert(latest.channel, (latest, at));
+            }
         }
         Record::BatchFormed(batch) => recall_batch(state, &batch, Phase::Formed)?,
         Record::BatchSubmitted(batch) => recall_batch(state, &batch, Phase::Submitted)?,

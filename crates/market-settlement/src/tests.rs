@@ -3,6 +3,7 @@
 mod adversaries;
 mod aggregator;
 mod evm;
+mod gas;
 mod ledger;
 mod pure;
 mod tower;

@@ -1,12 +1,17 @@
 //! The watch-tower: follows one's channels on the chain, writes down what happens, and answers a payer who closes with too
 //! low a figure. Also door one for whoever wants money without an aggregator.
 
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
 use trellis_market_chain::{ChannelEvent, ChannelStatus, ChannelsContract, LogFilter, LogPlace, Wallet};
 use trellis_market_journal::{ChainSeen, ChannelPhase, ChannelUpdated, Journal, Payout, Record, Side, Voucher};
 use trellis_primitives::{Address, B256, ChannelId, Wei};
 
 use crate::config::Contracts;
 use crate::error::SettleError;
+use crate::service::Running;
 
 /// Blocks without an event of ours after which the place is written down anyway.
 const QUIET_BLOCKS_MAX: u64 = 1_000;
@@ -58,7 +63,7 @@ impl WatchTower {
         };
         let logs = self.wallet.client().logs(filter).await?;
         // A transaction in which Settlement speaks came through door two.
-        let through_settlement: std::collections::HashSet<B256> =
+        let through_settlement: HashSet<B256> =
             logs.iter().filter(|log| log.address == self.settlement).map(|log| log.place.tx).collect();
         let mut records = Vec::new();
         for log in logs.iter().filter(|log| log.address == self.channels.address) {
@@ -77,6 +82,20 @@ impl WatchTower {
         }
         *cursor = block + 1;
         Ok(report)
+    }
+
+    /// Looks at the chain at every interval, until the result is dropped.
+    #[must_use]
+    pub fn run(self: &Arc<Self>, every: Duration) -> Running {
+        let tower = Arc::clone(self);
+        Running::new(vec![tokio::spawn(async move {
+            loop {
+                if let Err(error) = tower.tick().await {
+                    tracing::warn!(%error, "channels not looked at, trying again");
+                }
+                tokio::time::sleep(every).await;
+            }
+        })])
     }
 
     async fn take(

@@ -33,6 +33,8 @@ pub(super) struct State {
     /// Answers that are lost after the node acted on the request.
     pub(super) lose_answers: u32,
     pub(super) revert_with: Option<Vec<u8>>,
+    /// What is answered for a finality proof.
+    pub(super) proof: Option<Vec<u8>>,
     pub(super) other_chain_id: Option<(String, u64)>,
 }
 
@@ -171,6 +173,9 @@ impl State {
             "eth_getTransactionReceipt" => self.receipt(params[0].as_str().unwrap().parse().unwrap()),
             "eth_sendRawTransaction" => self.take(params[0].as_str().unwrap())?,
             "eth_getLogs" => json!([]),
+            "trellis_getFinalityProof" => {
+                json!({"number": params[0], "proof": format!("0x{}", hex::encode(self.proof.clone().unwrap()))})
+            }
             _ => return Err(json!({"code": -32601, "message": "no such method"})),
         })
     }

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use alloy_consensus::Transaction;
 use alloy_sol_types::SolError;
+use trellis_chain_finality::{FinalityProof, Validator, ValidatorSet, VoteKind, VotePlace, VotePublicKey};
 use trellis_contracts::settlement::Settlement::WrongNumber;
-use trellis_crypto::AccountKey;
-use trellis_primitives::{Address, UnixMs};
+use trellis_crypto::{AccountKey, vote::VoteKey};
+use trellis_primitives::{Address, B256, CommitCertificate, CommitSignature, Header, UnixMs, keccak256};
 
 use super::node::{CHAIN_ID, Node, clock};
-use crate::{ChainClient, ChainError, RpcConfig, TxIntent};
+use crate::{ChainClient, ChainError, Committee, RpcConfig, TxIntent};
 
 const SOON: Duration = Duration::from_secs(5);
 
@@ -188,4 +189,35 @@ async fn the_last_view_is_the_newest_blocks_own_time_and_not_when_we_asked() {
     clock.advance_ms(3_600_000);
     client.head().await.unwrap();
     assert_eq!(client.last_view(), Some(UnixMs(1_795_257_001_000)));
+}
+
+fn proof_by(signer: &VoteKey, number: u64, genesis_hash: &B256) -> Vec<u8> {
+    let header_rlp = alloy_rlp::encode(Header { number, ..Header::default() });
+    let block_hash = keccak256(&header_rlp);
+    let place = VotePlace { height: number, round: 0, kind: VoteKind::Precommit };
+    let signature = signer.sign(place.signing_hash(genesis_hash, Some(&block_hash)).as_slice()).to_vec().into();
+    let signatures = vec![CommitSignature { validator: signer.address(), signature }];
+    let certificate = CommitCertificate { height: number, round: 0, block_hash, signatures };
+    alloy_rlp::encode(FinalityProof { header_rlp: header_rlp.into(), certificate })
+}
+
+#[tokio::test]
+async fn what_is_final_is_believed_only_with_the_committees_signatures() {
+    let (validator, stranger) = (VoteKey::from_seed(&[1; 32]), VoteKey::from_seed(&[2; 32]));
+    let genesis_hash = B256::repeat_byte(7);
+    let member = Validator::new(VotePublicKey::Ed25519(validator.public()), 1);
+    let node = Node::default();
+    let mut config = RpcConfig::new(CHAIN_ID, vec!["http://a".into()]);
+    config.committee = Some(Committee::new(ValidatorSet::new(vec![member]).unwrap(), genesis_hash));
+    let client = node.client_with(config, &clock()).await.unwrap();
+    assert_eq!(client.head().await.unwrap().finalized_number, 0, "genesis needs no signature");
+    node.mine();
+    node.mine();
+    node.finalise();
+    node.0.lock().proof = Some(proof_by(&validator, 2, &genesis_hash));
+    assert_eq!(client.head().await.unwrap().finalized_number, 2);
+    for forged in [proof_by(&stranger, 2, &genesis_hash), proof_by(&validator, 2, &B256::ZERO)] {
+        node.0.lock().proof = Some(forged);
+        assert!(matches!(client.head().await, Err(ChainError::NotProved(_))));
+    }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use trellis_contracts::typed::compact_signature;
 use trellis_market_chain::{BatchStatus, BatchTotals, ChannelEvent, SettlementEvent, SignedVoucher, TxReceipt};
-use trellis_market_journal::{Payout, Record};
+use trellis_market_journal::{ChainSeen, Payout, Record};
 use trellis_market_receipt::Batch;
 use trellis_primitives::{B256, ChannelId};
 
@@ -12,6 +12,9 @@ use super::Inner;
 use crate::error::SettleError;
 use crate::state::Phase;
 use crate::store::{self, BatchNote};
+
+/// Blocks after which the place in the chain is written down, even if nothing happened.
+const QUIET_BLOCKS_MAX: u64 = 1_000;
 
 /// What one look at the chain did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -209,6 +212,7 @@ impl Inner {
             return Ok(0);
         }
         let head = self.wallet.client().head().await?;
+        self.state.lock().forget_old(head.time_s);
         let mut done = 0;
         for (number, _) in waiting.into_iter().filter(|(_, at)| *at <= head.time_s) {
             done += usize::from(self.finalise_one(number, head.time_s).await?);
@@ -258,6 +262,11 @@ impl Inner {
             if let SettlementEvent::Demanded { id, index, .. } = event {
                 answered += usize::from(self.reveal(id, index).await?);
             }
+        }
+        // Written down now and then, so that a restart does not read the whole chain again.
+        if answered > 0 || head.number - *cursor >= QUIET_BLOCKS_MAX {
+            let seen = ChainSeen { contract: self.settlement.address, block: head.number };
+            self.journal.append(Record::ChainSeen(seen)).await?;
         }
         *cursor = head.number + 1;
         Ok(answered)

@@ -115,7 +115,8 @@ impl Inner {
             match job.map(|job| (job.receipt, job.receipt_at)) {
                 Some((Some((_, known)), _)) if known != hash => return Outcome::Refused(Refusal::Conflict),
                 Some((Some(_), Some(position))) => position,
-                // Still being stored by another caller, or no longer in the index.
+                // Not in the index: still on its way to the journal, or so old that the index let go of it.
+                _ if index.jobs_evicted() == 0 => return Outcome::Refused(Refusal::Busy),
                 _ => return Outcome::Refused(Refusal::Old),
             }
         };

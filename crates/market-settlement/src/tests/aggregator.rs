@@ -77,7 +77,7 @@ async fn a_receipt_handed_in_twice_gets_the_same_promise_and_another_with_its_nu
     let channel = world.open_channel(1, Wei(TRL)).await;
     let (settling, _journal) = world.aggregator(|_| {}).await;
     let receipt = world.receipt(channel, 0, 30);
-    let (first, _) = settling.submit(&[receipt.clone()], &[]).await;
+    let (first, _) = settling.submit(std::slice::from_ref(&receipt), &[]).await;
     world.advance_s(3);
     settling.tick().await.unwrap();
     let (second, _) = settling.submit(&[receipt], &[]).await;

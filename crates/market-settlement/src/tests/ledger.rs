@@ -1,6 +1,8 @@
 //! The auditor over two journals and the chain.
 
-use trellis_market_journal::{Increment, JobAborted, JobOpened, Journal, ReceiptKept, Record, Side};
+use trellis_market_journal::{
+    Increment, JobAborted, JobOpened, Journal, JournalConfig, JournalReader, ReceiptKept, Record, Side,
+};
 use trellis_primitives::{B256, Bytes, ChannelId, JobId, Wei};
 
 use super::tower::{note_channel, received};
@@ -60,10 +62,12 @@ impl Pair {
     }
 
     async fn audit(&self, world: &World) -> AuditReport {
-        let (gateway, provider) = (self.gateway.index(), self.provider.index());
+        // As the command does it: beside the running writers.
+        let open = |name: &str| JournalReader::open(&JournalConfig::new(world.folder.path().join(name))).unwrap();
+        let (gateway, provider) = (open("gateway"), open("provider"));
         let sides = [
-            LedgerSide { name: "gateway".into(), index: &gateway },
-            LedgerSide { name: "provider".into(), index: &provider },
+            LedgerSide { name: "gateway".into(), index: gateway.index() },
+            LedgerSide { name: "provider".into(), index: provider.index() },
         ];
         audit_ledger(&sides, world.client(), &world.contracts).await.unwrap()
     }

@@ -98,16 +98,20 @@ impl World {
 
     /// A channel from the gateway to the provider; the payout address is its own for each number.
     pub(super) async fn open_channel(&self, n: u8, deposit: Wei) -> ChannelId {
+        self.open(payout(n), B256::repeat_byte(n), deposit).await
+    }
+
+    pub(super) async fn open(&self, payout: Address, salt: B256, deposit: Wei) -> ChannelId {
         let wallet = self.wallet(gateway());
         WtrlContract::new(self.contracts.token).ensure_balance(&wallet, deposit).await.unwrap();
         let terms = ChannelTerms {
             payee: provider().address(),
-            payout: payout(n),
+            payout,
             signer: signer().address(),
             token: self.contracts.token,
             challengePeriodSeconds: 10,
             expiry: START_S + 100_000,
-            salt: B256::repeat_byte(n),
+            salt,
         };
         self.channels.open(&wallet, &terms, deposit).await.unwrap().0
     }
