@@ -125,7 +125,7 @@ fn build<V: Value>(depth: usize, entries: &[(B256, &V)]) -> Link<V> {
 }
 
 /// Cuts a sorted list into the sixteen parts that a branch at a depth sends to its children.
-fn split<'a, T>(depth: usize, list: &'a [T], key: impl Fn(&T) -> &B256) -> [&'a [T]; 16] {
+fn split<T>(depth: usize, list: &[T], key: impl Fn(&T) -> &B256) -> [&[T]; 16] {
     let mut rest = list;
     array::from_fn(|i| {
         let end = rest.partition_point(|item| usize::from(nibble(key(item), depth)) <= i);
