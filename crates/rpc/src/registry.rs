@@ -18,6 +18,13 @@ use tokio::time::{Instant, timeout};
 
 const SEND_RAW_SYNC: &str = "eth_sendRawTransactionSync";
 
+/// The name of every method and the namespace that opens it, for the reference and for tests.
+pub fn method_names() -> impl Iterator<Item = (&'static str, Namespace)> {
+    let apart = [SEND_RAW, SEND_RAW_SYNC, subscriptions::SUBSCRIBE, subscriptions::UNSUBSCRIBE];
+    let listed = METHODS.iter().map(|method| (method.name, method.namespace));
+    listed.chain(apart.into_iter().map(|name| (name, Namespace::Eth)))
+}
+
 /// Every method of the open namespaces.
 pub(crate) fn module(context: Arc<RpcContext>) -> Result<RpcModule<RpcContext>, RegisterMethodError> {
     let open = context.config.namespaces.clone();

@@ -19,6 +19,9 @@ use tokio::sync::broadcast::error::RecvError;
 use trellis_chain_storage::CommittedBlock;
 use trellis_primitives::{B256, keccak256};
 
+pub(crate) const SUBSCRIBE: &str = "eth_subscribe";
+pub(crate) const UNSUBSCRIBE: &str = "eth_unsubscribe";
+
 /// Milliseconds that a subscriber's full buffer is waited for, before the subscription is closed.
 const SLOW_SUBSCRIBER_MS_MAX: u64 = 5_000;
 
@@ -79,9 +82,9 @@ impl Kind {
 /// Registers `eth_subscribe` and `eth_unsubscribe`.
 pub(crate) fn register(module: &mut RpcModule<RpcContext>) -> Result<(), RegisterMethodError> {
     module.register_subscription(
-        "eth_subscribe",
+        SUBSCRIBE,
         "eth_subscription",
-        "eth_unsubscribe",
+        UNSUBSCRIBE,
         |params, pending, context, _| async move { run(params.as_str(), pending, context).await },
     )?;
     Ok(())

@@ -1,7 +1,7 @@
 //! What gas costs: now, and in the blocks before.
 
 use crate::block_ref::block_number;
-use crate::config::{FEE_HISTORY_BLOCKS_MAX, FEE_HISTORY_PERCENTILES_MAX};
+use crate::config::{FEE_HISTORY_BLOCKS_MAX, FEE_HISTORY_PERCENTILES_MAX, QUESTION_MS_MAX};
 use crate::context::RpcContext;
 use crate::error::RpcError;
 use crate::params::{Args, percentiles, quantity_u64};
@@ -104,7 +104,11 @@ pub(super) fn history(context: &RpcContext, args: &Args) -> Result<Answer, RpcEr
     let oldest = newest.saturating_add(1).saturating_sub(count);
     answer.oldest_block = U64::from(oldest);
     let mut rewards = Vec::new();
+    let started = context.clock.now();
     for height in oldest..=newest {
+        if context.clock.now().ms_since(started) > QUESTION_MS_MAX {
+            return Err(RpcError::TimedOut(QUESTION_MS_MAX));
+        }
         let header = context.store.header(height)?.ok_or(RpcError::HeaderNotFound)?;
         if let Some(asked) = asked.as_ref().filter(|list| !list.is_empty()) {
             let block = context.store.block(height)?.ok_or(RpcError::HeaderNotFound)?;

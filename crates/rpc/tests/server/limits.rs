@@ -149,31 +149,57 @@ async fn the_monitor_shows_figures_that_move_and_whether_the_node_is_ready() {
     assert_eq!(text.matches("# EOF").count(), 1);
 }
 
-/// How many raw transactions the server takes in a second, in batches of 200, from HTTP to the pool.
+// row: CHN-43
+#[tokio::test(flavor = "multi_thread")]
+async fn more_connections_than_allowed_are_told_to_come_back() {
+    let chain = Chain::start_with(RpcConfig { connections_max: 1, ..RpcConfig::default() }).await;
+    let mut socket = Socket::connect(&chain).await;
+    let json_type = ("content-type", "application/json");
+    assert_eq!(status(&chain, &[json_type], chain.request("eth_chainId", json!([])).to_string()).await.0, 429);
+    assert_eq!(socket.ask(&chain.request("eth_chainId", json!([]))).await["result"], "0x17ae9");
+}
+
+/// How many raw transactions the server takes in a second, in batches of 200 over 8 connections, from HTTP to the pool.
 #[tokio::test(flavor = "multi_thread")]
 async fn raw_transactions_in_batches_are_taken_fast() {
     let chain = Arc::new(Chain::start().await);
     let transactions: Vec<_> =
-        (1..=20u8).flat_map(|account| (0..200).map(move |nonce| transfer(account, nonce))).collect();
-    let bodies: Vec<Value> = transactions
+        (1..=20u8).flat_map(|account| (0..400).map(move |nonce| transfer(account, nonce))).collect();
+    let bodies: Vec<String> = transactions
         .chunks(200)
-        .map(|batch| batch.iter().map(|tx| chain.request("eth_sendRawTransaction", json!([raw(tx)]))).collect())
+        .map(|batch| {
+            let requests = batch.iter().map(|tx| chain.request("eth_sendRawTransaction", json!([raw(tx)])));
+            Value::from_iter(requests).to_string()
+        })
         .collect();
     let start = Instant::now();
     let sending: Vec<_> = bodies
-        .into_iter()
-        .map(|body| {
-            let chain = chain.clone();
-            tokio::spawn(async move { chain.post(&body).await })
-        })
+        .chunks(bodies.len().div_ceil(8))
+        .map(|share| tokio::spawn(send_all(chain.url(), share.to_vec())))
         .collect();
-    for answer in sending {
-        assert!(answer.await.unwrap().as_array().unwrap().iter().all(|answer| answer.get("result").is_some()));
+    let mut texts = Vec::new();
+    for connection in sending {
+        texts.extend(connection.await.unwrap());
     }
     let took = start.elapsed();
+    for text in texts {
+        let answers: Vec<Value> = serde_json::from_str(&text).unwrap();
+        assert!(answers.len() == 200 && answers.iter().all(|answer| answer.get("result").is_some()));
+    }
     assert_eq!(chain.mempool.status().pending, transactions.len());
-    eprintln!("{} raw transactions in batches of 200: {took:?}", transactions.len());
+    let per_second = transactions.len() as u128 * 1_000_000 / took.as_micros().max(1);
+    eprintln!("{} raw transactions in batches of 200: {took:?}, {per_second} per second", transactions.len());
     let start = Instant::now();
     assert_eq!(chain.produce().block.transactions.len(), transactions.len());
     eprintln!("one block of them, built, rooted and committed in memory: {:?}", start.elapsed());
+}
+
+async fn send_all(url: String, bodies: Vec<String>) -> Vec<String> {
+    let client = reqwest::Client::new();
+    let mut answers = Vec::new();
+    for body in bodies {
+        let request = client.post(&url).header("content-type", "application/json").body(body);
+        answers.push(request.send().await.unwrap().text().await.unwrap());
+    }
+    answers
 }

@@ -179,3 +179,41 @@ async fn logs_are_bounded_in_range_and_number() {
         2
     );
 }
+
+/// Every method, asked all kinds of nonsense, refuses or answers; it never fails inside.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_nonsense_makes_any_method_fail_inside() {
+    let chain = Chain::start().await;
+    chain.ok("eth_sendRawTransaction", json!([raw(&transfer(1, 0))])).await;
+    chain.produce();
+    let word = B256::repeat_byte(0xff);
+    let nonsense = [
+        json!([]),
+        json!(null),
+        json!({}),
+        json!("0x"),
+        json!([null, null, null, null]),
+        json!(["0x", "0x", "0x"]),
+        json!([word, word, word]),
+        json!([Address::ZERO, [word, "0x0"], "latest"]),
+        json!(["0xffffffffffffffff", "0xffffffffffffffff", [1e308, -1]]),
+        json!(["latest", "latest", [0, 100]]),
+        json!(["latest", true]),
+        json!([{ "to": Address::repeat_byte(1), "gas": "0xffffffffffffffff", "value": word }, "pending"]),
+        json!([{ "from": key(1).address(), "data": "0xfe", "nonce": "0x0" }, "latest", {}, {}]),
+        json!([{ "fromBlock": "pending", "toBlock": "pending", "topics": [[]], "address": [] }]),
+        json!([{ "fromBlock": "0x0", "toBlock": "0xffffffffffffffff" }]),
+        json!(["\u{0}", "☃", { "a": [[[[[]]]]] }]),
+        json!([1, -1, 1.5, true]),
+    ];
+    for (method, _) in trellis_rpc::method_names().filter(|(name, _)| !name.ends_with("subscribe")) {
+        for params in &nonsense {
+            let answer = chain.post(&chain.request(method, params.clone())).await;
+            let inside = answer["error"]["code"] == -32_603;
+            assert!(
+                !inside && (answer.get("result").is_some() || answer["error"]["message"].is_string()),
+                "{method} {params}: {answer}"
+            );
+        }
+    }
+}
