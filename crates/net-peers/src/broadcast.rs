@@ -29,7 +29,13 @@ pub(crate) struct Broadcaster {
 
 impl Broadcaster {
     /// Queues `message` for `peer`; `open` makes the stream when the peer has none yet.
-    pub(crate) fn send<F>(&self, peer: NodeId, protocol: Protocol, message: Bytes, open: F) -> Result<(), BroadcastError>
+    pub(crate) fn send<F>(
+        &self,
+        peer: NodeId,
+        protocol: Protocol,
+        message: Bytes,
+        open: F,
+    ) -> Result<(), BroadcastError>
     where
         F: FnOnce() -> BoxFuture<'static, Result<NetStream, OpenError>>,
     {
@@ -57,9 +63,9 @@ impl Broadcaster {
             drain(peer, protocol, open, receiver).await;
             let mut queues = queues.lock();
             // A later queue of the same name belongs to a newer connection and stays.
-            let ours = own.upgrade().is_none_or(|own| {
-                queues.get(&(peer, protocol)).is_some_and(|queue| queue.same_channel(&own))
-            });
+            let ours = own
+                .upgrade()
+                .is_none_or(|own| queues.get(&(peer, protocol)).is_some_and(|queue| queue.same_channel(&own)));
             if ours {
                 queues.remove(&(peer, protocol));
             }

@@ -7,6 +7,7 @@
 //! dialer   ──Hello──▶   listener      what the dialer is and which chain it lives on
 //! dialer   ◀─Answer──   listener      a refusal with its name, or acceptance and the listener's own Hello
 //! dialer   ──Verdict─▶  listener      a refusal with its name, or acceptance
+//! dialer   ◀──(empty)─  listener      the listener knows the dialer as connected; only now a dial has succeeded
 //! ```
 //! Either side lets the other's streams in from the moment it accepts.
 
@@ -18,7 +19,7 @@ use prost::Message;
 use crate::reason::RefusalReason;
 
 pub(crate) use check::{Accepted, Checker, Circumstances, NonceCache, Refusal};
-pub(crate) use exchange::{HandshakeFailure, as_dialer, as_listener};
+pub(crate) use exchange::{HandshakeFailure, as_dialer, as_listener, confirm};
 
 /// Bytes of any one handshake message.
 pub const HANDSHAKE_MESSAGE_BYTES_MAX: usize = 32 * 1024;

@@ -220,7 +220,8 @@ impl SimNet {
         if !round_trip.is_zero() {
             tokio::time::sleep(round_trip).await;
         }
-        let unreachable = |detail: &str| DialError::Unreachable { address: address.to_owned(), detail: detail.to_owned() };
+        let unreachable =
+            |detail: &str| DialError::Unreachable { address: address.to_owned(), detail: detail.to_owned() };
         let now = self.inner.clock.now();
         let to = {
             let mut world = self.inner.world.lock();

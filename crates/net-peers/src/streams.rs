@@ -11,13 +11,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
+use libp2p::PeerId;
 use libp2p::core::transport::PortUse;
 use libp2p::core::{Endpoint, Multiaddr};
 use libp2p::swarm::{
     ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, Stream, THandler, THandlerInEvent, THandlerOutEvent,
     ToSwarm,
 };
-use libp2p::PeerId;
 use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 use thiserror::Error;

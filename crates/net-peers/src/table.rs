@@ -13,7 +13,7 @@ use self::entry::Entry;
 use crate::handshake::Accepted;
 use crate::peer::{Direction, PeerInfo};
 use crate::reason::{DisconnectReason, RefusalReason};
-use crate::state::{PeerInput, PeerState};
+use crate::state::PeerInput;
 use crate::streams::ConnectionHandle;
 
 /// Peers remembered in this run; beyond it those that went longest ago are forgotten.
@@ -53,7 +53,8 @@ pub(crate) struct Acceptance {
 impl Table {
     fn entry(&mut self, key: PeerKey, now: UnixMs) -> &mut Entry {
         if self.entries.len() >= PEERS_REMEMBERED_MAX && !self.entries.contains_key(&key) {
-            let oldest = self.entries.iter().filter(|(_, entry)| entry.is_gone()).min_by_key(|(_, entry)| entry.since());
+            let oldest =
+                self.entries.iter().filter(|(_, entry)| entry.is_gone()).min_by_key(|(_, entry)| entry.since());
             if let Some(oldest) = oldest.map(|(key, _)| key.clone()) {
                 self.entries.remove(&oldest);
             }
@@ -118,9 +119,8 @@ impl Table {
         let Some((key, handle)) = self.connections.get(&connection).cloned() else { return acceptance };
         let direction = handle.session.direction();
         let connections = &self.connections;
-        let same_direction = |id: &ConnectionId| {
-            connections.get(id).is_some_and(|(_, other)| other.session.direction() == direction)
-        };
+        let same_direction =
+            |id: &ConnectionId| connections.get(id).is_some_and(|(_, other)| other.session.direction() == direction);
         let Some(entry) = self.entries.get_mut(&key) else { return acceptance };
         acceptance.superseded = entry.connections.iter().copied().filter(|id| same_direction(id)).collect();
         acceptance.newly_connected = entry.connections.is_empty();
@@ -132,9 +132,9 @@ impl Table {
         acceptance
     }
 
-    /// A handshake ended in a refusal or in nothing.
-    pub(crate) fn handshake_failed(&mut self, connection: ConnectionId, refusal: Option<RefusalReason>, now: UnixMs) {
-        let Some(entry) = self.entry_of(connection) else { return };
+    /// A handshake with a peer ended in a refusal or in nothing; its connection may be gone already.
+    pub(crate) fn handshake_failed(&mut self, peer: NodeId, refusal: Option<RefusalReason>, now: UnixMs) {
+        let Some(entry) = self.entries.get_mut(&PeerKey::Node(peer)) else { return };
         entry.refusal = refusal.or(entry.refusal);
         if entry.connections.is_empty() {
             entry.apply(refusal.map_or(PeerInput::NoAnswer, PeerInput::Refused), now);
@@ -152,8 +152,8 @@ impl Table {
             return None;
         }
         if !handshaken {
-            // Never got beyond the handshake; a failure was noted already unless the connection broke in the middle.
-            if entry.state() == PeerState::Handshaking {
+            // The handshake's own end, which comes in any case, says why; a classical peer has none.
+            if matches!(key, PeerKey::Classical(_)) {
                 entry.apply(PeerInput::NoAnswer, now);
             }
             return None;

@@ -151,9 +151,7 @@ pub(crate) async fn authenticate(
     remote: &PeerId,
 ) -> Result<HybridPublic, AuthError> {
     let mut exporter = [0u8; EXPORTER_BYTES];
-    connection
-        .export_keying_material(&mut exporter, EXPORTER_LABEL, b"")
-        .map_err(|_| AuthError::NoExporter)?;
+    connection.export_keying_material(&mut exporter, EXPORTER_LABEL, b"").map_err(|_| AuthError::NoExporter)?;
     let proof = Proof::sign(keys, direction, &exporter, local)?.encode();
     let (mut send, mut receive) = match direction {
         Direction::Outbound => connection.open_bi().await?,
@@ -208,7 +206,7 @@ mod tests {
         assert_eq!(Proof::decode(&wire).unwrap(), proof);
     }
 
-    const PINNED_PROOF_SHA3: &str = "PIN";
+    const PINNED_PROOF_SHA3: &str = "f9adbdc2512289a9aa9f7e1502c817bb182f0d0f9712f0c81cb063467ea1db62";
 
     #[test]
     fn a_proof_of_another_length_or_version_is_refused() {

@@ -92,7 +92,9 @@ pub(crate) fn quinn_transport(congestion: Congestion) -> quinn::TransportConfig 
     transport.receive_window(CONNECTION_WINDOW_BYTES.into());
     transport.send_window(SEND_WINDOW_BYTES);
     match congestion {
-        Congestion::Cubic => transport.congestion_controller_factory(Arc::new(quinn::congestion::CubicConfig::default())),
+        Congestion::Cubic => {
+            transport.congestion_controller_factory(Arc::new(quinn::congestion::CubicConfig::default()))
+        }
         Congestion::NewReno => {
             transport.congestion_controller_factory(Arc::new(quinn::congestion::NewRenoConfig::default()))
         }

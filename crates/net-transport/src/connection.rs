@@ -107,7 +107,7 @@ pub struct Stream {
 }
 
 impl Stream {
-    fn new((send, receive): (quinn::SendStream, quinn::RecvStream)) -> Self {
+    pub(crate) fn new((send, receive): (quinn::SendStream, quinn::RecvStream)) -> Self {
         Self { send, receive, closed: false }
     }
 }

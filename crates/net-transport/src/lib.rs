@@ -12,6 +12,7 @@
 
 mod admission;
 mod auth;
+pub mod bench;
 mod config;
 mod connection;
 mod error;

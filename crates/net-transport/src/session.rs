@@ -200,6 +200,10 @@ impl Session {
 
     /// Closes the QUIC connection now, with the reason set or none.
     pub(crate) fn close(&self) {
+        if self.inner.connection.close_reason().is_some() {
+            // Closing again would hide why the connection ended.
+            return;
+        }
         let reason = self.inner.close.lock().clone();
         let (code, text) = reason.map_or((0, String::new()), |reason| (reason.code, reason.text));
         self.inner.connection.close(code.into(), text.as_bytes());

@@ -19,6 +19,10 @@ use crate::config::SOCKET_BUFFER_BYTES;
 const LOCAL_CID_BYTES: usize = 8;
 /// The only QUIC version spoken.
 const QUIC_V1: u32 = 1;
+/// RFC 9000, 17.2: set in the first byte of a long header.
+const LONG_HEADER: u8 = 0x80;
+/// RFC 9000, 17.2: the packet type of a long header; zero is Initial.
+const LONG_TYPE: u8 = 0x30;
 /// RFC 9000, 14.1: a client's first datagram is at least this long.
 const INITIAL_DATAGRAM_BYTES_MIN: usize = 1_200;
 
@@ -48,19 +52,16 @@ impl CountingSocket {
         Ok(Arc::new(Self { inner, cids: HashedConnectionIdGenerator::from_key(cid_key), garbage }))
     }
 
-    /// Whether a datagram can be no packet for this node: quinn will drop it.
+    /// Whether a datagram can be no packet for this node: quinn will drop it. The fixed bit says nothing, because peers
+    /// may grease it (RFC 9287).
     fn is_garbage(&self, datagram: &[u8]) -> bool {
         let Some((&first, rest)) = datagram.split_first() else { return true };
-        let (long_header, fixed_bit) = (first & 0x80 != 0, first & 0x40 != 0);
-        if !fixed_bit {
-            return true;
-        }
-        if !long_header {
+        if first & LONG_HEADER == 0 {
             let cid = rest.get(..LOCAL_CID_BYTES);
             return cid.is_none_or(|cid| self.cids.validate(&ConnectionId::new(cid)).is_err());
         }
         let version = rest.first_chunk::<4>().map(|bytes| u32::from_be_bytes(*bytes));
-        let initial = first & 0x30 == 0;
+        let initial = first & LONG_TYPE == 0;
         version != Some(QUIC_V1) || (initial && datagram.len() < INITIAL_DATAGRAM_BYTES_MIN && !self.known_long(rest))
     }
 

@@ -15,14 +15,15 @@ use std::task::{Context, Poll, Waker};
 use aws_lc_rs::hmac;
 use futures::future::BoxFuture;
 use futures::stream::{SelectAll, StreamExt};
+use libp2p::PeerId;
 use libp2p::core::transport::{DialOpts, ListenerId, PortUse, TransportError as CoreError, TransportEvent};
 use libp2p::core::{Multiaddr, Transport};
-use libp2p::PeerId;
 use libp2p::identity::Keypair;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn_proto::HashedConnectionIdGenerator;
 
 use self::address::parse;
+pub(crate) use self::address::{format as format_address, parse as parse_address};
 use self::listener::{Listener, ListenerParts};
 use crate::config::{TransportConfig, quinn_transport};
 use crate::connection::Connection;

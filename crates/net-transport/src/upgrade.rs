@@ -53,7 +53,8 @@ impl UpgradeContext {
     ) -> Result<(PeerId, Connection), TransportError> {
         let remote = incoming.remote_address();
         let result = within(HANDSHAKE_TIMEOUT_MS, async {
-            let connection = incoming.accept()?.await.map_err(TransportError::from_handshake)?;
+            let connecting = incoming.accept().map_err(TransportError::from_handshake)?;
+            let connection = connecting.await.map_err(TransportError::from_handshake)?;
             let session = self.finish(&connection, Direction::Inbound, None).await?;
             Ok((connection, session))
         })

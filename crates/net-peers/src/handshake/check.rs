@@ -138,8 +138,7 @@ impl Checker {
         let bad = |detail: String| Refusal::new(RefusalReason::BadSignature, detail);
         let signed = SignedNodeRecord::from_rlp(&hello.record)
             .map_err(|error| Refusal::new(RefusalReason::Malformed, error.to_string()))?;
-        let (record, id) =
-            verify_record(&signed, self.chain_id, around.now).map_err(|error| bad(error.to_string()))?;
+        let (record, id) = verify_record(&signed, self.chain_id, around.now).map_err(|error| bad(error.to_string()))?;
         if id != around.session_id {
             return Err(bad(format!("record of {}, session of {}", id.short(), around.session_id.short())));
         }

@@ -6,7 +6,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use super::check::{Accepted, Refusal};
 use super::{Answer, HANDSHAKE_MESSAGE_BYTES_MAX, Hello, Verdict, WireRefusal};
 use crate::error::RefusedBy;
-use crate::frame::{FrameError, read_message, write_message};
+use crate::frame::{FrameError, read_frame, read_message, write_frame, write_message};
 use crate::reason::RefusalReason;
 
 /// Why a handshake ended without two acceptances.
@@ -51,10 +51,17 @@ where
         stream.shutdown().await.map_err(FrameError::from)?;
         let _ = stream.read_u8().await;
     }
-    checked.map_err(HandshakeFailure::by_us)
+    let accepted = checked.map_err(HandshakeFailure::by_us)?;
+    read_frame(stream, 0).await?;
+    Ok(accepted)
 }
 
-/// The listener's side. `check` is called with the dialer's hello; when it accepts, it lets the peer's streams in.
+/// The listener's last word, once it knows the dialer as connected.
+pub(crate) async fn confirm<S: AsyncWrite + Unpin>(stream: &mut S) -> Result<(), HandshakeFailure> {
+    Ok(write_frame(stream, &[]).await?)
+}
+
+/// The listener's side up to the dialer's verdict; [`confirm`] follows. `check` is called with the dialer's hello; when it accepts, it lets the peer's streams in.
 pub(crate) async fn as_listener<S, C>(stream: &mut S, hello: Hello, check: C) -> Result<Accepted, HandshakeFailure>
 where
     S: AsyncRead + AsyncWrite + Unpin,

@@ -136,7 +136,7 @@ fn the_wire_form_of_every_message_is_pinned() {
         nonce: vec![5; 2],
         best_height: 300,
     };
-    let bytes = "080110021d0403020122040707070" .to_owned() + "72a03090909300832017440e8074a02050550ac02";
+    let bytes = "080110021d0403020122040707070".to_owned() + "72a03090909300832017440e8074a02050550ac02";
     assert_eq!(hex::encode(hello.encode_to_vec()), bytes);
     let refusal = WireRefusal { code: 4, detail: "x".to_owned() };
     let answer = Answer { hello: None, refusal: Some(refusal.clone()) };
@@ -157,6 +157,9 @@ async fn exchange(dialer: Hello, listener: Hello, ids: (NodeId, NodeId)) -> (Out
     };
     let listening = async move {
         let outcome = as_listener(&mut far, listener, |hello| check(hello, ids.0, &mut NonceCache::default())).await;
+        if outcome.is_ok() {
+            confirm(&mut far).await.unwrap();
+        }
         drop(far);
         outcome
     };
@@ -196,9 +199,7 @@ async fn both_sides_learn_the_same_outcome_whoever_refuses() {
 async fn a_first_message_that_is_no_hello_is_refused_as_malformed() {
     let (mut near, mut far) = tokio::io::duplex(65_536);
     let (hello, _) = hello_of(1);
-    let listening = tokio::spawn(async move {
-        as_listener(&mut far, hello, |_| panic!("nothing to check")).await
-    });
+    let listening = tokio::spawn(async move { as_listener(&mut far, hello, |_| panic!("nothing to check")).await });
     crate::frame::write_frame(&mut near, &[0xff; 40]).await.unwrap();
     let answer: Answer = crate::frame::read_message(&mut near, 1_000).await.unwrap();
     assert_eq!(answer.refusal.unwrap().code, RefusalReason::Malformed.code());

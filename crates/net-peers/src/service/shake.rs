@@ -17,10 +17,12 @@ use crate::config::{GOODBYE_TIMEOUT_MS, HANDSHAKE_TIMEOUT_MS, PROTOCOL_VERSION_M
 use crate::error::{DialError, RefusedBy};
 use crate::frame::{read_frame, read_message, write_frame, write_message};
 use crate::handshake::{
-    Accepted, Circumstances, Goodbye, HandshakeFailure, Hello, Refusal, as_dialer, as_listener,
+    Accepted, Circumstances, Goodbye, HandshakeFailure, Hello, Refusal, as_dialer, as_listener, confirm,
 };
 use crate::reason::{DisconnectReason, RefusalReason};
-use crate::streams::{ConnectionHandle, FreshConnection, GOODBYE, HANDSHAKE, InternalStreams, StreamError};
+use crate::streams::{
+    ConnectionHandle, FreshConnection, GOODBYE, HANDSHAKE, InternalStreams, MeteredStream, StreamError,
+};
 
 /// Bytes of a goodbye.
 const GOODBYE_BYTES_MAX: usize = 64;
@@ -67,15 +69,19 @@ impl ShakeError {
 /// A handshake that ended.
 pub(crate) struct Finished {
     pub(super) connection: ConnectionId,
+    pub(super) peer: NodeId,
     pub(super) outcome: Result<Accepted, ShakeError>,
     pub(super) reply: Option<oneshot::Sender<Result<NodeId, DialError>>>,
     pub(super) address: String,
+    /// Told when the peer stands in the table.
+    pub(super) registered: oneshot::Sender<()>,
 }
 
 /// A handshake to be run.
 pub(super) struct Shake {
     pub(super) shared: Arc<NodeShared>,
     pub(super) connection: ConnectionId,
+    pub(super) peer: NodeId,
     pub(super) fresh: FreshConnection,
     pub(super) reply: Option<oneshot::Sender<Result<NodeId, DialError>>>,
     pub(super) address: String,
@@ -84,19 +90,30 @@ pub(super) struct Shake {
 impl Shake {
     /// Runs the handshake, reports it, and then waits for the peer's goodbye.
     pub(super) async fn run(self, report: mpsc::Sender<Finished>) {
-        let Self { shared, connection, fresh, reply, address } = self;
+        let Self { shared, connection, peer, fresh, reply, address } = self;
         let FreshConnection { handle, mut internal } = fresh;
         let timeout = Duration::from_millis(HANDSHAKE_TIMEOUT_MS);
-        let outcome = tokio::time::timeout(timeout, handshake(&shared, &handle, &mut internal)).await;
+        let outcome = tokio::time::timeout(timeout, handshake(&shared, &handle, peer, &mut internal)).await;
         let mut outcome = outcome.unwrap_or(Err(ShakeError::Timeout));
         if let Err(ShakeError::Handshake(HandshakeFailure::Stream(_)) | ShakeError::Open(_)) = &outcome
             && let Some(reason) = closed_with_refusal(&handle.session)
         {
             outcome = Err(ShakeError::ClosedWithRefusal(reason));
         }
+        let (outcome, stream) = match outcome {
+            Ok((accepted, stream)) => (Ok(accepted), stream),
+            Err(error) => (Err(error), None),
+        };
         let accepted = outcome.is_ok();
-        if report.send(Finished { connection, outcome, reply, address }).await.is_err() || !accepted {
+        let (registered, in_table) = oneshot::channel();
+        let finished = Finished { connection, peer, outcome, reply, address, registered };
+        if report.send(finished).await.is_err() || !accepted || in_table.await.is_err() {
             return;
+        }
+        if let Some(mut stream) = stream
+            && let Err(error) = confirm(&mut stream).await
+        {
+            tracing::debug!(%error, "handshake not confirmed");
         }
         // The handle must not keep the goodbye queue of its own connection alive.
         let session = handle.session.clone();
@@ -108,20 +125,21 @@ impl Shake {
 async fn handshake(
     shared: &NodeShared,
     handle: &ConnectionHandle,
+    peer: NodeId,
     internal: &mut InternalStreams,
-) -> Result<Accepted, ShakeError> {
-    let session_id = handle.session.node_id().ok_or(ShakeError::Lost)?;
+) -> Result<(Accepted, Option<MeteredStream>), ShakeError> {
     let hello = shared.hello()?;
     let check = |theirs: &Hello| {
-        let accepted = shared.check(theirs, session_id)?;
+        let accepted = shared.check(theirs, peer)?;
         handle.open_gate();
         Ok(accepted)
     };
     Ok(match handle.session.direction() {
-        Direction::Outbound => as_dialer(&mut handle.open(HANDSHAKE).await?, hello, check).await?,
+        Direction::Outbound => (as_dialer(&mut handle.open(HANDSHAKE).await?, hello, check).await?, None),
         Direction::Inbound => {
             let mut stream = internal.handshakes.recv().await.ok_or(ShakeError::Lost)?;
-            as_listener(&mut stream, hello, check).await?
+            let accepted = as_listener(&mut stream, hello, check).await?;
+            (accepted, Some(stream))
         }
     })
 }

@@ -18,13 +18,14 @@ use tokio::sync::{mpsc, oneshot};
 use trellis_net_transport::{CloseReason, QuicTransport, Sessions, TransportError};
 use trellis_primitives::{NodeId, SharedClock};
 
-use super::shake::{Finished, Shake, remote_reason};
+use super::shake::{Finished, Shake, ShakeError, remote_reason};
 use super::{Command, NodeShared};
 use crate::config::{CONNECT_TIMEOUT_MS, NetConfig, PING_INTERVAL_MS};
 use crate::error::{DialError, RefusedBy, StartError};
+use crate::handshake::Accepted;
 use crate::peer::{Direction, PeerEvent};
 use crate::reason::{DisconnectReason, RefusalReason};
-use crate::streams::{FreshConnection, Streams, StreamsShared};
+use crate::streams::{Streams, StreamsShared};
 
 /// A ping without an answer counts as failed after this long.
 const PING_TIMEOUT_MS: u64 = 10_000;
@@ -229,10 +230,9 @@ impl Service {
     fn close(&mut self, connection: ConnectionId, reason: DisconnectReason, done: Option<oneshot::Sender<()>>) {
         let handle = self.shared.table.lock().all_connections().into_iter().find(|(id, _)| *id == connection);
         let Some((_, handle)) = handle else { return };
-        handle.session.set_close_reason(CloseReason {
-            code: CLOSE_DISCONNECT + reason.code(),
-            text: reason.name().to_owned(),
-        });
+        handle
+            .session
+            .set_close_reason(CloseReason { code: CLOSE_DISCONNECT + reason.code(), text: reason.name().to_owned() });
         let closing = self.closing.entry(connection).or_insert((reason, Vec::new()));
         closing.1.extend(done);
         self.swarm.close_connection(connection);
@@ -310,9 +310,14 @@ impl Service {
             (Some(node), Some(Err(pinned))) => {
                 let detail = format!("pinned {pinned}, showed {node}");
                 tracing::warn!(%peer, %pinned, shown = %node, "a PeerId showed a second ML-DSA key");
-                self.refuse(connection, reply, RefusedBy::Us, RefusalReason::IdentityChanged, &detail);
+                let refusal = (RefusedBy::Us, RefusalReason::IdentityChanged, detail);
+                self.refuse(connection, node, address, reply, &refusal);
             }
-            (Some(_), _) => self.shake(connection, fresh, reply, address),
+            (Some(node), _) => {
+                let shared = Arc::clone(&self.shared);
+                let shake = Shake { shared, connection, peer: node, fresh, reply, address };
+                tokio::spawn(shake.run(self.finished_sender.clone()));
+            }
             (None, _) => {
                 // Only under `prefer`: identify and ping go on, nothing else is offered.
                 tracing::info!(%peer, %address, "classical peer without an ml-dsa identity");
@@ -324,61 +329,48 @@ impl Service {
         }
     }
 
-    fn shake(
-        &mut self,
-        connection: ConnectionId,
-        fresh: FreshConnection,
-        reply: Option<oneshot::Sender<Result<NodeId, DialError>>>,
-        address: String,
-    ) {
-        let shake = Shake { shared: Arc::clone(&self.shared), connection, fresh, reply, address };
-        tokio::spawn(shake.run(self.finished_sender.clone()));
-    }
-
     fn on_finished(&mut self, finished: Finished) {
-        let Finished { connection, outcome, reply, address } = finished;
-        let now = self.shared.clock.now();
-        match outcome {
-            Ok(accepted) => {
-                let peer = accepted.id;
-                let mut table = self.shared.table.lock();
-                let acceptance = table.accepted(connection, accepted, now);
-                let direction = table.direction(connection);
-                let (connected, alive) = (table.connected_count(), table.is_handshaken(connection));
-                drop(table);
-                if !alive {
-                    let detail = "connection lost while handshaking".to_owned();
+        let Finished { connection, peer, outcome, reply, address, registered } = finished;
+        let failure = match outcome {
+            Ok(accepted) => match self.accept(connection, accepted) {
+                Some(peer) => {
+                    let _ = registered.send(());
                     if let Some(reply) = reply {
-                        let _ = reply.send(Err(DialError::Unreachable { address, detail }));
+                        let _ = reply.send(Ok(peer));
                     }
                     return;
                 }
-                self.shared.metrics.accepted.inc();
-                self.shared.metrics.connected.set(i64::try_from(connected).unwrap_or(i64::MAX));
-                self.announce(peer, direction.unwrap_or(Direction::Inbound), &acceptance);
-                for old in acceptance.superseded {
-                    self.close(old, DisconnectReason::Duplicate, None);
-                }
-                if let Some(reply) = reply {
-                    let _ = reply.send(Ok(peer));
-                }
-            }
-            Err(failure) => {
-                let (by, reason, detail) = match failure.refusal() {
-                    Some(refusal) => refusal,
-                    None => {
-                        self.shared.table.lock().handshake_failed(connection, None, now);
-                        tracing::info!(%address, detail = %failure, "handshake not finished");
-                        if let Some(reply) = reply {
-                            let _ = reply.send(Err(failure.into_dial_error(address)));
-                        }
-                        self.close(connection, DisconnectReason::ProtocolViolation, None);
-                        return;
-                    }
-                };
-                self.refuse(connection, reply, by, reason, &detail);
-            }
+                None => ShakeError::Lost,
+            },
+            Err(failure) => failure,
+        };
+        if let Some(refusal) = failure.refusal() {
+            self.refuse(connection, peer, address, reply, &refusal);
+            return;
         }
+        tracing::info!(%peer, %address, detail = %failure, "handshake not finished");
+        self.shared.table.lock().handshake_failed(peer, None, self.shared.clock.now());
+        if let Some(reply) = reply {
+            let _ = reply.send(Err(failure.into_dial_error(address)));
+        }
+        self.close(connection, DisconnectReason::ProtocolViolation, None);
+    }
+
+    /// Both sides accepted. `None` if the connection broke meanwhile.
+    fn accept(&mut self, connection: ConnectionId, accepted: Accepted) -> Option<NodeId> {
+        let peer = accepted.id;
+        let mut table = self.shared.table.lock();
+        let direction = table.direction(connection)?;
+        let acceptance = table.accepted(connection, accepted, self.shared.clock.now());
+        let connected = table.connected_count();
+        drop(table);
+        self.shared.metrics.accepted.inc();
+        self.shared.metrics.connected.set(i64::try_from(connected).unwrap_or(i64::MAX));
+        self.announce(peer, direction, &acceptance);
+        for old in acceptance.superseded {
+            self.close(old, DisconnectReason::Duplicate, None);
+        }
+        Some(peer)
     }
 
     fn announce(&self, peer: NodeId, direction: Direction, acceptance: &crate::table::Acceptance) {
@@ -398,26 +390,33 @@ impl Service {
     fn refuse(
         &mut self,
         connection: ConnectionId,
+        peer: NodeId,
+        address: String,
         reply: Option<oneshot::Sender<Result<NodeId, DialError>>>,
+        refusal: &(RefusedBy, RefusalReason, String),
+    ) {
+        let (by, reason, detail) = refusal;
+        self.report_refusal(Some(peer), address, *by, *reason, detail);
+        let connections = self.shared.table.lock().all_connections();
+        if let Some((_, handle)) = connections.into_iter().find(|(id, _)| *id == connection) {
+            let code = CLOSE_REFUSAL + reason.code();
+            handle.session.set_close_reason(CloseReason { code, text: reason.name().to_owned() });
+        }
+        self.shared.table.lock().handshake_failed(peer, Some(*reason), self.shared.clock.now());
+        self.swarm.close_connection(connection);
+        if let Some(reply) = reply {
+            let _ = reply.send(Err(DialError::Refused { by: *by, reason: *reason }));
+        }
+    }
+
+    fn report_refusal(
+        &self,
+        peer: Option<NodeId>,
+        address: String,
         by: RefusedBy,
         reason: RefusalReason,
         detail: &str,
     ) {
-        let connections = self.shared.table.lock().all_connections();
-        if let Some((_, handle)) = connections.into_iter().find(|(id, _)| *id == connection) {
-            let peer = handle.session.node_id();
-            self.report_refusal(peer, handle.session.remote().to_string(), by, reason, detail);
-            let code = CLOSE_REFUSAL + reason.code();
-            handle.session.set_close_reason(CloseReason { code, text: reason.name().to_owned() });
-        }
-        self.shared.table.lock().handshake_failed(connection, Some(reason), self.shared.clock.now());
-        self.swarm.close_connection(connection);
-        if let Some(reply) = reply {
-            let _ = reply.send(Err(DialError::Refused { by, reason }));
-        }
-    }
-
-    fn report_refusal(&self, peer: Option<NodeId>, address: String, by: RefusedBy, reason: RefusalReason, detail: &str) {
         tracing::info!(?peer, %address, %by, %reason, detail, "connection refused");
         self.shared.metrics.count_refused(by, reason);
         let _ = self.shared.events.send(PeerEvent::Refused { peer, address, by, reason });

@@ -7,7 +7,7 @@ use libp2p::core::Multiaddr;
 use libp2p::multiaddr::Protocol;
 
 /// The socket address and the PeerId of a QUIC v1 multiaddress; `None` for any other form.
-pub(super) fn parse(address: &Multiaddr) -> Option<(SocketAddr, Option<PeerId>)> {
+pub(crate) fn parse(address: &Multiaddr) -> Option<(SocketAddr, Option<PeerId>)> {
     let mut parts = address.iter();
     let ip = match parts.next()? {
         Protocol::Ip4(ip) => ip.into(),
@@ -25,7 +25,7 @@ pub(super) fn parse(address: &Multiaddr) -> Option<(SocketAddr, Option<PeerId>)>
 }
 
 /// The multiaddress of a socket address.
-pub(super) fn format(address: SocketAddr) -> Multiaddr {
+pub(crate) fn format(address: SocketAddr) -> Multiaddr {
     Multiaddr::empty().with(address.ip().into()).with(Protocol::Udp(address.port())).with(Protocol::QuicV1)
 }
 

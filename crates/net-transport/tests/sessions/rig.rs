@@ -3,10 +3,10 @@
 mod raw;
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
 use futures::future::Either;
 use libp2p::PeerId;
 use libp2p::core::transport::{DialOpts, ListenerId, PortUse, TransportEvent};
@@ -24,13 +24,16 @@ const PATIENCE: Duration = Duration::from_secs(12);
 /// How long the other side may stay silent after one side has finished.
 const GRACE: Duration = Duration::from_secs(7);
 
+pub async fn next_event<T: Transport + Unpin>(transport: &mut T) -> TransportEvent<T::ListenerUpgrade, T::Error> {
+    std::future::poll_fn(|cx| Pin::new(&mut *transport).poll(cx)).await
+}
+
 pub fn keys(seed: u8) -> Arc<HybridKey> {
     let mut rng = rand::rngs::StdRng::seed_from_u64(u64::from(seed));
     Arc::new(HybridKey::generate(&mut rng).unwrap())
 }
 
 pub struct End {
-    pub peer_id: PeerId,
     pub connection: Connection,
 }
 
@@ -55,7 +58,7 @@ impl Node {
         let metrics = config.metrics.clone();
         let mut transport = QuicTransport::new(config).unwrap();
         transport.listen_on(ListenerId::next(), "/ip4/127.0.0.1/udp/0/quic-v1".parse().unwrap()).unwrap();
-        let TransportEvent::NewAddress { listen_addr, .. } = transport.select_next_some().await else {
+        let TransportEvent::NewAddress { listen_addr, .. } = next_event(&mut transport).await else {
             panic!("a listen address comes first")
         };
         Self { transport, metrics, address: listen_addr }
@@ -68,16 +71,16 @@ impl Node {
     /// The next inbound connection, upgraded.
     pub async fn inbound(&mut self) -> Result<End, TransportError> {
         loop {
-            if let TransportEvent::Incoming { upgrade, .. } = self.transport.select_next_some().await {
+            if let TransportEvent::Incoming { upgrade, .. } = next_event(&mut self.transport).await {
                 // The endpoint is driven by its own task, so the transport need not be polled meanwhile.
-                return upgrade.await.map(|(peer_id, connection)| End { peer_id, connection });
+                return upgrade.await.map(|(_, connection)| End { connection });
             }
         }
     }
 
     pub fn dial(&mut self, address: Multiaddr) -> impl Future<Output = Result<End, TransportError>> + use<> {
         let dialing = self.transport.dial(address, DIAL).unwrap();
-        async move { dialing.await.map(|(peer_id, connection)| End { peer_id, connection }) }
+        async move { dialing.await.map(|(_, connection)| End { connection }) }
     }
 }
 
@@ -105,10 +108,8 @@ type Ends = (Result<End, TransportError>, Option<Result<End, TransportError>>);
 pub async fn dial_address(dialer: &mut Node, listener: &mut Node, address: Multiaddr) -> Ends {
     let dialing = dialer.dial(address);
     // A listener that refuses before the handshake never reports anything.
-    let (at_dialer, at_listener) = both(dialing, async {
-        tokio::time::timeout(Duration::from_secs(1), listener.inbound()).await.ok()
-    })
-    .await;
+    let (at_dialer, at_listener) =
+        both(dialing, async { tokio::time::timeout(Duration::from_secs(1), listener.inbound()).await.ok() }).await;
     (at_dialer.expect("the dialer hears something"), at_listener.flatten())
 }
 
@@ -134,7 +135,7 @@ impl Stock {
         let identity = libp2p::identity::Keypair::generate_ed25519();
         let mut transport = libp2p_quic::tokio::Transport::new(libp2p_quic::Config::new(&identity));
         transport.listen_on(ListenerId::next(), "/ip4/127.0.0.1/udp/0/quic-v1".parse().unwrap()).unwrap();
-        let TransportEvent::NewAddress { listen_addr, .. } = transport.select_next_some().await else {
+        let TransportEvent::NewAddress { listen_addr, .. } = next_event(&mut transport).await else {
             panic!("a listen address comes first")
         };
         Self { transport, address: listen_addr }
@@ -152,7 +153,7 @@ impl Stock {
         let dialing = ours.dial(self.address.clone());
         let inbound = async {
             loop {
-                if let TransportEvent::Incoming { upgrade, .. } = self.transport.select_next_some().await {
+                if let TransportEvent::Incoming { upgrade, .. } = next_event(&mut self.transport).await {
                     return upgrade.await;
                 }
             }

@@ -1,0 +1,106 @@
+//! How fast the transport is beside plain quinn in the same run (NET-80, NET-81). Library code of `trellis bench transport`.
+//!
+//! Every variant has its listener on its own thread with its own single-threaded runtime, and a dialer in the caller's
+//! runtime; the variants take turns, round by round, and the medians over the rounds are reported, so that a busy machine
+//! slows all of them alike. The listener's thread reads its own CPU time from the kernel, which is how the cost of a
+//! refused connection is told apart from the cost of asking.
+//!
+//! Plain quinn here has the same certificates, mutual authentication, windows and cipher (AES-128-GCM), but a classical
+//! X25519 key exchange and no ML-DSA-65 proofs.
+
+mod listener;
+mod measure;
+mod plain;
+
+use std::net::SocketAddr;
+
+use futures::future::BoxFuture;
+use futures::{AsyncRead, AsyncWrite};
+use serde::Serialize;
+use thiserror::Error;
+
+pub use self::listener::{BenchListener, Serve, serve_stream};
+pub use self::measure::{BenchOptions, run_rounds};
+pub use self::plain::{plain_quinn, trellis};
+
+/// Why a benchmark could not run.
+#[derive(Debug, Error)]
+pub enum BenchError {
+    /// The variant could not be set up.
+    #[error("set-up of {variant}: {detail}")]
+    Setup {
+        /// Which variant.
+        variant: &'static str,
+        /// What went wrong.
+        detail: String,
+    },
+    /// A connection or stream failed while measuring.
+    #[error("{variant}: {detail}")]
+    Run {
+        /// Which variant.
+        variant: &'static str,
+        /// What went wrong.
+        detail: String,
+    },
+}
+
+/// One stream of a variant.
+pub trait BenchStream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> BenchStream for T {}
+
+/// One connection of a variant, at the dialer.
+pub trait BenchConnection: Send {
+    /// Opens a stream.
+    fn open(&mut self) -> BoxFuture<'_, Result<Box<dyn BenchStream>, BenchError>>;
+}
+
+/// The dialer of a variant.
+pub trait BenchDialer: Send {
+    /// Opens a connection, authenticated in whatever way the variant does it.
+    fn dial(&mut self, remote: SocketAddr) -> BoxFuture<'_, Result<Box<dyn BenchConnection>, BenchError>>;
+}
+
+/// One way to do it: a listener on its thread and a dialer.
+pub struct Variant {
+    /// The name in the results.
+    pub name: &'static str,
+    /// The listening side.
+    pub listener: BenchListener,
+    /// The dialling side.
+    pub dialer: Box<dyn BenchDialer>,
+}
+
+/// The result of one variant; the form of `trellis bench transport --json` (OPS-06).
+#[derive(Clone, Debug, Serialize)]
+pub struct BenchRow {
+    /// Which variant.
+    pub variant: &'static str,
+    /// Echo of 64 bytes on an open stream, median, microseconds.
+    pub echo_us_p50: f64,
+    /// Echo of 64 bytes on an open stream, 99th percentile, microseconds.
+    pub echo_us_p99: f64,
+    /// One stream, one way.
+    pub mib_per_s: f64,
+    /// From the first packet to an authenticated connection at the dialer, median, milliseconds.
+    pub handshake_ms_p50: f64,
+    /// CPU time of the listener for one connection that it refuses, microseconds.
+    pub refused_cpu_us: f64,
+    /// CPU time of the listener for one connection that it accepts, microseconds.
+    pub accepted_cpu_us: f64,
+}
+
+/// All rows, as `--json` prints them.
+#[derive(Clone, Debug, Serialize)]
+pub struct BenchReport {
+    /// One row per variant.
+    pub rows: Vec<BenchRow>,
+}
+
+/// Measures Trellis' transport and plain quinn.
+///
+/// # Errors
+/// [`BenchError`] if a variant cannot be set up or fails.
+pub async fn run(options: &BenchOptions) -> Result<BenchReport, BenchError> {
+    run_rounds(vec![trellis()?, plain_quinn()?], options).await
+}
