@@ -103,8 +103,7 @@ fn matrix(victim: Victim, count: Count, stride: usize) {
             break;
         }
     }
-    println!("{victim:?}, {count:?}: broken at {broken} messages");
-    assert!(broken >= 4, "the matrix hit only {broken} messages");
+    assert!(broken >= 4, "{victim:?}, {count:?}: the matrix hit only {broken} messages");
 }
 
 // row: MKT-21, MKT-30, MKT-31
@@ -116,7 +115,7 @@ fn a_gateway_killed_before_any_message_it_sends_pays_nothing_twice() {
 // row: MKT-21, MKT-30, MKT-31
 #[test]
 fn a_gateway_killed_after_any_message_it_gets_pays_nothing_twice() {
-    matrix(Victim::Gateway, Count::Received, 3);
+    matrix(Victim::Gateway, Count::Received, 1);
 }
 
 // row: MKT-21, MKT-30, MKT-31
@@ -128,7 +127,7 @@ fn a_provider_killed_before_any_message_reaches_it_loses_at_most_one_risk_limit(
 // row: MKT-21, MKT-30, MKT-31
 #[test]
 fn a_provider_killed_after_any_message_it_sends_loses_at_most_one_risk_limit() {
-    matrix(Victim::Provider, Count::Received, 3);
+    matrix(Victim::Provider, Count::Received, 1);
 }
 
 // row: MKT-31

@@ -15,6 +15,8 @@ use trellis_primitives::NodeId;
 const FRAMES_AHEAD_MAX: usize = 64;
 /// A frame must be taken by the transport within this, in milliseconds.
 const WRITE_WAIT_MS: u64 = 10_000;
+/// After a failed write the provider's reason is waited for this long, in milliseconds.
+const LAST_WORDS_WAIT_MS: u64 = 500;
 
 /// A stream to a provider.
 pub(crate) struct Link {
@@ -38,17 +40,17 @@ impl Link {
         match tokio::time::timeout(Duration::from_millis(WRITE_WAIT_MS), write).await {
             Ok(Ok(())) => Ok(()),
             // The provider may have said why before it closed the stream.
-            Ok(Err(error)) => Err(self.last_words().unwrap_or(JobFault::Lost { detail: error.to_string() })),
+            Ok(Err(error)) => Err(self.last_words().await.unwrap_or(JobFault::Lost { detail: error.to_string() })),
             Err(_) => Err(JobFault::Lost { detail: format!("not writable for {WRITE_WAIT_MS} ms") }),
         }
     }
 
-    fn last_words(&mut self) -> Option<JobFault> {
-        while let Ok(came) = self.came.try_recv() {
-            match came {
-                Ok(ProviderFrame::Error(error)) => return Some(JobFault::Provider(error)),
-                Ok(_) => {}
-                Err(fault) => return Some(fault),
+    /// Why the provider closed the stream, if it said so: its error may still be on the way when writing fails.
+    async fn last_words(&mut self) -> Option<JobFault> {
+        let deadline = Instant::now() + Duration::from_millis(LAST_WORDS_WAIT_MS);
+        while let Ok(Some(Ok(frame))) = tokio::time::timeout_at(deadline, self.came.recv()).await {
+            if let ProviderFrame::Error(error) = frame {
+                return Some(JobFault::Provider(error));
             }
         }
         None
