@@ -2,10 +2,11 @@
 //! everything else is answered in its order, as the batch has it.
 
 use crate::context::RpcContext;
-use crate::error::RpcError;
+use crate::error::{INTERNAL_CODE, RpcError};
 use crate::methods::{RawTransactions, send_raw};
 use crate::metrics::MethodLabel;
 use crate::params::{Args, bytes};
+use crate::subscriptions::{SUBSCRIBE, UNSUBSCRIBE};
 use alloy_primitives::{B256, Bytes};
 use jsonrpsee::core::middleware::{Batch, BatchEntry, Notification, RpcServiceT};
 use jsonrpsee::server::{BatchResponseBuilder, MethodResponse, ResponsePayload};
@@ -92,7 +93,18 @@ where
 
     fn call<'a>(&self, request: Request<'a>) -> impl Future<Output = MethodResponse> + Send + 'a {
         let inner = self.inner.clone();
-        async move { inner.call(request).await }
+        async move {
+            let told_later = [SUBSCRIBE, UNSUBSCRIBE].contains(&request.method_name());
+            let id = told_later.then(|| request.id().into_owned());
+            let answer = inner.call(request).await;
+            match id {
+                // The server below has no other word for a subscription over plain HTTP.
+                Some(id) if answer.as_error_code() == Some(INTERNAL_CODE) => {
+                    MethodResponse::error(id, ErrorObjectOwned::from(RpcError::NotOverHttp))
+                }
+                _ => answer,
+            }
+        }
     }
 
     fn batch<'a>(&self, batch: Batch<'a>) -> impl Future<Output = MethodResponse> + Send + 'a {

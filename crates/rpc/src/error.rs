@@ -7,6 +7,8 @@ use trellis_chain_storage::ReadError;
 
 /// The request does not make sense (JSON-RPC 2.0).
 pub const INVALID_PARAMS_CODE: i32 = -32_602;
+/// There is no such method, or not on this connection (JSON-RPC 2.0).
+pub const METHOD_NOT_FOUND_CODE: i32 = -32_601;
 /// The node failed, not the client (JSON-RPC 2.0).
 pub const INTERNAL_CODE: i32 = -32_603;
 /// The server refuses or the transaction is refused; the text says why, in geth's words.
@@ -104,6 +106,9 @@ pub enum RpcError {
     /// Too many heavy questions at one time.
     #[error("server is busy: too many heavy requests, try again")]
     Busy,
+    /// Only a WebSocket can be told something later.
+    #[error("notifications not supported: subscribe over WebSocket")]
+    NotOverHttp,
     /// The filter is not installed, or was dropped because nobody asked for it.
     #[error("filter not found")]
     FilterNotFound,
@@ -207,6 +212,7 @@ impl RpcError {
             | Self::InvalidParams(_)
             | Self::StorageKey(_) => INVALID_PARAMS_CODE,
             Self::Limit { .. } | Self::Busy => LIMIT_CODE,
+            Self::NotOverHttp => METHOD_NOT_FOUND_CODE,
             Self::Reverted { .. } => REVERT_CODE,
             Self::SyncTimeout { .. } => SYNC_TIMEOUT_CODE,
             Self::Internal(_) | Self::Store(_) => INTERNAL_CODE,

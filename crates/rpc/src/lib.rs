@@ -42,8 +42,8 @@ pub use config::{
 };
 pub use context::RpcParts;
 pub use error::{
-    ArgumentError, DecodeError, INTERNAL_CODE, INVALID_PARAMS_CODE, LIMIT_CODE, REVERT_CODE, RpcError, SERVER_CODE,
-    SYNC_TIMEOUT_CODE, StorageKeyError,
+    ArgumentError, DecodeError, INTERNAL_CODE, INVALID_PARAMS_CODE, LIMIT_CODE, METHOD_NOT_FOUND_CODE, REVERT_CODE,
+    RpcError, SERVER_CODE, SYNC_TIMEOUT_CODE, StorageKeyError,
 };
 pub use metrics::{KindLabel, MethodLabel, RpcMetrics};
 pub use monitor::{ComponentHealth, MonitorServer, MonitorStartError, MonitorView, start_monitor};

@@ -84,5 +84,6 @@ async fn one_connection_has_only_so_many_subscriptions() {
     let unknown = Socket::connect(&chain).await.ask(&chain.request("eth_subscribe", json!(["weather"]))).await;
     assert_eq!(unknown["error"]["code"], -32_602);
     let over_http = chain.post(&chain.request("eth_subscribe", json!(["newHeads"]))).await;
-    assert!(over_http.get("error").is_some());
+    assert_eq!(over_http["error"]["code"], -32_601);
+    assert_eq!(over_http["error"]["message"], "notifications not supported: subscribe over WebSocket");
 }
