@@ -23,7 +23,7 @@ pub struct EngineStats {
     pub failed_total: u64,
     /// Prompt tokens computed.
     pub tokens_in_total: u64,
-    /// Output tokens computed.
+    /// Output tokens computed, end tokens included.
     pub tokens_out_total: u64,
     /// Steps done; `tokens_out_total` divided by this is the mean batch while decoding.
     pub steps_total: u64,

@@ -235,18 +235,18 @@ impl Job {
         self.send(outcome, metrics);
     }
 
-    /// Sends events; there is room by construction, so a failure means that the reader is gone.
+    /// Counts and sends; there is room by construction, so a failure means that the reader is gone.
     fn send(&self, outcome: Outcome, metrics: &Metrics) {
-        for event in outcome.events {
-            if let Err(mpsc::error::TrySendError::Full(_)) = self.events.try_send(event) {
-                tracing::error!("event lost: a sequence ran without room in its channel");
-            }
-        }
         match outcome.finish {
             None => {}
             Some(FinishReason::Stop | FinishReason::Length) => add(&metrics.finished_total, 1),
             Some(FinishReason::Cancelled) => add(&metrics.cancelled_total, 1),
             Some(FinishReason::Error) => add(&metrics.failed_total, 1),
+        }
+        for event in outcome.events {
+            if let Err(mpsc::error::TrySendError::Full(_)) = self.events.try_send(event) {
+                tracing::error!("event lost: a sequence ran without room in its channel");
+            }
         }
     }
 }

@@ -112,7 +112,7 @@ fn the_default_model_answers_and_ends_by_itself() {
     assert_eq!(answer.fingerprints.len(), 1);
 }
 
-// row: MKT-15
+// row: MKT-52
 #[test]
 fn greedy_answers_are_the_pinned_ones_on_this_build_and_instruction_set() {
     let manifest = engine().model().manifest();
@@ -157,6 +157,7 @@ fn an_answer_has_the_same_bits_alone_and_in_any_batch() {
     );
 }
 
+// row: MKT-52
 #[test]
 fn one_seed_gives_one_answer_and_another_seed_another() {
     let drawn = |seed| {
@@ -200,7 +201,6 @@ fn every_piece_is_whole_characters_even_when_tokens_are_single_bytes() {
     assert!(waited, "no token waited for the end of a character");
 }
 
-// row: MKT-41
 #[test]
 fn a_provider_that_claims_other_tokens_is_found_out() {
     let answer = ask(greedy(ASKS[1], 100));
@@ -253,6 +253,7 @@ fn fingerprints_cover_every_output_token() {
     }
 }
 
+// row: MKT-11
 #[test]
 fn a_cancelled_answer_stops_within_one_token() {
     let config = EngineConfig { events_ahead_max: 4, ..EngineConfig::default() };
@@ -301,6 +302,7 @@ fn an_answer_nobody_reads_pauses_and_goes_on_with_the_same_bits() {
     assert_eq!(read(slow), ask(greedy(ASKS[1], 100)));
 }
 
+// row: MKT-11
 #[test]
 fn a_full_queue_refuses_with_its_depth() {
     let config = EngineConfig { queue_max: 2, sequences_max: 1, events_ahead_max: 4, ..EngineConfig::default() };
