@@ -271,3 +271,115 @@ async fn bad_addresses_and_ports_in_use_are_named() {
     let error = trellis_net_peers::start(taken, node, account, Arc::new(SystemClock)).await.err().unwrap();
     assert!(matches!(error, StartError::Listen { .. }), "{error}");
 }
+
+// row: NET-01
+#[tokio::test]
+async fn a_peer_id_that_shows_a_second_ml_dsa_key_is_refused_and_reported() {
+    let bob = node(2).await;
+    let alice = node(1).await;
+    alice.net.dial(&address(&bob)).await.unwrap();
+    alice.net.shutdown().await;
+    // The same Ed25519 key, so the same PeerId, beside another ML-DSA key.
+    let mut secret = *keys(1).0.to_secret();
+    secret[32..].fill(0x5a);
+    let forged = HybridKey::from_secret(&secret).unwrap();
+    let mut at_bob = bob.net.events();
+    let clock = Arc::new(SystemClock);
+    let mallory = trellis_net_peers::start(config(), forged, keys(1).1, clock).await.unwrap();
+    let error = mallory.dial(&address(&bob)).await.unwrap_err();
+    assert_eq!(error, DialError::Refused { by: RefusedBy::Them, reason: RefusalReason::IdentityChanged });
+    loop {
+        if let PeerEvent::Refused { by, reason, peer, .. } = next_event(&mut at_bob).await {
+            assert_eq!((by, reason), (RefusedBy::Us, RefusalReason::IdentityChanged));
+            assert_eq!(peer, Some(mallory.local_id()));
+            break;
+        }
+    }
+}
+
+/// A connection of the bare transport: authenticated, but nobody shakes hands on it.
+async fn bare_connection(to: &Rig) -> (trellis_net_transport::QuicTransport, trellis_net_transport::Connection) {
+    use libp2p::core::Transport;
+    use libp2p::core::transport::{DialOpts, PortUse};
+    let config = trellis_net_transport::TransportConfig::new(Arc::new(keys(50).0), trellis_net_peers::Policy::Require);
+    let mut transport = trellis_net_transport::QuicTransport::new(config).unwrap();
+    let options = DialOpts { role: libp2p::core::Endpoint::Dialer, port_use: PortUse::New };
+    let dialing = transport.dial(address(to).parse().unwrap(), options).unwrap();
+    let (_, connection) = dialing.await.unwrap();
+    (transport, connection)
+}
+
+// row: NET-20, NET-55
+#[tokio::test]
+async fn a_peer_without_a_handshake_gets_no_other_protocol_and_is_closed_after_the_timeout() {
+    use futures::{AsyncReadExt, AsyncWriteExt};
+    use libp2p::core::muxing::StreamMuxerExt;
+    let bob = node(2).await;
+    let mut accept = bob.net.accept(ECHO).unwrap();
+    let (_transport, mut connection) = bare_connection(&bob).await;
+    let mut stream = std::future::poll_fn(|cx| connection.poll_outbound_unpin(cx)).await.unwrap();
+    stream.write_all(b"\x13/multistream/1.0.0\n\x10/trellis/echo/1\n").await.unwrap();
+    let mut answer = [0u8; 24];
+    stream.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"\x13/multistream/1.0.0\n\x03na\n");
+    let session = connection.session().clone();
+    let started = std::time::Instant::now();
+    while session.remote_close().is_none() {
+        assert!(started.elapsed() < Duration::from_secs(8), "never closed");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(tokio::time::timeout(Duration::from_millis(10), accept.next()).await.is_err(), "nothing was delivered");
+    assert_eq!(bob.net.peers()[0].state, PeerState::Failed);
+}
+
+#[derive(libp2p::swarm::NetworkBehaviour)]
+struct Smalltalk {
+    identify: libp2p::identify::Behaviour,
+    ping: libp2p::ping::Behaviour,
+}
+
+// row: NET-10
+#[tokio::test]
+async fn a_stock_libp2p_peer_gets_identify_and_ping_and_nothing_else_under_prefer() {
+    use futures::StreamExt;
+    use libp2p::core::Transport;
+    use libp2p::core::muxing::StreamMuxerBox;
+    use libp2p::swarm::{Config, SwarmEvent};
+    let mut open = config();
+    open.policy = trellis_net_peers::Policy::Prefer;
+    let bob = node_with(2, open, Arc::new(SystemClock)).await;
+    let _accept = bob.net.accept(ECHO).unwrap();
+    let identity = libp2p::identity::Keypair::generate_ed25519();
+    let transport = libp2p_quic::tokio::Transport::new(libp2p_quic::Config::new(&identity));
+    let transport = transport.map(|(peer, connection), _| (peer, StreamMuxerBox::new(connection))).boxed();
+    let identify = libp2p::identify::Config::new("/stock/1".to_owned(), identity.public());
+    let identify = libp2p::identify::Behaviour::new(identify.with_agent_version("stock/1".to_owned()));
+    let behaviour = Smalltalk { identify, ping: libp2p::ping::Behaviour::default() };
+    let peer = identity.public().to_peer_id();
+    let mut swarm = libp2p::Swarm::new(transport, behaviour, peer, Config::with_tokio_executor());
+    swarm.dial(address(&bob).parse::<libp2p::Multiaddr>().unwrap()).unwrap();
+    let (mut protocols, mut pinged) = (None, false);
+    let talk = async {
+        while protocols.is_none() || !pinged {
+            match swarm.select_next_some().await {
+                SwarmEvent::Behaviour(SmalltalkEvent::Identify(libp2p::identify::Event::Received { info, .. })) => {
+                    protocols = Some(info.protocols);
+                }
+                SwarmEvent::Behaviour(SmalltalkEvent::Ping(libp2p::ping::Event { result: Ok(_), .. })) => pinged = true,
+                _ => {}
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), talk).await.unwrap();
+    let protocols = protocols.unwrap();
+    assert!(protocols.iter().all(|protocol| !protocol.as_ref().starts_with("/trellis/")), "{protocols:?}");
+    let started = std::time::Instant::now();
+    while bob.net.peers()[0].user_agent != "stock/1" {
+        assert!(started.elapsed() < Duration::from_secs(5));
+        tokio::time::timeout(Duration::from_millis(20), swarm.select_next_some()).await.ok();
+    }
+    let info = &bob.net.peers()[0];
+    assert_eq!((info.id, info.mldsa_authenticated, info.peer_id.as_str()), (None, false, peer.to_string().as_str()));
+    assert_ne!(info.state, PeerState::Connected);
+    assert_eq!(bob.net.broadcast(&[NodeId([1; 32])], ECHO, Bytes::new()).await.queued, []);
+}

@@ -98,7 +98,8 @@ impl AsyncUdpSocket for CountingSocket {
         for (buf, meta) in bufs.iter().zip(meta.iter()).take(received) {
             let filled = buf.get(..meta.len).unwrap_or_default();
             let garbage = filled.chunks(meta.stride.max(1)).filter(|datagram| self.is_garbage(datagram)).count();
-            self.garbage.inc_by(garbage as u64);
+            // An empty datagram has no chunk.
+            self.garbage.inc_by(garbage as u64 + u64::from(filled.is_empty()));
         }
         Poll::Ready(Ok(received))
     }

@@ -136,7 +136,7 @@ fn the_wire_form_of_every_message_is_pinned() {
         nonce: vec![5; 2],
         best_height: 300,
     };
-    let bytes = "080110021d0403020122040707070".to_owned() + "72a03090909300832017440e8074a02050550ac02";
+    let bytes = "080110021d040302012204070707072a0309090930083a017440e8074a02050550ac02";
     assert_eq!(hex::encode(hello.encode_to_vec()), bytes);
     let refusal = WireRefusal { code: 4, detail: "x".to_owned() };
     let answer = Answer { hello: None, refusal: Some(refusal.clone()) };
@@ -192,6 +192,24 @@ async fn both_sides_learn_the_same_outcome_whoever_refuses() {
     let (at_dialer, at_listener) = exchange(a, bad, (a_id, b_id)).await;
     assert_eq!(named(&at_dialer), (RefusedBy::Us, RefusalReason::Version));
     assert_eq!(named(&at_listener), (RefusedBy::Them, RefusalReason::Version));
+}
+
+// row: NET-21
+#[tokio::test]
+async fn a_replayed_nonce_is_refused_by_name_on_both_sides() {
+    let ((a, a_id), (b, _)) = (hello_of(1), hello_of(2));
+    let mut nonces = NonceCache::default();
+    check(&a, a_id, &mut nonces).unwrap();
+    let (mut near, mut far) = tokio::io::duplex(65_536);
+    let listening = tokio::spawn(async move {
+        let outcome = as_listener(&mut far, b, |hello| check(hello, a_id, &mut nonces)).await;
+        drop(far);
+        outcome
+    });
+    let at_dialer = as_dialer(&mut near, a, |_| panic!("refused before")).await;
+    drop(near);
+    assert_eq!(named(&at_dialer), (RefusedBy::Them, RefusalReason::Replay));
+    assert_eq!(named(&listening.await.unwrap()), (RefusedBy::Us, RefusalReason::Replay));
 }
 
 // row: NET-21
