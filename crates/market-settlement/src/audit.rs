@@ -148,6 +148,9 @@ pub async fn audit_ledger(
         ids.extend(side.index.channels().filter(|(_, c)| c.opened.is_some()).map(|(id, _)| *id));
     }
     let picture = Picture::take(client, contracts, &ids).await?;
+    for side in sides {
+        audit.unopened(side);
+    }
     let books: Vec<Book<'_>> = sides.iter().map(Book::of).collect();
     for id in ids {
         if let Some(view) = picture.views.get(&id) {
@@ -304,6 +307,15 @@ impl Audit {
         }
         let (status, deposit, paid) = (status_name(view.status), view.deposit, view.paid);
         self.channels.push(ChannelAudit { channel: id, status, deposit, paid, sides: sums });
+    }
+
+    /// Vouchers on a channel whose opening the journal never saw cannot be checked against anything.
+    fn unopened(&mut self, side: &LedgerSide<'_>) {
+        for (id, state) in side.index.channels().filter(|(_, state)| state.opened.is_none()) {
+            let cumulative = state.voucher.as_ref().map_or(Wei::ZERO, |voucher| voucher.cumulative);
+            let at = (Some(*id), None);
+            self.expect("a channel with vouchers was opened", &side.name, at, (Wei::ZERO, cumulative));
+        }
     }
 
     fn side<'a>(&mut self, id: ChannelId, view: &ChannelView, book: &'a Book<'a>) -> Option<(End<'a>, ChannelSums)> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use trellis_market_receipt::SignedReceipt;
 use trellis_market_receipt::eip712::Domain;
 use trellis_net_peers::frame::{read_message, write_message};
-use trellis_net_peers::{NetStream, Network, Protocol};
+use trellis_net_peers::{NetStream, Network, NetworkHandle, Protocol};
 use trellis_primitives::{Address, BatchRoot, NodeId};
 
 use crate::error::{AskError, DataError, Refusal};
@@ -80,6 +80,14 @@ pub async fn submit(
     vouchers: &[LatestVoucher],
 ) -> Result<Submitted, AskError> {
     let mut stream = open(network, aggregator, SETTLE_PROTOCOL).await?;
+    exchange(&mut stream, receipts, vouchers).await
+}
+
+async fn exchange(
+    stream: &mut NetStream,
+    receipts: &[SignedReceipt],
+    vouchers: &[LatestVoucher],
+) -> Result<Submitted, AskError> {
     let mut told = Submitted { receipts: Vec::new(), vouchers: Vec::new() };
     let messages = receipts.len().div_ceil(SUBMIT_RECEIPTS_MAX).max(vouchers.len().div_ceil(SUBMIT_VOUCHERS_MAX));
     for n in 0..messages {
@@ -89,7 +97,7 @@ pub async fn submit(
             receipts: some.iter().map(|signed| signed.to_bytes()).collect(),
             vouchers: money.map(RawVoucher::from).collect(),
         };
-        let answer: SubmitAnswer = ask(&mut stream, &question).await?;
+        let answer: SubmitAnswer = ask(stream, &question).await?;
         expect("receipts", some.len(), answer.receipts.len())?;
         expect("vouchers", question.vouchers.len(), answer.vouchers.len())?;
         for (signed, raw) in some.iter().zip(&answer.receipts) {
@@ -157,4 +165,42 @@ pub async fn fetch_path(
         return Err(AskError::NotServed { root });
     }
     Ok(LeafPath::try_from(&answer)?)
+}
+
+/// A provider's standing line to the aggregator that its receipts name: one stream, opened again when it broke.
+pub struct AggregatorLink {
+    network: NetworkHandle,
+    account: Address,
+    node: Option<NodeId>,
+    settlement: Domain,
+    stream: tokio::sync::Mutex<Option<NetStream>>,
+}
+
+impl AggregatorLink {
+    /// A line to an aggregator's account. Without a node, a connected peer whose record names the account is used.
+    #[must_use]
+    pub fn new(network: NetworkHandle, account: Address, node: Option<NodeId>, settlement: Domain) -> Self {
+        Self { network, account, node, settlement, stream: tokio::sync::Mutex::default() }
+    }
+
+    /// Hands receipts and vouchers in. A promise in the answer is the aggregator's own signature, checked; keep it.
+    ///
+    /// # Errors
+    /// [`AskError`]; handing in the same again is harmless.
+    pub async fn hand_in(&self, receipts: &[SignedReceipt], vouchers: &[LatestVoucher]) -> Result<Submitted, AskError> {
+        let mut kept = self.stream.lock().await;
+        // A kept stream may have been closed by the other side while nothing was said; then a new one is tried.
+        if let Some(mut stream) = kept.take()
+            && let Ok(told) = exchange(&mut stream, receipts, vouchers).await
+        {
+            *kept = Some(stream);
+            return Ok(told.checked(&self.settlement, self.account));
+        }
+        let known = self.node.or_else(|| node_of_account(&*self.network, self.account));
+        let node = known.ok_or(AskError::NoAggregator { account: self.account })?;
+        let mut stream = open(&*self.network, node, SETTLE_PROTOCOL).await?;
+        let told = exchange(&mut stream, receipts, vouchers).await?;
+        *kept = Some(stream);
+        Ok(told.checked(&self.settlement, self.account))
+    }
 }

@@ -145,6 +145,12 @@ pub enum AskError {
     /// The answer does not decode.
     #[error(transparent)]
     Data(#[from] DataError),
+    /// Nobody who is connected is the aggregator.
+    #[error("no connected peer has the aggregator's account {account}")]
+    NoAggregator {
+        /// The account.
+        account: Address,
+    },
     /// Nothing came in time.
     #[error("no answer within {waited_ms} ms")]
     Timeout {

@@ -28,7 +28,7 @@ pub use audit::{
     AuditFault, AuditReport, AuditTotals, ChannelAudit, ChannelSums, HalfSigned, LedgerSide, audit_ledger,
 };
 pub use challenger::{BatchSource, Challenger, NetworkSource, Verdict};
-pub use client::{ANSWER_WITHIN, Submitted, fetch_leaves, fetch_path, node_of_account, submit};
+pub use client::{ANSWER_WITHIN, AggregatorLink, Submitted, fetch_leaves, fetch_path, node_of_account, submit};
 pub use config::{
     AggregatorConfig, BATCH_INTERVAL_MS_DEFAULT, BATCH_INTERVAL_MS_DEV, BATCH_RECEIPTS_MAX_DEFAULT, Contracts,
     TICK_INTERVAL_MS_DEFAULT, VOUCHERS_PER_TX_MAX,

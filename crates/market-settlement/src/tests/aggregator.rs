@@ -1,15 +1,19 @@
 //! The honest aggregator: promises, batches, pays through either door once, survives crashes, serves.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use trellis_market_chain::BatchStatus;
 use trellis_net_peers::sim::SimNet;
 use trellis_primitives::{NodeId, Wei};
 
-use super::world::{World, aggregator, payout, provider, signer};
+use super::world::{World, aggregator, challenger, payout, provider, signer};
 use crate::leaf::LeafData;
 use crate::tree::{StatedTree, root_of};
-use crate::{Outcome, Refusal, TickReport, fetch_leaves, fetch_path, submit};
+use crate::{
+    AggregatorLink, AskError, Challenger, NetworkSource, Outcome, Refusal, TickReport, Verdict, fetch_leaves,
+    fetch_path, submit,
+};
 
 const TRL: u128 = 1_000_000_000_000_000_000;
 
@@ -43,7 +47,7 @@ async fn receipts_and_vouchers_that_come_over_the_network_become_a_final_batch_a
         if settling.metrics().batches_submitted.get() == 1 {
             break;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert_eq!((world.tokens_of(payout(1)).await, world.tokens_of(payout(2)).await), (Wei(42), Wei(7)));
 
@@ -57,15 +61,13 @@ async fn receipts_and_vouchers_that_come_over_the_network_become_a_final_batch_a
         assert_eq!(root_of((path.hash, path.sum), index, &path.steps), Some((batch.root.0, 49)));
     }
     world.advance_s(11);
-    let mut report = TickReport::default();
     for _ in 0..500 {
-        report = settling.tick().await.unwrap_or_default();
+        settling.tick().await.unwrap();
         if settling.metrics().batches_final.get() == 1 {
             break;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    let _ = report;
     let batch = world.settlement.batch(world.client(), 1).await.unwrap();
     assert_eq!(batch.status, BatchStatus::Final);
 }
@@ -253,6 +255,39 @@ async fn a_voucher_without_receipts_is_paid_when_it_has_waited_long_enough() {
 }
 
 #[tokio::test]
+async fn a_line_to_the_aggregator_survives_its_restart_and_believes_no_other_account() {
+    let world = World::new();
+    let channel = world.open_channel(1, Wei(TRL)).await;
+    let (settling, journal) = world.aggregator(|_| {}).await;
+    let net = SimNet::new(7, world.clock.clone());
+    let (theirs, ours) = (net.node(NodeId([4; 32])), net.node(NodeId([2; 32])));
+    let running = settling.run(&theirs).unwrap();
+    let node = ours.dial(&theirs.listen_addresses()[0]).await.unwrap();
+    let link = AggregatorLink::new(ours.clone(), aggregator().address(), Some(node), world.domain);
+    let receipt = world.receipt(channel, 0, 1);
+    let first = link.hand_in(std::slice::from_ref(&receipt), &[world.voucher(channel, 1)]).await.unwrap();
+    assert_eq!(promised(&first.receipts), 1);
+
+    drop(running);
+    net.kill(NodeId([4; 32]));
+    drop(settling);
+    journal.close().await;
+    link.hand_in(std::slice::from_ref(&receipt), &[]).await.unwrap_err();
+    let theirs = net.node(NodeId([4; 32]));
+    let (settling, _journal) = world.aggregator(|_| {}).await;
+    let _running = settling.run(&theirs).unwrap();
+    ours.dial(&theirs.listen_addresses()[0]).await.unwrap();
+    let second = link.hand_in(std::slice::from_ref(&receipt), &[]).await.unwrap();
+    assert_eq!(first.receipts, second.receipts);
+
+    let misled = AggregatorLink::new(ours.clone(), provider().address(), Some(node), world.domain);
+    let told = misled.hand_in(&[receipt], &[]).await.unwrap();
+    assert_eq!(told.receipts, [Outcome::Refused(Refusal::BadSignature)]);
+    let nobody = AggregatorLink::new(ours, provider().address(), None, world.domain);
+    assert!(matches!(nobody.hand_in(&[], &[]).await, Err(AskError::NoAggregator { .. })));
+}
+
+#[tokio::test]
 async fn an_aggregator_that_cannot_bond_says_so() {
     let world = World::new();
     let poor = super::world::key(9);
@@ -261,5 +296,53 @@ async fn an_aggregator_that_cannot_bond_says_so() {
     let wallet = world.wallet(poor);
     let opened = crate::Aggregator::open(config, wallet, journal, &journal_config, world.clock.clone()).await;
     assert!(matches!(opened.err(), Some(crate::SettleError::CannotBond { .. })));
-    let _ = Arc::clone(&world.chain);
+}
+
+/// From receipts on the wire to a batch on the chain that a stranger fetched and checked, with the time of each step.
+async fn many(count: u64) {
+    let world = World::new();
+    let channel = world.open_channel(1, Wei(TRL)).await;
+    let (settling, _journal) = world.aggregator(|config| config.batch_receipts_max = 1 << 24).await;
+    let net = SimNet::new(7, world.clock.clone());
+    let (theirs, ours) = (net.node(NodeId([4; 32])), net.node(NodeId([2; 32])));
+    let begun = Instant::now();
+    let receipts: Vec<_> = (0..count).map(|n| world.receipt(channel, n, 1)).collect();
+    let signed = begun.elapsed();
+    let mut running = Some(settling.run(&theirs).unwrap());
+    let node = ours.dial(&theirs.listen_addresses()[0]).await.unwrap();
+    let begun = Instant::now();
+    let told = submit(&*ours, node, &receipts, &[]).await.unwrap();
+    assert_eq!(promised(&told.receipts) as u64, count);
+    let taken = begun.elapsed();
+    world.advance_s(3);
+    let begun = Instant::now();
+    while settling.metrics().batches_submitted.get() == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let settled = begun.elapsed();
+    let batch = world.settlement.batch(world.client(), 1).await.unwrap();
+    assert_eq!((u64::from(batch.count), batch.sum), (count, Wei(u128::from(count))));
+    let begun = Instant::now();
+    let source = NetworkSource::new(ours);
+    source.know(aggregator().address(), node);
+    let challenger = Challenger::new(world.wallet(challenger()), &world.contracts, Arc::new(source)).await.unwrap();
+    assert_eq!(challenger.tick().await.unwrap(), [Verdict::Clean { id: 1 }]);
+    let checked = begun.elapsed();
+    running.take();
+    println!(
+        "{count} receipts: signed twice {signed:?}, checked, stored and promised {taken:?}, settled {settled:?}, fetched and checked again {checked:?}"
+    );
+}
+
+// row: MKT-42
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_of_many_pages_is_taken_settled_fetched_and_found_clean() {
+    many(1_300).await;
+}
+
+// row: MKT-40
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "full size: 100,000 receipts take about a minute"]
+async fn a_hundred_thousand_receipts_are_settled_in_one_batch() {
+    many(100_000).await;
 }

@@ -175,6 +175,12 @@ async fn every_way_in_which_ledgers_can_disagree_is_a_fault() {
     let faults = what(&pair.audit(&world).await);
     assert!(faults.contains(&"both sides have the same receipt"), "{faults:?}");
 
+    // A voucher on a channel that nobody opened.
+    let unknown = world.voucher(ChannelId(B256::repeat_byte(0x66)), 5);
+    pair.provider.append(Record::VoucherReceived(received(&unknown, Vec::new()))).await.unwrap();
+    let faults = what(&pair.audit(&world).await);
+    assert!(faults.contains(&"a channel with vouchers was opened"), "{faults:?}");
+
     // More paid than any voucher here promises.
     let voucher = world.voucher(channel, 800);
     let wallet = world.wallet(gateway());
