@@ -6,9 +6,9 @@ use crate::executor::{ChainEvm, chain_evm};
 use crate::outcome::state_diff;
 use crate::recover::recover_sender;
 use crate::{BLOCK_RLP_BYTES_MAX, BlockError, EXTRA_DATA_BYTES_MAX, ExecutionError, Executor};
+use alloy_consensus::Transaction;
 use alloy_consensus::constants::{EMPTY_OMMER_ROOT_HASH, EMPTY_WITHDRAWALS};
 use alloy_consensus::proofs::calculate_transaction_root;
-use alloy_consensus::{Transaction, TxType};
 use alloy_eips::eip2935::HISTORY_STORAGE_ADDRESS;
 use alloy_eips::eip4788::{BEACON_ROOTS_ADDRESS, SYSTEM_ADDRESS};
 use alloy_eips::eip7685::EMPTY_REQUESTS_HASH;
@@ -129,7 +129,7 @@ impl<'a> Run<'a> {
         self.evm.db_mut().commit(outcome.state);
         self.gas_used = self.gas_used.saturating_add(outcome.result.tx_gas_used());
         self.receipts.push(Receipt {
-            tx_type: TxType::try_from(tx.tx_type()).unwrap_or_default(),
+            tx_type: tx.tx_type(),
             success: outcome.result.is_success(),
             cumulative_gas_used: self.gas_used,
             logs: outcome.result.into_logs(),

@@ -390,31 +390,31 @@ fn every_field_of_a_header_that_is_not_what_the_rules_make_it_is_refused_by_name
     let chain = chain();
     chain.extend(vec![]);
     let good = (*chain.build(vec![transfer(1, 0, MINER, 1), transfer(2, 0, MINER, 1)]).executed.block).clone();
-    let other = B256::repeat_byte(0x11);
-    let changes: Vec<(&str, Box<dyn Fn(&mut Block)>)> = vec![
-        ("parentHash", Box::new(|b| b.header.parent_hash = other)),
+    const OTHER: B256 = B256::repeat_byte(0x11);
+    let changes: Vec<(&str, Change)> = vec![
+        ("parentHash", Box::new(|b| b.header.parent_hash = OTHER)),
         ("number", Box::new(|b| b.header.number += 1)),
         ("timestamp", Box::new(|b| b.header.timestamp += 1)),
-        ("parentBeaconBlockRoot", Box::new(|b| b.header.parent_beacon_block_root = Some(other))),
+        ("parentBeaconBlockRoot", Box::new(|b| b.header.parent_beacon_block_root = Some(OTHER))),
         ("parentBeaconBlockRoot", Box::new(|b| b.section.checkpoint = Some(bytes!("01")))),
         ("gasLimit", Box::new(|b| b.header.gas_limit += 1)),
         ("baseFeePerGas", Box::new(|b| b.header.base_fee_per_gas = Some(1))),
-        ("mixHash", Box::new(|b| b.header.mix_hash = other)),
+        ("mixHash", Box::new(|b| b.header.mix_hash = OTHER)),
         ("difficulty", Box::new(|b| b.header.difficulty = U256::from(1))),
         ("nonce", Box::new(|b| b.header.nonce.0[0] = 1)),
-        ("sha3Uncles", Box::new(|b| b.header.ommers_hash = other)),
+        ("sha3Uncles", Box::new(|b| b.header.ommers_hash = OTHER)),
         ("withdrawalsRoot", Box::new(|b| b.header.withdrawals_root = None)),
         ("blobGasUsed", Box::new(|b| b.header.blob_gas_used = Some(1))),
         ("excessBlobGas", Box::new(|b| b.header.excess_blob_gas = Some(1))),
-        ("requestsHash", Box::new(|b| b.header.requests_hash = Some(other))),
-        ("blockAccessListHash", Box::new(|b| b.header.block_access_list_hash = Some(other))),
+        ("requestsHash", Box::new(|b| b.header.requests_hash = Some(OTHER))),
+        ("blockAccessListHash", Box::new(|b| b.header.block_access_list_hash = Some(OTHER))),
         ("slotNumber", Box::new(|b| b.header.slot_number = Some(1))),
         ("extraData", Box::new(|b| b.header.extra_data = vec![0; 33].into())),
         ("gasUsed", Box::new(|b| b.header.gas_used += 1)),
-        ("transactionsRoot", Box::new(|b| b.header.transactions_root = other)),
-        ("receiptsRoot", Box::new(|b| b.header.receipts_root = other)),
+        ("transactionsRoot", Box::new(|b| b.header.transactions_root = OTHER)),
+        ("receiptsRoot", Box::new(|b| b.header.receipts_root = OTHER)),
         ("logsBloom", Box::new(|b| b.header.logs_bloom.0[0] = 1)),
-        ("stateRoot", Box::new(|b| b.header.state_root = other)),
+        ("stateRoot", Box::new(|b| b.header.state_root = OTHER)),
         ("transactionsRoot", Box::new(|b| b.transactions.swap(0, 1))),
         ("gasUsed", Box::new(|b| drop(b.transactions.pop()))),
     ];
@@ -441,6 +441,8 @@ fn every_field_of_a_header_that_is_not_what_the_rules_make_it_is_refused_by_name
     forged.transactions[1] = high_s(&forged.transactions[1]);
     assert!(matches!(chain.check(forged), BlockError::Signature { index: 1, reason: RecoverError::HighS }));
 }
+
+type Change = Box<dyn Fn(&mut Block)>;
 
 /// The same signature in its other form, which Ethereum forbids.
 fn high_s(tx: &TxEnvelope) -> TxEnvelope {

@@ -12,21 +12,40 @@ use std::path::PathBuf;
 use std::time::Instant;
 use trellis_chain_execution::{
     BlockAttributes, BlockError, ExecutionConfig, ExecutionError, Executor, GenesisAccount, GenesisError, GenesisInput,
-    RecoverError, Stage, genesis, recover_batch,
+    GenesisStep, RecoverError, Stage, genesis, recover_batch,
 };
-use trellis_chain_storage::{CommitError, OpenError, Store, StoreConfig};
+use trellis_chain_storage::{CommitError, OpenError, Receipt, Store, StoreConfig};
+use trellis_contracts::wtrl::WTRL;
 use trellis_primitives::{Block, ConsensusSection, TxEnvelope};
 
 const CHAIN_ID: u64 = 97_001;
 const BASE_FEE_FLOOR_WEI: u64 = 1_000_000_000;
-const TRANSFER_GAS: u64 = 21_000;
+/// Gas limit of a native transfer.
+const NATIVE_GAS: u64 = 21_000;
+/// Gas limit of a token transfer; what it uses is less.
+const ERC20_GAS: u64 = 100_000;
+/// `transfer(address,uint256)`.
+const TRANSFER_SELECTOR: [u8; 4] = [0xa9, 0x05, 0x9c, 0xbb];
 const GENESIS_TIME_MS: u64 = 1_700_000_000_000;
 /// Names of the stages, in the order of [`BenchReport::stages`].
 pub const STAGES: [&str; 6] = ["decode", "recover", "execute", "roots", "state_root", "persist"];
 
+/// What is transferred.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Transfers {
+    /// The native coin.
+    #[default]
+    Native,
+    /// The chain's own ERC-20 with votes and permit, WTRL; every account of the state holds some.
+    Erc20,
+}
+
 /// What to measure.
 #[derive(Clone, Debug)]
 pub struct BenchConfig {
+    /// What is transferred.
+    pub transfers: Transfers,
     /// Accounts in the state.
     pub accounts: u32,
     /// Accounts that send; each sends once per round.
@@ -41,7 +60,14 @@ pub struct BenchConfig {
 
 impl Default for BenchConfig {
     fn default() -> Self {
-        Self { accounts: 100_000, senders: 10_000, blocks: 8, txs_per_block: 5_000, folder: None }
+        Self {
+            transfers: Transfers::Native,
+            accounts: 100_000,
+            senders: 10_000,
+            blocks: 8,
+            txs_per_block: 5_000,
+            folder: None,
+        }
     }
 }
 
@@ -59,6 +85,8 @@ pub struct StageTime {
 /// What was measured.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct BenchReport {
+    /// What was transferred.
+    pub transfers: Transfers,
     /// Accounts in the state.
     pub accounts: u32,
     /// Blocks committed.
@@ -102,6 +130,12 @@ pub enum BenchError {
     /// A block could not be committed.
     #[error(transparent)]
     Commit(#[from] CommitError),
+    /// A transfer was executed and failed.
+    #[error("transfer {index} of a block failed")]
+    Failed {
+        /// Its place in the block.
+        index: usize,
+    },
     /// Not all transfers got into the block.
     #[error("{found} of {expected} transfers are in the block")]
     Short {
@@ -160,6 +194,7 @@ impl Meter {
         let wall_us_per_tx = stages.iter().map(|stage| stage.wall_us_per_tx).sum();
         let cpu_us_per_tx = stages.iter().map(|stage| stage.cpu_us_per_tx).sum();
         BenchReport {
+            transfers: config.transfers,
             accounts: config.accounts,
             blocks: config.blocks,
             transactions,
@@ -186,16 +221,28 @@ fn receiver(n: u32) -> Address {
     Address::from_slice(keccak256([b"receiver".as_slice(), &n.to_be_bytes()].concat()).split_at(12).1)
 }
 
-fn transfer(from: u32, nonce: u64, to: Address) -> Option<Bytes> {
+/// Deploys the token, and nothing else.
+fn deployer() -> Address {
+    receiver(u32::MAX)
+}
+
+fn transfer(transfers: Transfers, from: u32, nonce: u64, to: Address) -> Option<Bytes> {
     let tx = TxEip1559 {
         chain_id: CHAIN_ID,
         nonce,
-        gas_limit: TRANSFER_GAS,
         max_fee_per_gas: 1_000_000_000_000,
         max_priority_fee_per_gas: 1,
-        to: TxKind::Call(to),
-        value: U256::from(1),
         ..TxEip1559::default()
+    };
+    let tx = match transfers {
+        Transfers::Native => TxEip1559 { gas_limit: NATIVE_GAS, to: TxKind::Call(to), value: U256::from(1), ..tx },
+        Transfers::Erc20 => {
+            let amount = U256::from(1).to_be_bytes::<32>();
+            let input = [TRANSFER_SELECTOR.as_slice(), to.into_word().as_slice(), &amount].concat().into();
+            // The deposit was each account's first transaction.
+            let nonce = nonce.checked_add(1)?;
+            TxEip1559 { gas_limit: ERC20_GAS, nonce, to: TxKind::Call(deployer().create(0)), input, ..tx }
+        }
     };
     let hash = tx.signature_hash();
     let signature = SECP256K1.sign_ecdsa_recoverable(Message::from_digest(hash.0), &secret(from)?);
@@ -217,7 +264,7 @@ fn sign_block(config: &BenchConfig, block: u32) -> Vec<Bytes> {
             let pick = keccak256(number.to_be_bytes());
             let [a, b, c, d, ..] = pick.0;
             let to = receiver(u32::from_be_bytes([a, b, c, d]) % config.accounts.saturating_sub(senders).max(1));
-            transfer(from, nonce, to)
+            transfer(config.transfers, from, nonce, to)
         })
         .collect()
 }
@@ -226,23 +273,48 @@ fn make_store(config: &BenchConfig, executor: &Executor, folder: &std::path::Pat
     let balance = U256::from(1_000_000_000_000_000_000_000_u128);
     let senders: Vec<Address> = (0..config.senders).into_par_iter().filter_map(address_of).collect();
     let receivers = (0..config.accounts.saturating_sub(config.senders)).map(receiver);
-    let alloc = senders
+    let alloc: Vec<GenesisAccount> = senders
         .into_iter()
         .chain(receivers)
         .map(|address| GenesisAccount { address, balance, ..GenesisAccount::default() })
         .collect();
+    let steps = match config.transfers {
+        Transfers::Native => Vec::new(),
+        Transfers::Erc20 => token_steps(&alloc),
+    };
     let genesis = genesis(&GenesisInput {
         chain_id: CHAIN_ID,
         timestamp_ms: GENESIS_TIME_MS,
         gas_limit: executor.config().gas_limit,
         base_fee_wei: BASE_FEE_FLOOR_WEI,
         alloc,
+        steps,
         ..GenesisInput::default()
     })?;
     Ok(Store::open(folder, &genesis, StoreConfig::default())?)
 }
 
-/// Measures blocks of native transfers.
+/// Deploys the token and has every account deposit one coin.
+fn token_steps(alloc: &[GenesisAccount]) -> Vec<GenesisStep> {
+    let token = deployer().create(0);
+    let deploy = GenesisStep {
+        name: "deploy WTRL".to_owned(),
+        from: deployer(),
+        input: WTRL::BYTECODE.clone(),
+        expected_address: Some(token),
+        ..GenesisStep::default()
+    };
+    let deposits = alloc.iter().map(|account| GenesisStep {
+        name: "deposit".to_owned(),
+        from: account.address,
+        to: Some(token),
+        value: U256::from(1_000_000_000_000_000_000_u128),
+        ..GenesisStep::default()
+    });
+    std::iter::once(deploy).chain(deposits).collect()
+}
+
+/// Measures blocks of transfers.
 ///
 /// # Errors
 /// See [`BenchError`].
@@ -256,7 +328,12 @@ pub fn run(config: &BenchConfig) -> Result<BenchReport, BenchError> {
         (None, Some(temporary)) => temporary.path().to_path_buf(),
         (None, None) => PathBuf::new(),
     };
-    let gas_limit = (u64::from(config.txs_per_block) * TRANSFER_GAS * 2).max(30_000_000);
+    let gas = match config.transfers {
+        Transfers::Native => NATIVE_GAS,
+        Transfers::Erc20 => ERC20_GAS,
+    };
+    // Twice what a block needs, so that the base fee stays where it is.
+    let gas_limit = (u64::from(config.txs_per_block) * gas * 2).max(30_000_000);
     let executor =
         Executor::new(ExecutionConfig { chain_id: CHAIN_ID, gas_limit, base_fee_floor_wei: BASE_FEE_FLOOR_WEI });
     let store = make_store(config, &executor, &folder)?;
@@ -313,9 +390,19 @@ fn measure_block(
         Stage::Roots => meter.lap(3),
         Stage::StateRoot => meter.lap(4),
     })?;
+    let receipts = executed.receipts.clone();
+    meter.restart();
     store.commit(executed, None)?;
     meter.lap(5);
-    Ok(())
+    check_success(&receipts)
+}
+
+/// A failed transfer would make the figures look better than they are.
+fn check_success(receipts: &[Receipt]) -> Result<(), BenchError> {
+    match receipts.iter().position(|receipt| !receipt.success) {
+        Some(index) => Err(BenchError::Failed { index }),
+        None => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -324,11 +411,32 @@ mod tests {
 
     #[test]
     fn a_small_run_commits_every_transfer_and_times_every_stage() {
-        let config = BenchConfig { accounts: 300, senders: 100, blocks: 3, txs_per_block: 150, folder: None };
-        let report = run(&config).unwrap();
-        assert_eq!(report.transactions, 450);
-        assert_eq!(report.stages.len(), STAGES.len());
-        assert!(report.stages.iter().all(|stage| stage.wall_us_per_tx > 0.0));
-        assert!(report.transactions_per_s > 0.0);
+        for transfers in [Transfers::Native, Transfers::Erc20] {
+            let config =
+                BenchConfig { transfers, accounts: 300, senders: 100, blocks: 3, txs_per_block: 150, folder: None };
+            let report = run(&config).unwrap();
+            assert_eq!(report.transactions, 450);
+            assert_eq!(report.stages.len(), STAGES.len());
+            assert!(report.stages.iter().all(|stage| stage.wall_us_per_tx > 0.0));
+            assert!(report.transactions_per_s > 0.0);
+        }
+    }
+
+    #[test]
+    fn a_token_transfer_that_fails_stops_the_run() {
+        let config = BenchConfig {
+            transfers: Transfers::Erc20,
+            accounts: 4,
+            senders: 2,
+            blocks: 1,
+            txs_per_block: 4,
+            folder: None,
+        };
+        assert!(run(&config).is_ok());
+        let receipt = Receipt { success: false, ..Receipt::default() };
+        assert!(matches!(
+            check_success(&[Receipt { success: true, ..receipt.clone() }, receipt]),
+            Err(BenchError::Failed { index: 1 })
+        ));
     }
 }

@@ -426,14 +426,16 @@ fn states_further_back_than_the_history_are_refused_by_name() {
     }
 }
 
+/// Whose, new balance or gone, wiped, slots.
+type PlainChange = (u64, Option<u64>, bool, Vec<(u64, u64)>);
 type World = BTreeMap<Address, (Account, BTreeMap<U256, U256>)>;
 
-fn random_diff() -> impl Strategy<Value = Vec<(u64, Option<u64>, bool, Vec<(u64, u64)>)>> {
+fn random_diff() -> impl Strategy<Value = Vec<PlainChange>> {
     let slots = proptest::collection::vec((0_u64..6, 0_u64..4), 0..5);
     proptest::collection::vec((0_u64..25, proptest::option::weighted(0.8, 1_u64..99), any::<bool>(), slots), 0..8)
 }
 
-fn apply_plainly(world: &mut World, changes: &[(u64, Option<u64>, bool, Vec<(u64, u64)>)]) -> StateDiff {
+fn apply_plainly(world: &mut World, changes: &[PlainChange]) -> StateDiff {
     let mut by_address = BTreeMap::new();
     for (n, balance, wiped, slots) in changes {
         let storage: BTreeMap<U256, U256> = slots.iter().map(|(k, v)| (U256::from(*k), U256::from(*v))).collect();
