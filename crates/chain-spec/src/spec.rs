@@ -65,14 +65,24 @@ pub struct ValidatorEntry {
 pub struct ContractsSection {
     /// The account that deploys; its nonces give the contracts their addresses.
     pub deployer: Address,
-    /// The only account that may pay the relays' and providers' parts out of the fee pool.
-    pub distributor: Address,
-    /// The only account that may slash providers.
-    pub slasher: Address,
+    /// Owner of the fee pool and of the provider stake: names the distributor and the slasher. A timelock on a public
+    /// chain.
+    pub owner: Address,
     /// Part of each channel payout that goes to the fee pool, in hundredths of a percent.
     pub fee_bps: u16,
     /// What an aggregator bonds, in wei.
     pub aggregator_bond_wei: Wei,
+    /// What a demand for a receipt bonds, in wei.
+    pub demand_bond_wei: Wei,
+    /// Seconds that an aggregator has to answer a demand.
+    pub reveal_s: u32,
+    /// The reporter's part of a slashed bond, in hundredths of a percent.
+    pub reporter_bps: u16,
+    /// Seconds in an epoch of the fee pool.
+    pub fee_epoch_s: u64,
+    /// True where [genesis.alloc] holds the state that the deployments made, so that nothing is executed again.
+    #[serde(default)]
+    pub pinned: bool,
 }
 
 /// One account of block zero.

@@ -147,12 +147,12 @@ impl Wishes {
 }
 
 async fn models(State(api): State<Arc<Api>>) -> Response {
-    let data: Vec<Value> = grouped(api.jobs.offers()).iter().map(|(name, offers)| shown(name, offers, &api)).collect();
+    let data: Vec<Value> = grouped(api.jobs.offers().await).iter().map(|(name, offers)| shown(name, offers, &api)).collect();
     axum::Json(json!({"object": "list", "data": data})).into_response()
 }
 
 async fn model(State(api): State<Arc<Api>>, Path(name): Path<String>) -> Response {
-    match grouped(api.jobs.offers()).get(&name) {
+    match grouped(api.jobs.offers().await).get(&name) {
         Some(offers) => axum::Json(shown(&name, offers, &api)).into_response(),
         None => {
             let failure = JobFailure::new(FailureKind::UnknownModel, format!("The model `{name}` does not exist"));

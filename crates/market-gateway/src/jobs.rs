@@ -81,7 +81,7 @@ pub type JobStream = Pin<Box<dyn Stream<Item = JobEvent> + Send>>;
 #[async_trait]
 pub trait Jobs: Send + Sync + 'static {
     /// What can be bought now, each model once per provider.
-    fn offers(&self) -> Vec<(NodeId, ModelOffer)>;
+    async fn offers(&self) -> Vec<(NodeId, ModelOffer)>;
 
     /// Starts a job; returns when a provider has accepted it.
     async fn start(&self, request: JobRequest) -> Result<JobStream, JobFailure>;

@@ -13,7 +13,12 @@
     )
 )]
 
+pub mod http;
 pub mod job;
+pub mod jobs;
+mod routing;
+
+pub use routing::Market;
 
 pub use job::{
     ChannelNeed, ChannelOpenError, ChannelOpener, ChannelSummary, JobClient, JobClientConfig, JobClientError,

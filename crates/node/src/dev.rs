@@ -12,6 +12,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 use tokio::process::{Child, Command};
 use trellis_chain_spec::{ChainSpec, DEV_ACCOUNT_COUNT, DEV_MNEMONIC};
+use trellis_market_inference::THREADS_ENV;
 
 /// How long a role may take until it says that it is ready.
 const READY_MS_MAX: u64 = 60_000;
@@ -23,6 +24,8 @@ const END_MS_MAX: u64 = 8_000;
 const RESTART_MS: u64 = 500;
 /// Restarts of one role before the network gives up.
 const RESTARTS_MAX: u32 = 20;
+/// Inference threads of the provider, where the caller names none: its workers spin, and the other roles need the cores.
+const INFERENCE_THREADS: &str = "1";
 /// Lines of a role's log that are shown when it does not start.
 const LOG_TAIL_LINES: usize = 15;
 
@@ -148,6 +151,7 @@ fn spawn(folder: &Path, arguments: &[String]) -> Result<Child> {
     let child = Command::new(std::env::current_exe()?)
         .args(arguments)
         .env(supervised::VARIABLE, "1")
+        .env(THREADS_ENV, std::env::var(THREADS_ENV).unwrap_or_else(|_| INFERENCE_THREADS.into()))
         .stdin(Stdio::piped())
         .stdout(log.try_clone()?)
         .stderr(log)

@@ -1,2 +1,85 @@
 //! The binary: CLI, config, wiring, telemetry. The only place where the planes meet.
-fn main() {}
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command's result is what it prints")]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+#![allow(missing_docs, reason = "a binary has no public items; its commands are documented in cli.rs")]
+
+mod bridge;
+mod chain;
+mod cli;
+mod command;
+mod control;
+mod datadir;
+mod dev;
+mod failure;
+mod holder;
+mod keys;
+mod monitor;
+mod role;
+mod settings;
+mod supervised;
+mod table;
+mod telemetry;
+mod view;
+
+use clap::{CommandFactory, FromArgMatches};
+use cli::{Cli, Command};
+use eyre::Result;
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let matches = Cli::command().get_matches();
+    let cli = match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    };
+    telemetry::start(cli.log_json, &cli.command);
+    let outcome = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(eyre::Report::new)
+        .and_then(|runtime| {
+            let outcome = runtime.block_on(run(cli, &matches));
+            // A blocking read of standard input must not keep the process alive.
+            runtime.shutdown_background();
+            outcome
+        });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => ExitCode::from(failure::report(&error)),
+    }
+}
+
+async fn run(cli: Cli, matches: &clap::ArgMatches) -> Result<()> {
+    let datadir = cli.place.datadir.as_deref();
+    let settle = |given: &settings::Given, role: &str| {
+        let file = datadir.map_or_else(|| datadir::default_for(role), std::path::Path::to_path_buf).join("config.toml");
+        settings::settle(given, matches.subcommand().map(|(_, sub)| sub), &file).map(|settled| settled.values)
+    };
+    match cli.command {
+        Command::Dev(args) => dev::run(&args, datadir).await,
+        Command::Validator(given) => role::validator::run(settle(&given, "validator")?, datadir).await,
+        Command::Provider(given) => role::provider::run(settle(&given, "provider")?, datadir).await,
+        Command::Gateway(given) => role::gateway::run(settle(&given, "gateway")?, datadir).await,
+        Command::Aggregator(given) => role::aggregator::run(settle(&given, "aggregator")?, datadir).await,
+        Command::Status(list) => command::status::run(list, datadir).await,
+        Command::Peer(peer) => command::peer::run(peer, datadir).await,
+        Command::Receipt(receipt) => command::receipt::run(receipt, datadir).await,
+        Command::Channel(channel) => command::channel::run(channel, datadir).await,
+        Command::Wallet(wallet) => command::wallet::run(wallet, datadir).await,
+        Command::Job(job) => command::job::run(job, datadir).await,
+        Command::Audit(audit) => command::audit::run(audit, datadir).await,
+        Command::Bench(bench) => command::bench::run(bench).await,
+        Command::Key(key) => command::key::run(key, datadir),
+        Command::Config(config) => command::config::run(config, datadir, matches),
+        Command::Chain(chain) => command::chain::run(chain),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "trellis", &mut std::io::stdout());
+            Ok(())
+        }
+        Command::Reference { what } => command::reference::run(what),
+    }
+}

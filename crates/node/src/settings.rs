@@ -61,6 +61,9 @@ pub struct Given {
     /// API keys that the gateway accepts, comma-separated; without one it accepts any key from this machine.
     #[arg(long, env = "TRELLIS_API_KEYS", value_name = "KEY", value_delimiter = ',', hide_env_values = true)]
     pub api_keys: Option<Vec<String>>,
+    /// Account of the aggregator that settles receipts; on the chain `dev` its test account.
+    #[arg(long, env = "TRELLIS_AGGREGATOR", value_name = "ADDRESS")]
+    pub aggregator: Option<String>,
     /// Index of the funded test account that a new keystore on the `dev` chain gets.
     #[arg(long, env = "TRELLIS_DEV_ACCOUNT", value_name = "INDEX")]
     pub dev_account: Option<u32>,
@@ -97,6 +100,7 @@ pub struct Settings {
     pub deposit_wei: String,
     pub jobs_max: u32,
     pub api_keys: Vec<String>,
+    pub aggregator: Option<String>,
     pub dev_account: Option<u32>,
     pub passphrase_file: Option<PathBuf>,
 }
@@ -120,6 +124,7 @@ impl Default for Settings {
             deposit_wei: "10000000000000000000".into(),
             jobs_max: 8,
             api_keys: Vec::new(),
+            aggregator: None,
             dev_account: None,
             passphrase_file: None,
         }

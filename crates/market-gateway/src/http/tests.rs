@@ -38,7 +38,7 @@ fn summary() -> JobSummary {
 
 #[async_trait]
 impl Jobs for Scripted {
-    fn offers(&self) -> Vec<(NodeId, ModelOffer)> {
+    async fn offers(&self) -> Vec<(NodeId, ModelOffer)> {
         let offer = ModelOffer {
             name: "m/1".into(),
             model_digest: B256::repeat_byte(9),

@@ -135,8 +135,9 @@ impl Payouts for Ledger {
         Ledger::redeem(self, &intent.voucher);
     }
 
-    async fn receipt(&self, receipt: &SignedReceipt) -> bool {
-        self.inner.receipts.lock().push(receipt.clone());
-        true
+    async fn receipts(&self, receipts: &[SignedReceipt], vouchers: &[HeldVoucher]) -> Vec<bool> {
+        assert!(receipts.iter().all(|signed| vouchers.iter().any(|held| held.channel == signed.receipt.channel)));
+        self.inner.receipts.lock().extend_from_slice(receipts);
+        vec![true; receipts.len()]
     }
 }

@@ -274,19 +274,21 @@ impl World {
                     audit.complete += usize::from(both);
                     assert_eq!(ours.cost, Some(ours.signed), "a complete job's cost is what was signed for it");
                 }
-                JobPhase::Aborted => audit.aborted += 1,
+                JobPhase::Aborted => {
+                    audit.aborted += 1;
+                    assert_eq!(ours.cost, Some(ours.signed), "an aborted job's cost is what was signed for it");
+                }
                 JobPhase::Open | JobPhase::SignedByProvider => {}
             }
         }
         for (_, theirs) in provider.index().jobs() {
             let aborted = theirs.aborted.as_ref().map_or(Wei::ZERO, |aborted| aborted.written_off);
-            let half = if theirs.phase == JobPhase::SignedByProvider {
-                audit.half_signed += 1;
-                theirs.cost.unwrap_or_default().saturating_sub(theirs.signed)
-            } else {
-                Wei::ZERO
-            };
-            assert!(aborted <= RISK && half <= RISK, "at most one risk limit is lost with a job");
+            assert!(aborted <= RISK, "at most one risk limit is lost with a job");
+            audit.half_signed += usize::from(theirs.phase != JobPhase::Complete && theirs.receipt_at.is_some());
+            if theirs.phase != JobPhase::SignedByProvider {
+                let cost = theirs.cost.unwrap_or(theirs.signed);
+                assert_eq!(cost, theirs.signed, "provider: a job's cost is what was signed for it, late money included");
+            }
         }
         assert_eq!(audit.costs, audit.promised, "the sum of the costs is the sum of the counters");
         audit

@@ -1,0 +1,144 @@
+//! Which provider gets a job: the cheapest that is not full, then the next (MKT-13, as far as it is built).
+//!
+//! A provider that refuses before it has accepted costs nothing, so another is tried; after that nothing is retried,
+//! because a prompt that was paid must not be paid twice.
+
+use crate::job::{JobClient, JobEvent as ClientEvent, JobFault, JobOrder, ProviderOffer, RunningJob};
+use crate::jobs::{FailureKind, JobEvent, JobFailure, JobStream, JobSummary, Jobs};
+use async_trait::async_trait;
+use futures::stream;
+use trellis_market_receipt::wire::JobErrorCode;
+use trellis_market_receipt::{JobKind, JobRequest, KIND_BIT_CHAT, KIND_BIT_COMPLETION, ModelOffer};
+use trellis_primitives::{NodeId, Wei};
+
+/// Providers that one request tries at most.
+const PROVIDERS_TRIED_MAX: usize = 3;
+
+/// Everything that connected providers sell, bought through one job client.
+#[derive(Clone)]
+pub struct Market {
+    client: JobClient,
+}
+
+impl Market {
+    /// Buys through this client.
+    #[must_use]
+    pub const fn new(client: JobClient) -> Self {
+        Self { client }
+    }
+
+    /// The client.
+    #[must_use]
+    pub const fn client(&self) -> &JobClient {
+        &self.client
+    }
+
+    async fn candidates(&self, request: &JobRequest) -> Result<Vec<ProviderOffer>, JobFailure> {
+        let offers = self.client.offers().await;
+        if offers.is_empty() {
+            return Err(JobFailure::new(
+                FailureKind::Unavailable,
+                "no provider is connected; try again, or see which peers there are with `trellis peer list`",
+            ));
+        }
+        let kind = match request.kind {
+            JobKind::Chat => KIND_BIT_CHAT,
+            JobKind::Completion => KIND_BIT_COMPLETION,
+        };
+        let mut candidates: Vec<ProviderOffer> = offers
+            .into_iter()
+            .filter(|known| known.offer.name == request.model && known.offer.kinds & kind != 0)
+            .collect();
+        if candidates.is_empty() {
+            return Err(JobFailure::new(
+                FailureKind::UnknownModel,
+                format!("The model `{}` does not exist here; GET /v1/models lists those that do", request.model),
+            ));
+        }
+        candidates.sort_by_key(|known| rank(known, request));
+        Ok(candidates)
+    }
+}
+
+/// Full ones last, then by what the most expensive answer would cost.
+fn rank(known: &ProviderOffer, request: &JobRequest) -> (bool, Wei, NodeId) {
+    let output = known.offer.price_out.checked_mul_u64(request.parameters.max_tokens).unwrap_or(Wei::MAX);
+    let input = known.offer.price_in.checked_mul_u64(request.bytes.len() as u64 / 4).unwrap_or(Wei::MAX);
+    (known.offer.running >= known.offer.capacity, output.saturating_add(input), known.provider)
+}
+
+#[async_trait]
+impl Jobs for Market {
+    async fn offers(&self) -> Vec<(NodeId, ModelOffer)> {
+        self.client.offers().await.into_iter().map(|known| (known.provider, known.offer)).collect()
+    }
+
+    async fn start(&self, request: JobRequest) -> Result<JobStream, JobFailure> {
+        let mut last = JobFailure::new(FailureKind::Unavailable, "no provider took the job");
+        for known in self.candidates(&request).await?.into_iter().take(PROVIDERS_TRIED_MAX) {
+            let order =
+                JobOrder { provider: known.provider, request: request.clone(), max_cost: None, prompt_opening: None };
+            let mut running = self.client.run(order);
+            match running.next().await {
+                Some(ClientEvent::Accepted { .. }) => return Ok(events(running, known.provider)),
+                Some(ClientEvent::Error(fault)) => {
+                    tracing::warn!(provider = %known.provider, %fault, "a provider did not take a job");
+                    let stop = !fault.is_worth_another_provider();
+                    last = failure(fault);
+                    if stop {
+                        break;
+                    }
+                }
+                _ => last = JobFailure::new(FailureKind::Internal, "the job ended before it began"),
+            }
+        }
+        Err(last)
+    }
+}
+
+fn events(running: RunningJob, provider: NodeId) -> JobStream {
+    Box::pin(stream::unfold(running, move |mut running| async move {
+        let event = match running.next().await? {
+            ClientEvent::Accepted { .. } => JobEvent::Text(String::new()),
+            ClientEvent::Text { text, .. } => JobEvent::Text(text),
+            ClientEvent::Done(done) => {
+                let (tokens_in, tokens_out) = done.usage();
+                JobEvent::Done(JobSummary {
+                    job: done.receipt.receipt.job,
+                    receipt: done.receipt.receipt.struct_hash(),
+                    provider,
+                    finish: done.finish(),
+                    tokens_in,
+                    tokens_out,
+                    cost: done.cost(),
+                })
+            }
+            ClientEvent::Error(fault) => {
+                tracing::warn!(%provider, %fault, "a job did not end well");
+                JobEvent::Failed(failure(fault))
+            }
+        };
+        Some((event, running))
+    }))
+}
+
+fn failure(fault: JobFault) -> JobFailure {
+    use crate::job::ChannelOpenError;
+    let (kind, param) = match &fault {
+        JobFault::Request(error) => (FailureKind::BadRequest, error.param()),
+        JobFault::PromptTooLong { .. } => (FailureKind::BadRequest, Some("messages")),
+        JobFault::UnknownModel { .. } => (FailureKind::UnknownModel, Some("model")),
+        JobFault::Late { .. } => (FailureKind::Deadline, None),
+        JobFault::Channel(ChannelOpenError::Funds { .. }) | JobFault::Payer(_) => (FailureKind::Funds, None),
+        JobFault::Provider(error) => match error.code {
+            JobErrorCode::Busy => (FailureKind::Busy, None),
+            JobErrorCode::UnknownModel => (FailureKind::UnknownModel, Some("model")),
+            JobErrorCode::BadRequest => (FailureKind::BadRequest, None),
+            JobErrorCode::PromptTooLong => (FailureKind::BadRequest, Some("messages")),
+            _ => (FailureKind::Unavailable, None),
+        },
+        JobFault::Cancelled => (FailureKind::Internal, None),
+        _ => (FailureKind::Unavailable, None),
+    };
+    JobFailure { kind, param, message: fault.to_string() }
+}

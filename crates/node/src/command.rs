@@ -1,0 +1,49 @@
+//! The commands that ask, each in a file of its own.
+
+pub mod audit;
+pub mod bench;
+pub mod chain;
+pub mod channel;
+pub mod config;
+pub mod job;
+pub mod key;
+pub mod peer;
+pub mod receipt;
+pub mod reference;
+pub mod status;
+pub mod wallet;
+
+use crate::control::nodes_below;
+use crate::failure::Failure;
+use eyre::Result;
+use std::path::{Path, PathBuf};
+
+/// The folder that was named, or a failure that says to name one.
+pub fn place(datadir: Option<&Path>) -> Result<PathBuf> {
+    datadir.map(Path::to_path_buf).ok_or_else(|| {
+        Failure::usage("which node? its data folder is not known")
+            .hint("give --datadir DIR (for `trellis dev` the folder that its banner shows) or set TRELLIS_DATADIR")
+            .into()
+    })
+}
+
+/// The nodes below the folder that was named.
+pub fn nodes(datadir: Option<&Path>) -> Result<Vec<(String, PathBuf)>> {
+    let base = place(datadir)?;
+    let nodes = nodes_below(&base);
+    if nodes.is_empty() {
+        return Err(Failure::new(format!("no node has its data in {}", base.display()))
+            .hint("name the folder of a node, or the one that `trellis dev` shows in its banner")
+            .into());
+    }
+    Ok(nodes)
+}
+
+/// The node of a role below the folder that was named.
+pub fn node_of(datadir: Option<&Path>, role: &str) -> Result<PathBuf> {
+    nodes(datadir)?
+        .into_iter()
+        .find(|(name, _)| name == role)
+        .map(|(_, folder)| folder)
+        .ok_or_else(|| Failure::new(format!("there is no {role} in this folder")).into())
+}

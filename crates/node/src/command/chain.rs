@@ -1,0 +1,61 @@
+//! `trellis chain …` (CHN-01)
+
+use crate::chain::Chain;
+use crate::cli::ChainCommand;
+use crate::failure::Failure;
+use crate::table::print_json;
+use eyre::Result;
+use serde_json::json;
+use trellis_chain_spec::ChainSpec;
+
+/// Runs a chain command; all work offline.
+pub fn run(command: ChainCommand) -> Result<()> {
+    match command {
+        ChainCommand::Init { chain, out } => {
+            if out.exists() {
+                return Err(Failure::new(format!("{} exists already and is never overwritten", out.display()))
+                    .hint("choose another file: a chain's spec does not change once the chain lives")
+                    .into());
+            }
+            let pinned = Chain::load(&chain)?.pinned()?;
+            std::fs::write(&out, pinned.to_toml()?)
+                .map_err(|error| Failure::new(format!("cannot write {}: {error}", out.display())))?;
+            println!("{}", Chain::of(pinned)?.genesis_hash);
+            Ok(())
+        }
+        ChainCommand::Inspect { chain, json } => inspect(&Chain::load(&chain)?, json),
+        ChainCommand::Validate { chain } => {
+            ChainSpec::load(&chain)?.check()?;
+            let chain = Chain::load(&chain)?;
+            println!("valid: {} (chain id {}), block zero {}", chain.spec.genesis.name, chain.spec.genesis.chain_id, chain.genesis_hash);
+            Ok(())
+        }
+    }
+}
+
+fn inspect(chain: &Chain, as_json: bool) -> Result<()> {
+    if !as_json {
+        print!("{}", chain.spec.to_toml()?);
+        eprintln!("# identity {}", chain.spec.identity());
+        eprintln!("# block zero {}", chain.genesis_hash);
+        return Ok(());
+    }
+    print_json(&json!({
+        "name": chain.spec.genesis.name,
+        "chain_id": chain.spec.genesis.chain_id,
+        "identity": chain.spec.identity(),
+        "network_magic": format!("0x{:08x}", chain.spec.network_magic()),
+        "genesis_hash": chain.genesis_hash,
+        "state_root": chain.genesis.block.header.state_root,
+        "supply_wei": chain.spec.supply().to_string(),
+        "contracts": {
+            "wtrl": chain.contracts.wtrl,
+            "fee_pool": chain.contracts.fee_pool,
+            "payment_channels": chain.contracts.payment_channels,
+            "settlement": chain.contracts.settlement,
+            "provider_staking": chain.contracts.provider_staking,
+        },
+        "validators": chain.spec.genesis.validators,
+    }));
+    Ok(())
+}

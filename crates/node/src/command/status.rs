@@ -1,0 +1,46 @@
+//! `trellis status`
+
+use crate::cli::ListArgs;
+use crate::command::nodes;
+use crate::control::ask;
+use crate::table::{cell, print, print_json};
+use eyre::Result;
+use serde_json::{Value, json};
+use std::path::Path;
+
+/// Shows every node below the folder; one that does not answer is shown as stopped.
+pub async fn run(list: ListArgs, datadir: Option<&Path>) -> Result<()> {
+    let mut shown = Vec::new();
+    for (role, folder) in nodes(datadir)? {
+        let status = match ask(&folder, "admin_status", Value::Null).await {
+            Ok(mut status) => {
+                status["running"] = json!(true);
+                status
+            }
+            Err(_) => json!({"role": role, "running": false}),
+        };
+        shown.push(status);
+    }
+    if list.wants_json() {
+        print_json(&json!({"nodes": shown}));
+        return Ok(());
+    }
+    let rows: Vec<Vec<String>> = shown
+        .iter()
+        .map(|status| {
+            let state = match (status["running"].as_bool(), status["ready"].as_bool()) {
+                (Some(true), Some(true)) => "ready",
+                (Some(true), _) => "starting",
+                _ => "stopped",
+            };
+            let id: String = cell(status, "node_id").chars().take(16).collect();
+            let mut endpoints: Vec<String> = Vec::new();
+            if let Value::Object(map) = &status["endpoints"] {
+                endpoints.extend(map.iter().map(|(name, value)| format!("{name}={}", value.as_str().unwrap_or_default())));
+            }
+            vec![cell(status, "role"), state.into(), id, cell(status, "peers_connected"), cell(status, "height"), endpoints.join(" ")]
+        })
+        .collect();
+    print(&["ROLE", "STATE", "NODE", "PEERS", "HEIGHT", "ENDPOINTS"], &rows);
+    Ok(())
+}

@@ -1,0 +1,257 @@
+//! What every role shares: data folder, keys, chain, network, metrics, control socket; and how it ends.
+
+pub mod aggregator;
+pub mod gateway;
+pub mod provider;
+pub mod validator;
+
+use crate::chain::Chain;
+use crate::control;
+use crate::datadir::{DataDir, default_for};
+use crate::failure::Failure;
+use crate::keys::KeyMaker;
+use crate::monitor::Health;
+use crate::settings::{Settings, commented_defaults};
+use crate::view::peer_json;
+use eyre::Result;
+use parking_lot::RwLock;
+use prometheus_client::registry::Registry;
+use serde_json::{Value, json};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use trellis_crypto::{AccountKey, HybridKey};
+use trellis_net_peers::{NetConfig, NetMetrics, NetworkHandle, Policy, start_with_metrics};
+use trellis_chain_spec::{DEV_CHAIN_ID, DEV_ROLE_ACCOUNTS};
+use trellis_primitives::{Address, Role, RoleSet, SharedClock, SystemClock, Wei};
+
+/// A node whose network runs; the role's own services come on top.
+pub struct Base {
+    /// Its folder, locked.
+    pub datadir: DataDir,
+    /// Its settings.
+    pub settings: Settings,
+    /// Its chain.
+    pub chain: Chain,
+    /// Its account: paid to, and paid from.
+    pub account: AccountKey,
+    /// What it signs vouchers with.
+    pub voucher: AccountKey,
+    /// Its identity, for what the market signs with it.
+    pub node_key: Arc<HybridKey>,
+    /// Its network.
+    pub network: NetworkHandle,
+    /// The time.
+    pub clock: SharedClock,
+    /// Its metrics, while they are still being registered.
+    pub registry: Registry,
+    /// What it tells of itself.
+    pub status: Arc<Status>,
+    /// Its chain height as peers are told.
+    pub best_height: Arc<std::sync::atomic::AtomicU64>,
+}
+
+/// What `admin_status` answers; filled as the services come up.
+pub struct Status {
+    fields: RwLock<serde_json::Map<String, Value>>,
+}
+
+impl Status {
+    /// Sets a field.
+    pub fn set(&self, key: &str, value: Value) {
+        self.fields.write().insert(key.to_owned(), value);
+    }
+
+    /// Sets a field of `endpoints`.
+    pub fn endpoint(&self, name: &str, address: impl ToString) {
+        let mut fields = self.fields.write();
+        let endpoints = fields.entry("endpoints").or_insert_with(|| json!({}));
+        endpoints[name] = Value::String(address.to_string());
+    }
+
+    /// Everything so far.
+    pub fn to_json(&self) -> Value {
+        Value::Object(self.fields.read().clone())
+    }
+}
+
+/// Opens everything that every role has, and joins the network.
+///
+/// # Errors
+/// A folder, a key, a spec or an address that cannot be used; each with its hint.
+pub async fn open(role: Role, settings: Settings, datadir: Option<&Path>, models: Vec<String>) -> Result<Base> {
+    let chosen = datadir.map_or_else(|| default_for(role.word()), Path::to_path_buf);
+    let datadir = DataDir::open(&chosen)?;
+    std::fs::write(datadir.join("role"), role.word())
+        .map_err(|error| Failure::new(format!("cannot write in {}: {error}", chosen.display())))?;
+    let config_file = datadir.join("config.toml");
+    if !config_file.exists() {
+        std::fs::write(&config_file, commented_defaults()?)?;
+    }
+    let chain = Chain::load(&settings.chain)?;
+    let maker = KeyMaker {
+        datadir: datadir.path(),
+        chain_id: chain.spec.genesis.chain_id,
+        dev_account: settings.dev_account,
+        passphrase_file: settings.passphrase_file.as_deref(),
+    };
+    let keys = maker.open_or_make()?;
+    let again = maker.open_or_make()?;
+    let clock: SharedClock = Arc::new(SystemClock);
+    let mut registry = Registry::with_prefix("trellis");
+    let metrics = NetMetrics::default();
+    metrics.register(&mut registry);
+    let best_height = Arc::default();
+    let config = net_config(role, &settings, &chain, models, Arc::clone(&best_height))?;
+    let node_id = keys.node.node_id();
+    let network = start_with_metrics(config, keys.node, again.account, Arc::clone(&clock), metrics).await?;
+    let status = Arc::new(Status { fields: RwLock::default() });
+    status.set("role", json!(role));
+    status.set("node_id", json!(node_id));
+    status.set("account", json!(keys.account.address()));
+    status.set("pid", json!(std::process::id()));
+    status.set("version", json!(env!("CARGO_PKG_VERSION")));
+    status.set("chain", json!({"id": chain.spec.genesis.chain_id, "genesis": chain.genesis_hash}));
+    status.set("ready", json!(false));
+    for address in network.listen_addresses().into_iter().take(1) {
+        status.endpoint("p2p", address);
+    }
+    Ok(Base {
+        datadir,
+        settings,
+        chain,
+        account: keys.account,
+        voucher: keys.voucher,
+        node_key: Arc::new(again.node),
+        network,
+        clock,
+        registry,
+        status,
+        best_height,
+    })
+}
+
+fn net_config(
+    role: Role,
+    settings: &Settings,
+    chain: &Chain,
+    models: Vec<String>,
+    best_height: Arc<std::sync::atomic::AtomicU64>,
+) -> Result<NetConfig> {
+    let mut config =
+        NetConfig::new(chain.spec.genesis.chain_id, chain.spec.network_magic(), chain.genesis_hash);
+    config.listen = vec![settings.listen.clone()];
+    config.bootstrap = settings.peers.iter().filter(|peer| !peer.is_empty()).cloned().collect();
+    config.bootstrap.extend(chain.spec.network.boot_nodes.iter().cloned());
+    config.policy = match settings.post_quantum.as_str() {
+        "require" => Policy::Require,
+        "prefer" => Policy::Prefer,
+        other => {
+            return Err(Failure::usage(format!("post_quantum is `require` or `prefer`, got {other:?}")).into());
+        }
+    };
+    config.roles = RoleSet::of(&[role]);
+    config.models = models;
+    config.best_height = best_height;
+    Ok(config)
+}
+
+/// Parses `ADDR:PORT` of a setting.
+///
+/// # Errors
+/// A usage failure that names the setting.
+pub fn socket_address(setting: &str, text: &str) -> Result<SocketAddr> {
+    text.parse()
+        .map_err(|_| Failure::usage(format!("{setting} is an address and a port like 127.0.0.1:8545, got {text:?}")).into())
+}
+
+/// Peers, for `admin_peers` of every role.
+pub fn peers_json(network: &NetworkHandle) -> Value {
+    Value::Array(network.peers().iter().map(peer_json).collect())
+}
+
+/// The answers that every role gives on its control socket.
+pub async fn common_answer(base_network: &NetworkHandle, status: &Status, method: &str) -> Option<Result<Value>> {
+    match method {
+        "admin_status" => {
+            let mut value = status.to_json();
+            let connected = base_network.peers().iter().filter(|peer| peer.connected_since.is_some()).count();
+            value["peers_connected"] = json!(connected);
+            Some(Ok(value))
+        }
+        "admin_peers" => Some(Ok(peers_json(base_network))),
+        _ => None,
+    }
+}
+
+/// Serves metrics where they are wanted, and says so in the status.
+///
+/// # Errors
+/// A taken or malformed address.
+pub async fn serve_metrics(
+    settings: &Settings,
+    registry: Registry,
+    health: Arc<Health>,
+    status: &Status,
+) -> Result<Option<trellis_rpc::MonitorServer>> {
+    if settings.metrics_listen == "off" {
+        return Ok(None);
+    }
+    let listen = socket_address("metrics_listen", &settings.metrics_listen)?;
+    let server = trellis_rpc::start_monitor(listen, Arc::new(registry), health)
+        .await
+        .map_err(|error| port_failure("metrics", listen, &error.source))?;
+    status.endpoint("metrics", server.address());
+    Ok(Some(server))
+}
+
+/// Why an address cannot be listened on, with who holds it where that can be seen.
+pub fn port_failure(what: &str, listen: SocketAddr, source: &std::io::Error) -> Failure {
+    let holder = crate::holder::of_tcp_port(listen.port()).map(|holder| format!(" by {holder}")).unwrap_or_default();
+    match source.kind() {
+        std::io::ErrorKind::AddrInUse => Failure::new(format!("the {what} address {listen} is taken{holder}"))
+            .hint("stop that process or choose another port (0 lets the system choose)"),
+        _ => Failure::new(format!("cannot listen on the {what} address {listen}: {source}")),
+    }
+}
+
+/// Serves the control socket.
+///
+/// # Errors
+/// A socket that cannot be made.
+pub fn serve_control(datadir: &DataDir, admin: Arc<dyn control::Admin>) -> Result<tokio::task::JoinHandle<()>> {
+    control::serve(datadir.path(), admin)
+}
+
+/// The account that settles receipts, where one is named or known.
+///
+/// # Errors
+/// A usage failure where the setting is no address.
+pub fn aggregator(settings: &Settings, chain: &Chain) -> Result<Option<Address>> {
+    match &settings.aggregator {
+        Some(text) => crate::bridge::address("aggregator", text).map(Some),
+        None if chain.spec.genesis.chain_id == DEV_CHAIN_ID => Ok(Some(DEV_ROLE_ACCOUNTS[3])),
+        None => Ok(None),
+    }
+}
+
+/// An amount of a setting, in wei.
+///
+/// # Errors
+/// A usage failure that names the setting.
+pub fn wei(setting: &str, text: &str) -> Result<Wei> {
+    text.parse().map_err(|error| Failure::usage(format!("{setting}: {error}")).into())
+}
+
+/// A second owner of an account's key.
+///
+/// # Errors
+/// A key that is none, which no opened keystore holds.
+pub fn same_key(key: &AccountKey) -> Result<AccountKey> {
+    Ok(AccountKey::from_bytes(&key.to_bytes())?)
+}
+
+/// METRICS.md: every metric of every component, from the same registrations that the nodes make.
+pub fn metrics_document() -> String {
+    String::new()
+}

@@ -1,0 +1,69 @@
+//! The aggregator: collects receipts and vouchers, settles them in batches, serves the batches to who wants to check.
+
+use crate::bridge::{connect, wallet};
+use crate::control::Admin;
+use crate::monitor::Health;
+use crate::role::{Status, common_answer, open, serve_control, serve_metrics};
+use crate::settings::Settings;
+use crate::supervised::until_told_to_end;
+use async_trait::async_trait;
+use eyre::Result;
+use serde_json::{Value, json};
+use std::path::Path;
+use std::sync::Arc;
+use trellis_market_journal::{Journal, JournalConfig};
+use trellis_market_settlement::{Aggregator, AggregatorConfig, Contracts};
+use trellis_net_peers::NetworkHandle;
+use trellis_primitives::Role;
+
+/// Milliseconds in a second.
+const SECOND_MS: u64 = 1_000;
+
+/// Runs an aggregator until it is told to end.
+///
+/// # Errors
+/// Whatever keeps it from starting, with a hint.
+pub async fn run(settings: Settings, datadir: Option<&Path>) -> Result<()> {
+    let mut base = open(Role::Aggregator, settings, datadir, Vec::new()).await?;
+    let health = Health::new(&mut base.registry);
+    let chain = &base.chain;
+    let client = connect(chain, &base.settings.rpc, Arc::clone(&base.clock)).await?;
+    client.metrics().register(&mut base.registry);
+    let journal_config = JournalConfig::new(base.datadir.join("journal"));
+    let journal = Journal::open(&journal_config, Arc::clone(&base.clock))?;
+    journal.metrics().register(&mut base.registry);
+    let protocol = &chain.spec.protocol;
+    let config = AggregatorConfig {
+        batch_receipts_max: usize::try_from(protocol.batch_receipts_max).unwrap_or(usize::MAX),
+        batch_interval_ms: protocol.batch_interval_s.saturating_mul(SECOND_MS),
+        ..AggregatorConfig::new(Contracts::from(&chain.contracts))
+    };
+    let wallet = wallet(client, &base.account)?;
+    let aggregator = Aggregator::open(config, wallet, journal, &journal_config, Arc::clone(&base.clock)).await?;
+    aggregator.metrics().register(&mut base.registry);
+    let running = aggregator.run(&base.network)?;
+    health.set("aggregator", true, "bonded and serving");
+    let registry = std::mem::take(&mut base.registry);
+    let _monitor = serve_metrics(&base.settings, registry, health, &base.status).await?;
+    let answers = Answers { network: base.network.clone(), status: Arc::clone(&base.status) };
+    let control = serve_control(&base.datadir, Arc::new(answers))?;
+    base.status.set("ready", json!(true));
+    let cause = until_told_to_end().await;
+    tracing::info!(cause, "aggregator ending");
+    control.abort();
+    drop(running);
+    base.network.shutdown().await;
+    Ok(())
+}
+
+struct Answers {
+    network: NetworkHandle,
+    status: Arc<Status>,
+}
+
+#[async_trait]
+impl Admin for Answers {
+    async fn call(&self, method: &str, _params: Value) -> Option<Result<Value>> {
+        common_answer(&self.network, &self.status, method).await
+    }
+}

@@ -1,0 +1,213 @@
+//! The validator: storage, execution, mempool, producer and consensus behind JSON-RPC.
+
+use crate::control::Admin;
+use crate::failure::Failure;
+use crate::keys::KeyMaker;
+use crate::monitor::Health;
+use crate::role::{Base, Status, common_answer, open, port_failure, serve_control, serve_metrics, socket_address};
+use crate::settings::Settings;
+use crate::supervised::until_told_to_end;
+use async_trait::async_trait;
+use eyre::Result;
+use serde_json::{Value, json};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use trellis_chain_consensus::{EngineConfig, EngineHandle, engine_library_metrics};
+use trellis_chain_execution::Executor;
+use trellis_chain_mempool::{Mempool, PoolConfig};
+use trellis_chain_producer::{HeadAccounts, Producer, ProducerConfig};
+use trellis_chain_storage::{Store, StoreConfig};
+use trellis_crypto::VoteKey;
+use trellis_net_peers::NetworkHandle;
+use trellis_primitives::{Address, Bytes, Role};
+use trellis_rpc::{NetView, NoMarket, RpcConfig, RpcParts, RpcServer, RpcStartError, SyncProgress};
+
+/// Runs a validator until it is told to end.
+///
+/// # Errors
+/// Whatever keeps it from starting, with a hint; an engine that stops by itself.
+pub async fn run(settings: Settings, datadir: Option<&Path>) -> Result<()> {
+    let mut base = open(Role::Validator, settings, datadir, Vec::new()).await?;
+    let vote_key = KeyMaker {
+        datadir: base.datadir.path(),
+        chain_id: base.chain.spec.genesis.chain_id,
+        dev_account: base.settings.dev_account,
+        passphrase_file: base.settings.passphrase_file.as_deref(),
+    }
+    .vote_key()?;
+    let health = Health::new(&mut base.registry);
+    let parts = start_chain(&mut base, vote_key, &health).await?;
+    let rpc = start_rpc(&mut base, &parts).await?;
+    let registry = std::mem::take(&mut base.registry);
+    let _monitor = serve_metrics(&base.settings, registry, Arc::clone(&health), &base.status).await?;
+    let follower = tokio::spawn(follow(parts.store.clone(), Arc::clone(&base.best_height), Arc::clone(&base.status)));
+    let answers = Answers { network: base.network.clone(), status: Arc::clone(&base.status) };
+    let control = serve_control(&base.datadir, Arc::new(answers))?;
+    base.status.set("ready", json!(true));
+    tracing::info!(rpc = %rpc.address(), "validator ready");
+    let cause = tokio::select! {
+        cause = until_told_to_end() => cause.to_owned(),
+        reason = parts.engine.ended() => format!("the engine stopped: {reason:?}"),
+    };
+    tracing::info!(cause, "validator ending");
+    control.abort();
+    follower.abort();
+    rpc.stop().await;
+    let stopped = parts.engine.stop().await;
+    base.network.shutdown().await;
+    if cause.starts_with("the engine") {
+        return Err(Failure::new(format!("{cause} ({stopped:?})")).hint("the log above says why").into());
+    }
+    Ok(())
+}
+
+/// The parts of a running chain.
+struct ChainParts {
+    store: Store,
+    mempool: Mempool,
+    executor: Executor,
+    engine: EngineHandle,
+}
+
+async fn start_chain(base: &mut Base, vote_key: VoteKey, health: &Health) -> Result<ChainParts> {
+    let chain = &base.chain;
+    let store = Store::open(&base.datadir.join("chain"), &chain.genesis, StoreConfig::default())?;
+    let executor = Executor::new(chain.execution());
+    let mut pool = PoolConfig::new(chain.spec.genesis.chain_id);
+    pool.min_fee_wei = u128::from(chain.spec.gas.base_fee_floor_wei);
+    let mempool = Mempool::new(pool, Arc::new(HeadAccounts(store.clone())), Arc::clone(&base.clock));
+    mempool.metrics().register(&mut base.registry);
+    let config = ProducerConfig {
+        beneficiary: beneficiary(base, &vote_key),
+        extra_data: Bytes::from_static(b"trellis"),
+        validators: chain.committee.clone(),
+        clock_ahead_ms_max: chain.spec.consensus.clock_ahead_ms_max,
+    };
+    let producer =
+        Arc::new(Producer::start(store.clone(), executor.clone(), mempool.clone(), config, Arc::clone(&base.clock))?);
+    chain_gauges(&mut base.registry, health, &store, &producer);
+    let consensus = &chain.spec.consensus;
+    let engine = EngineConfig {
+        block_time_ms: consensus.block_time_ms,
+        propose_timeout_ms: consensus.propose_timeout_ms,
+        timeout_delta_ms: consensus.timeout_delta_ms,
+        ..EngineConfig::default()
+    };
+    let engine = trellis_chain_consensus::start(
+        engine,
+        Arc::new(vote_key),
+        chain.genesis_hash,
+        base.network.clone(),
+        producer,
+        Arc::clone(&base.clock),
+        base.datadir.join("consensus"),
+    )
+    .await?;
+    engine.metrics().register(&mut base.registry);
+    health.also_show(engine_library_metrics);
+    health.set("consensus", true, "engine started");
+    health.set("storage", true, "open");
+    Ok(ChainParts { store, mempool, executor, engine })
+}
+
+/// Who gets the tips: the account that the genesis names for this vote key, the node's own otherwise.
+fn beneficiary(base: &Base, vote_key: &VoteKey) -> Address {
+    let entries = &base.chain.spec.genesis.validators;
+    let own = entries.iter().find(|entry| entry.vote_key.0 == vote_key.public());
+    own.map_or(base.account.address(), |entry| entry.account)
+}
+
+/// Figures of the chain that are read rather than counted.
+fn chain_gauges(
+    registry: &mut prometheus_client::registry::Registry,
+    health: &Health,
+    store: &Store,
+    producer: &Arc<Producer>,
+) {
+    use prometheus_client::metrics::gauge::Gauge;
+    let height = Gauge::<i64>::default();
+    let transactions = Gauge::<i64>::default();
+    let gas = Gauge::<i64>::default();
+    let commit = Gauge::<i64>::default();
+    registry.register("chain_height_blocks", "Height of the newest final block", height.clone());
+    registry.register("chain_transactions_committed", "Transactions in blocks committed by this process", transactions.clone());
+    registry.register("chain_gas_used", "Gas used in blocks committed by this process", gas.clone());
+    registry.register("chain_last_commit_us", "Microseconds that the last durable commit took", commit.clone());
+    let (store, producer) = (store.clone(), Arc::clone(producer));
+    let clamp = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    health.on_refresh(Box::new(move || {
+        let figures = producer.metrics();
+        height.set(clamp(store.height()));
+        transactions.set(clamp(figures.transactions_total));
+        gas.set(clamp(figures.gas_total));
+        commit.set(clamp(store.metrics().last_commit_us));
+    }));
+}
+
+async fn start_rpc(base: &mut Base, parts: &ChainParts) -> Result<RpcServer> {
+    let listen = socket_address("rpc_listen", &base.settings.rpc_listen)?;
+    let config = RpcConfig { listen, ..RpcConfig::default() };
+    let rpc_parts = RpcParts {
+        store: parts.store.clone(),
+        mempool: parts.mempool.clone(),
+        executor: parts.executor.clone(),
+        committee: Arc::new(base.chain.committee.clone()),
+        net: Arc::new(NetworkView(base.network.clone())),
+        market: Arc::new(NoMarket),
+        clock: Arc::clone(&base.clock),
+        client_version: format!("Trellis/v{}/{}-{}", env!("CARGO_PKG_VERSION"), std::env::consts::OS, std::env::consts::ARCH),
+    };
+    let server = trellis_rpc::start(config, rpc_parts).await.map_err(|error| match error {
+        RpcStartError::Listen { listen, source } => eyre::Report::new(port_failure("JSON-RPC", listen, &source)),
+        other => eyre::Report::new(other),
+    })?;
+    server.metrics().register(&mut base.registry);
+    base.status.endpoint("rpc", server.address());
+    Ok(server)
+}
+
+/// Tells peers and `status` how high the chain is.
+async fn follow(store: Store, best_height: Arc<std::sync::atomic::AtomicU64>, status: Arc<Status>) {
+    let mut blocks = store.subscribe();
+    loop {
+        let height = store.height();
+        best_height.store(height, Ordering::Relaxed);
+        status.set("height", json!(height));
+        if matches!(blocks.recv().await, Err(tokio::sync::broadcast::error::RecvError::Closed)) {
+            return;
+        }
+    }
+}
+
+struct NetworkView(NetworkHandle);
+
+impl NetView for NetworkView {
+    fn peer_count(&self) -> u64 {
+        self.0.peers().iter().filter(|peer| peer.connected_since.is_some()).count() as u64
+    }
+
+    fn is_listening(&self) -> bool {
+        true
+    }
+
+    fn sync_progress(&self) -> Option<SyncProgress> {
+        None
+    }
+
+    fn summary(&self) -> Value {
+        json!({"node_id": self.0.local_id(), "peers": self.peer_count()})
+    }
+}
+
+struct Answers {
+    network: NetworkHandle,
+    status: Arc<Status>,
+}
+
+#[async_trait]
+impl Admin for Answers {
+    async fn call(&self, method: &str, _params: Value) -> Option<Result<Value>> {
+        common_answer(&self.network, &self.status, method).await
+    }
+}

@@ -1,0 +1,20 @@
+//! Logs: text or JSON on standard error, by `RUST_LOG` or a default that fits the command (OPS-22).
+
+use crate::cli::Command;
+use tracing_subscriber::EnvFilter;
+
+/// What a node logs where `RUST_LOG` says nothing: its own news, and of libraries only what is wrong.
+const NODE_FILTER: &str = "warn,trellis=info";
+/// What other commands log.
+const COMMAND_FILTER: &str = "error";
+
+/// Starts logging.
+pub fn start(json: bool, command: &Command) {
+    let fallback = match command {
+        Command::Validator(_) | Command::Provider(_) | Command::Gateway(_) | Command::Aggregator(_) => NODE_FILTER,
+        _ => COMMAND_FILTER,
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(fallback));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if json { builder.json().init() } else { builder.with_ansi(false).init() }
+}

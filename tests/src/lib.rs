@@ -1,0 +1,1 @@
+//! Whole networks of real processes, and the outside clients that use them.
