@@ -4,14 +4,14 @@ use crate::config::ProviderConfig;
 use crate::metrics::ProviderMetrics;
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use trellis_market_channel::{
     Applied, ChannelPhase, ChannelView, JobOutcome, PayeeChannel, PayeeError, Permit, Prices, ServeFault, VoucherFault,
 };
-use trellis_market_journal::{ChannelOpened, Increment, Journal, JournalError, Record, Side, Voucher};
+use trellis_market_journal::{ChannelOpened, Increment, JobAborted, Journal, JournalError, Record, Side, Voucher};
 use trellis_market_receipt::wire::{HeldVoucher, JobError, JobErrorCode, VoucherFrame};
 use trellis_primitives::{Address, Bytes, ChannelId, JobId, NodeId, SharedClock, Wei};
 
@@ -19,6 +19,8 @@ use trellis_primitives::{Address, Bytes, ChannelId, JobId, NodeId, SharedClock, 
 pub(crate) const CHANNELS_MAX: usize = 65_536;
 /// Sequences remembered per channel, besides those in the journal.
 const SEQUENCES_MAX: usize = 65_536;
+/// Aborted jobs remembered per channel, besides those in the journal.
+const ABORTED_MAX: usize = 1_024;
 
 /// Why the chain did not tell of a channel.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -46,6 +48,16 @@ struct Page {
     money: PayeeChannel,
     view: ChannelView,
     sequences: BTreeSet<u64>,
+    aborted: BTreeMap<JobId, JobAborted>,
+}
+
+impl Page {
+    fn remember(&mut self, aborted: JobAborted) {
+        self.aborted.insert(aborted.job, aborted);
+        while self.aborted.len() > ABORTED_MAX {
+            self.aborted.pop_first();
+        }
+    }
 }
 
 /// One channel.
@@ -58,7 +70,7 @@ pub(crate) struct Entry {
 
 impl Entry {
     pub(crate) fn new(id: ChannelId, peer: NodeId, view: ChannelView, money: PayeeChannel) -> Self {
-        let page = Mutex::new(Page { money, view, sequences: BTreeSet::new() });
+        let page = Mutex::new(Page { money, view, sequences: BTreeSet::new(), aborted: BTreeMap::new() });
         Self { id, peer, page, changed: watch::Sender::new(0) }
     }
 
@@ -87,6 +99,10 @@ impl Entry {
 
     pub(crate) fn signer(&self) -> Address {
         self.page.lock().money.signer()
+    }
+
+    pub(crate) fn signed_for(&self, job: &JobId) -> Wei {
+        self.page.lock().money.job(job).map_or(Wei::ZERO, |money| money.signed())
     }
 
     /// Everything promised, open jobs, and what was never paid: for summaries.
@@ -127,14 +143,43 @@ impl Entry {
         self.page.lock().money.complete_job(job, cost)
     }
 
-    pub(crate) fn abort_job(&self, job: &JobId) -> Result<JobOutcome, PayeeError> {
-        self.page.lock().money.abort_job(job)
+    /// Ends a job without both signatures: its cost is what was signed for it.
+    pub(crate) fn abort_job(&self, job: &JobId, bound: Wei, reason: String) -> Option<JobAborted> {
+        let mut page = self.page.lock();
+        let JobOutcome { metered, cost, written_off, .. } = page.money.abort_job(job).ok()?;
+        let aborted = JobAborted { job: *job, channel: self.id, metered, signed: cost, written_off, bound, reason };
+        page.remember(aborted.clone());
+        Some(aborted)
     }
 
-    fn apply(&self, frame: &VoucherFrame) -> Result<Applied, VoucherFault> {
-        let applied = self.page.lock().money.apply(frame)?;
+    /// The newest figures of an aborted job.
+    pub(crate) fn aborted(&self, job: &JobId) -> Option<JobAborted> {
+        self.page.lock().aborted.get(job).cloned()
+    }
+
+    /// Books a voucher. Money for jobs that were aborted is late: their figures change, and their records with them.
+    fn apply(
+        &self,
+        frame: &VoucherFrame,
+        known: impl Fn(&JobId) -> Option<JobAborted>,
+    ) -> Result<(Applied, Vec<JobAborted>), VoucherFault> {
+        let mut page = self.page.lock();
+        let applied = page.money.apply(frame)?;
+        let mut late = Vec::new();
+        for (job, amount) in &applied.increments {
+            if page.money.job(job).is_some() {
+                continue;
+            }
+            let Some(mut aborted) = page.aborted.get(job).cloned().or_else(|| known(job)) else { continue };
+            aborted.signed = aborted.signed.saturating_add(*amount);
+            aborted.metered = aborted.metered.max(aborted.signed);
+            aborted.written_off = aborted.metered.saturating_sub(aborted.signed);
+            page.remember(aborted.clone());
+            late.push(aborted);
+        }
+        drop(page);
         self.changed.send_modify(|version| *version = version.wrapping_add(1));
-        Ok(applied)
+        Ok((applied, late))
     }
 }
 
@@ -202,7 +247,7 @@ impl Book {
         let view = view.ok_or_else(|| refuse(JobErrorCode::Channel, "no such channel on the chain".to_owned()))?;
         self.check_terms(&view).map_err(|fault| refuse(JobErrorCode::Channel, fault.to_string()))?;
         let opened = self.opened_record(&view, peer);
-        self.store(Record::ChannelOpened(opened)).await?;
+        self.store(vec![Record::ChannelOpened(opened)]).await?;
         let entry = Arc::new(Entry::new(id, peer, view, self.money(&view)));
         // Two streams may have learned of it at the same time: the first one stays.
         Ok(Arc::clone(self.entries.lock().entry(id).or_insert(entry)))
@@ -250,35 +295,38 @@ impl Book {
         Ok(view.filter(|view| view.id == id))
     }
 
-    /// Checks a voucher and books it. The record of what is new must be durable before anything is acknowledged.
-    pub(crate) fn book(&self, frame: &VoucherFrame) -> Result<(HeldVoucher, Option<Record>), JobError> {
+    /// Checks a voucher and books it. The records of what is new must be durable before anything is acknowledged.
+    pub(crate) fn book(&self, frame: &VoucherFrame) -> Result<(HeldVoucher, Vec<Record>), JobError> {
         let refuse = |message: String| JobError { job: JobId::default(), code: JobErrorCode::Voucher, message };
         let entry = self.known(frame.voucher.channel);
         let entry = entry.ok_or_else(|| refuse("a voucher on a channel that has no job here".to_owned()))?;
-        let applied = entry.apply(frame).map_err(|fault| {
+        let known = |job: &JobId| self.journal.index().job(*job).and_then(|state| state.aborted.clone());
+        let (applied, late) = entry.apply(frame, known).map_err(|fault| {
             self.metrics.vouchers_refused.inc();
             tracing::warn!(channel = %entry.id, peer = %entry.peer.short(), fault = %fault, "voucher refused");
             refuse(fault.to_string())
         })?;
         if applied.increments.is_empty() {
-            return Ok((applied.held, None));
+            return Ok((applied.held, Vec::new()));
         }
         self.metrics.vouchers.inc();
-        Ok((applied.held, Some(Record::VoucherReceived(voucher_record(&applied)))))
+        let mut records = vec![Record::VoucherReceived(voucher_record(&applied))];
+        records.extend(late.into_iter().map(Record::JobAborted));
+        Ok((applied.held, records))
     }
 
     /// Checks a voucher, books it, makes it durable, and gives what is to be acknowledged.
     pub(crate) async fn voucher(&self, frame: &VoucherFrame) -> Result<HeldVoucher, JobError> {
-        let (held, record) = self.book(frame)?;
-        if let Some(record) = record {
-            self.store(record).await?;
+        let (held, records) = self.book(frame)?;
+        if !records.is_empty() {
+            self.store(records).await?;
         }
         Ok(held)
     }
 
-    async fn store(&self, record: Record) -> Result<(), JobError> {
+    async fn store(&self, records: Vec<Record>) -> Result<(), JobError> {
         let refuse = |message: String| JobError { job: JobId::default(), code: JobErrorCode::Internal, message };
-        let stored = self.journal.append(record).await;
+        let stored = self.journal.append_all(records).await;
         stored.map(|_| ()).map_err(|error: JournalError| refuse(error.to_string()))
     }
 

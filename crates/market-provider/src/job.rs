@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinHandle;
 use trellis_market_channel::{PayeeError, Permit, Prices, StopReason};
-use trellis_market_journal::{JobAborted, JobOpened, Record};
+use trellis_market_journal::{JobOpened, Record};
 use trellis_market_receipt::wire::{
     Accept, Accepted, Chunk, Due, GatewayFrame, JobError, JobErrorCode, Prompt, ProviderFrame,
 };
@@ -329,23 +329,23 @@ impl Job<'_> {
     async fn abort(&mut self, error: &JobError) {
         self.opened().await;
         self.shared.metrics.jobs_aborted.inc();
-        let Ok(outcome) = self.entry.abort_job(&self.accept.job) else { return };
-        tracing::info!(job = %self.accept.job, code = %error.code, written_off = %outcome.written_off, "job aborted");
-        if settle::is_signed(self.shared, self.accept.job) {
-            // The receipt is out: the journal lists the job as half-signed, with its bound, until its countersignature comes.
-            return;
-        }
-        let record = Record::JobAborted(JobAborted {
-            job: self.accept.job,
-            channel: self.accept.channel,
-            metered: outcome.metered,
-            signed: outcome.cost,
-            written_off: outcome.written_off,
-            bound: self.shared.config.risk_limit,
-            reason: error.code.to_string(),
-        });
-        if let Err(error) = self.shared.journal.append(record).await {
-            tracing::error!(job = %self.accept.job, error = %error, "an aborted job could not be stored");
+        let id = self.accept.job;
+        // With the receipt out, the gateway may hold all of it: the two sides differ by what was not signed for at most.
+        let cost = settle::receipt_cost(self.shared, id);
+        let signed = self.entry.signed_for(&id);
+        let bound = cost.map_or(self.shared.config.risk_limit, |cost| cost.saturating_sub(signed));
+        let Some(mut aborted) = self.entry.abort_job(&id, bound, error.code.to_string()) else { return };
+        tracing::info!(job = %id, code = %error.code, written_off = %aborted.written_off, "job aborted");
+        loop {
+            if let Err(error) = self.shared.journal.append(Record::JobAborted(aborted.clone())).await {
+                tracing::error!(job = %id, error = %error, "an aborted job could not be stored");
+                return;
+            }
+            // A late voucher may have changed the figures while the record was on its way.
+            match self.entry.aborted(&id) {
+                Some(newer) if newer != aborted => aborted = newer,
+                _ => return,
+            }
         }
     }
 }

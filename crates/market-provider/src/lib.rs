@@ -37,4 +37,4 @@ pub use config::{ModelForSale, ProviderConfig};
 pub use error::ProviderError;
 pub use metrics::ProviderMetrics;
 pub use service::{ChannelSummary, Provider, ProviderParts};
-pub use watch::{Payouts, RedeemCause, RedeemIntent};
+pub use watch::{Payouts, RECEIPTS_AT_ONCE_MAX, RedeemCause, RedeemIntent};

@@ -5,7 +5,7 @@ use crate::error::ProviderError;
 use crate::service::Shared;
 use crate::{settle, watch};
 use trellis_market_channel::ChannelView;
-use trellis_market_journal::{ChannelState, Index, JobAborted, JobPhase, Position, Record, Side};
+use trellis_market_journal::{ChannelState, Index, JobAborted, JobPhase, JobState, Position, Record, Side};
 use trellis_market_receipt::wire::HeldVoucher;
 use trellis_primitives::{ChannelId, NodeId, Wei};
 
@@ -38,18 +38,22 @@ pub(crate) async fn restore(shared: &Shared) -> Result<Restored, ProviderError> 
     Ok(restored)
 }
 
-/// Jobs without an end. What was metered beyond their vouchers died with the process: it is at most one risk limit.
+/// Jobs without an end. What was metered beyond their vouchers died with the process, unless a receipt says it: at most one risk limit.
 fn unfinished(shared: &Shared) -> Vec<Record> {
     let index = shared.journal.index();
-    let open = index.jobs().filter(|(_, state)| state.phase == JobPhase::Open);
-    open.map(|(job, state)| {
+    let open = |state: &JobState| matches!(state.phase, JobPhase::Open | JobPhase::SignedByProvider);
+    let jobs = index.jobs().filter(|(_, state)| open(state));
+    jobs.map(|(job, state)| {
+        let receipt = state.cost.filter(|_| state.phase == JobPhase::SignedByProvider);
+        let metered = receipt.unwrap_or(state.signed).max(state.signed);
+        let written_off = metered.saturating_sub(state.signed);
         Record::JobAborted(JobAborted {
             job: *job,
             channel: state.channel,
-            metered: state.signed,
+            metered,
             signed: state.signed,
-            written_off: Wei::ZERO,
-            bound: shared.config.risk_limit,
+            written_off,
+            bound: receipt.map_or(shared.config.risk_limit, |_| written_off),
             reason: "restart".to_owned(),
         })
     })
@@ -72,22 +76,17 @@ fn entries(shared: &Shared) -> Vec<Entry> {
     index.channels().filter_map(entry).collect()
 }
 
-/// What was delivered on a channel and never paid, aborted and half-signed jobs together.
+/// What was delivered on a channel and never paid.
 fn arrears(index: &Index, channel: ChannelId) -> Wei {
-    let of_channel = index.jobs().filter(|(_, state)| state.channel == channel);
-    let unpaid = of_channel.map(|(_, state)| match state.phase {
-        JobPhase::Aborted => state.aborted.as_ref().map_or(Wei::ZERO, |aborted| {
-            aborted.written_off.saturating_sub(state.signed.saturating_sub(aborted.signed))
-        }),
-        JobPhase::SignedByProvider => state.cost.unwrap_or_default().saturating_sub(state.signed),
-        JobPhase::Open | JobPhase::Complete => Wei::ZERO,
-    });
-    unpaid.sum()
+    let of_channel = index.jobs().map(|(_, state)| state);
+    let aborted = of_channel.filter(|state| state.channel == channel && state.phase == JobPhase::Aborted);
+    aborted.filter_map(|state| state.aborted.as_ref()).map(|aborted| aborted.written_off).sum()
 }
 
 /// How many receipts are half-signed, and where those are that no aggregator took yet.
 fn receipts(index: &Index) -> (usize, Vec<Position>) {
-    let half = index.jobs().filter(|(_, state)| state.phase == JobPhase::SignedByProvider).count();
+    let half =
+        index.jobs().filter(|(_, state)| state.phase != JobPhase::Complete && state.receipt_at.is_some()).count();
     let complete = index.jobs().filter(|(_, state)| state.phase == JobPhase::Complete);
     let untaken = complete.filter_map(|(_, state)| {
         let (_, hash) = state.receipt?;

@@ -3,7 +3,7 @@
 use crate::job::{Ending, Job};
 use crate::link::{Came, Silence, protocol_error};
 use crate::service::Shared;
-use trellis_market_journal::{JobPhase, JournalReadError, Position, ReceiptKept, Record};
+use trellis_market_journal::{JobPhase, JobState, JournalReadError, Position, ReceiptKept, Record};
 use trellis_market_receipt::wire::{
     Chunk, Countersign, GatewayFrame, JobError, JobErrorCode, ProviderFrame, ProviderReceipt,
 };
@@ -122,9 +122,9 @@ async fn complete(job: &mut Job<'_>, mut signed: SignedReceipt, countersign: Cou
     let mut records = Vec::with_capacity(2);
     let mut held = None;
     if let Some(frame) = &countersign.voucher {
-        let (highest, record) = job.shared.book.book(frame)?;
+        let (highest, booked) = job.shared.book.book(frame)?;
         held = Some(highest);
-        records.extend(record);
+        records.extend(booked);
     }
     let ended = job.entry.complete_job(&id, signed.receipt.cost);
     match ended {
@@ -145,10 +145,16 @@ async fn complete(job: &mut Job<'_>, mut signed: SignedReceipt, countersign: Cou
     Ok(())
 }
 
-/// True where the provider's receipt for this job is in the journal.
-pub(crate) fn is_signed(shared: &Shared, job: JobId) -> bool {
-    let phase = shared.journal.index().job(job).map(|state| state.phase);
-    matches!(phase, Some(JobPhase::SignedByProvider | JobPhase::Complete))
+/// The cost in the receipt that this provider signed for a job, if it did.
+pub(crate) fn receipt_cost(shared: &Shared, job: JobId) -> Option<Wei> {
+    let index = shared.journal.index();
+    let state = index.job(job).filter(|state| state.phase == JobPhase::SignedByProvider)?;
+    state.cost
+}
+
+/// True where the provider's receipt waits for the gateway's signature, also after its job was aborted.
+fn is_half_signed(state: &JobState) -> bool {
+    state.receipt_at.is_some() && state.phase != JobPhase::Complete
 }
 
 /// Receipts on a channel that only this provider has signed.
@@ -159,9 +165,7 @@ pub(crate) fn half_signed(
 ) -> Result<Vec<SignedReceipt>, JournalReadError> {
     let positions: Vec<Position> = {
         let index = shared.journal.index();
-        let half = |state: &&trellis_market_journal::JobState| {
-            state.channel == channel && state.phase == JobPhase::SignedByProvider
-        };
+        let half = |state: &&JobState| state.channel == channel && is_half_signed(state);
         index.jobs().rev().map(|(_, state)| state).filter(half).filter_map(|state| state.receipt_at).take(max).collect()
     };
     positions.into_iter().filter_map(|position| read_receipt(shared, position).transpose()).collect()
@@ -185,7 +189,7 @@ pub(crate) async fn late_countersign(shared: &Shared, peer: NodeId, countersign:
     if state.phase == JobPhase::Complete {
         return Ok(());
     }
-    let position = state.receipt_at.filter(|_| state.phase == JobPhase::SignedByProvider).ok_or_else(unknown)?;
+    let position = state.receipt_at.ok_or_else(unknown)?;
     let read = read_receipt(shared, position).map_err(|error| refuse(JobErrorCode::Internal, error.to_string()))?;
     let mut signed = read.ok_or_else(unknown)?;
     let entry = shared.book.known(state.channel).filter(|entry| entry.peer == peer).ok_or_else(unknown)?;

@@ -5,7 +5,7 @@ use crate::service::Shared;
 use async_trait::async_trait;
 use futures::StreamExt;
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 use trellis_market_channel::{ChannelPhase, ChannelView};
@@ -20,6 +20,8 @@ const ASKS_AT_ONCE_MAX: usize = 8;
 const INTENT_REPEAT_MS: u64 = 30_000;
 /// A receipt waits this long for its pair root, then it is handed over without a post-quantum proof, in milliseconds.
 const PAIR_ROOT_WAIT_MS: u64 = 5_000;
+/// Receipts handed over in one call at most.
+pub const RECEIPTS_AT_ONCE_MAX: usize = 256;
 /// Receipts that wait at most; beyond it the oldest is handed over at once.
 const PENDING_MAX: usize = 65_536;
 
@@ -55,8 +57,9 @@ pub trait Payouts: Send + Sync + 'static {
     /// Brings a voucher to the chain. Returns once the intent is taken, not once it is mined.
     async fn redeem(&self, intent: RedeemIntent);
 
-    /// Hands a receipt with both signatures to its aggregator. True where it was taken for good.
-    async fn receipt(&self, receipt: &SignedReceipt) -> bool;
+    /// Hands receipts with both signatures, at most [`RECEIPTS_AT_ONCE_MAX`], to the aggregator they name, with the highest voucher
+    /// of each of their channels. For each receipt, true where it was taken for good; the others come again later.
+    async fn receipts(&self, receipts: &[SignedReceipt], vouchers: &[HeldVoucher]) -> Vec<bool>;
 }
 
 struct Waiting {
@@ -192,14 +195,18 @@ async fn remember(shared: &Shared, before: &ChannelView, view: &ChannelView) {
 }
 
 async fn hand_over_receipts(shared: &Shared) {
-    for receipt in shared.pending.ready(shared.clock.now()) {
-        if !shared.payouts.receipt(&receipt).await {
-            return;
-        }
-        let key = handed_over(receipt.receipt.struct_hash());
-        match shared.journal.append_once(key, Bytes::new(), Vec::new()).await {
-            Ok(_) => shared.pending.taken(&receipt),
-            Err(error) => tracing::error!(error = %error, "a handed-over receipt could not be marked"),
+    let ready = shared.pending.ready(shared.clock.now());
+    for receipts in ready.chunks(RECEIPTS_AT_ONCE_MAX) {
+        let channels: BTreeSet<ChannelId> = receipts.iter().map(|signed| signed.receipt.channel).collect();
+        let held = channels.into_iter().filter_map(|channel| shared.book.known(channel)?.held());
+        let vouchers: Vec<HeldVoucher> = held.collect();
+        let taken = shared.payouts.receipts(receipts, &vouchers).await;
+        for (receipt, _) in receipts.iter().zip(taken).filter(|(_, taken)| *taken) {
+            let key = handed_over(receipt.receipt.struct_hash());
+            match shared.journal.append_once(key, Bytes::new(), Vec::new()).await {
+                Ok(_) => shared.pending.taken(receipt),
+                Err(error) => tracing::error!(error = %error, "a handed-over receipt could not be marked"),
+            }
         }
     }
 }
