@@ -14,6 +14,7 @@ mod dev;
 mod failure;
 mod holder;
 mod keys;
+mod ledger;
 mod monitor;
 mod role;
 mod settings;

@@ -9,6 +9,8 @@ use crate::settings::Settings;
 use crate::supervised::until_told_to_end;
 use async_trait::async_trait;
 use eyre::Result;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::Arc;
@@ -86,7 +88,7 @@ async fn start_chain(base: &mut Base, vote_key: VoteKey, health: &Health) -> Res
     };
     let producer =
         Arc::new(Producer::start(store.clone(), executor.clone(), mempool.clone(), config, Arc::clone(&base.clock))?);
-    chain_gauges(&mut base.registry, health, &store, &producer);
+    ChainGauges::register(&mut base.registry).follow(health, &store, &producer);
     let consensus = &chain.spec.consensus;
     let engine = EngineConfig {
         block_time_ms: consensus.block_time_ms,
@@ -119,30 +121,44 @@ fn beneficiary(base: &Base, vote_key: &VoteKey) -> Address {
 }
 
 /// Figures of the chain that are read rather than counted.
-fn chain_gauges(
-    registry: &mut prometheus_client::registry::Registry,
-    health: &Health,
-    store: &Store,
-    producer: &Arc<Producer>,
-) {
-    use prometheus_client::metrics::gauge::Gauge;
-    let height = Gauge::<i64>::default();
-    let transactions = Gauge::<i64>::default();
-    let gas = Gauge::<i64>::default();
-    let commit = Gauge::<i64>::default();
-    registry.register("chain_height_blocks", "Height of the newest final block", height.clone());
-    registry.register("chain_transactions_committed", "Transactions in blocks committed by this process", transactions.clone());
-    registry.register("chain_gas_used", "Gas used in blocks committed by this process", gas.clone());
-    registry.register("chain_last_commit_us", "Microseconds that the last durable commit took", commit.clone());
-    let (store, producer) = (store.clone(), Arc::clone(producer));
-    let clamp = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
-    health.on_refresh(Box::new(move || {
-        let figures = producer.metrics();
-        height.set(clamp(store.height()));
-        transactions.set(clamp(figures.transactions_total));
-        gas.set(clamp(figures.gas_total));
-        commit.set(clamp(store.metrics().last_commit_us));
-    }));
+struct ChainGauges {
+    height: Gauge,
+    transactions: Gauge,
+    gas: Gauge,
+    commit: Gauge,
+}
+
+/// Registers the chain's gauges.
+pub fn register_gauges(registry: &mut Registry) {
+    let _ = ChainGauges::register(registry);
+}
+
+impl ChainGauges {
+    fn register(registry: &mut Registry) -> Self {
+        let made = |registry: &mut Registry, name: &str, help: &str| {
+            let gauge = Gauge::default();
+            registry.register(name, help, gauge.clone());
+            gauge
+        };
+        Self {
+            height: made(registry, "chain_height_blocks", "Height of the newest final block"),
+            transactions: made(registry, "chain_transactions_committed", "Transactions in blocks committed by this process"),
+            gas: made(registry, "chain_gas_used", "Gas used in blocks committed by this process"),
+            commit: made(registry, "chain_last_commit_us", "Microseconds that the last durable commit took"),
+        }
+    }
+
+    fn follow(self, health: &Health, store: &Store, producer: &Arc<Producer>) {
+        let (store, producer) = (store.clone(), Arc::clone(producer));
+        let clamp = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        health.on_refresh(Box::new(move || {
+            let figures = producer.metrics();
+            self.height.set(clamp(store.height()));
+            self.transactions.set(clamp(figures.transactions_total));
+            self.gas.set(clamp(figures.gas_total));
+            self.commit.set(clamp(store.metrics().last_commit_us));
+        }));
+    }
 }
 
 async fn start_rpc(base: &mut Base, parts: &ChainParts) -> Result<RpcServer> {
