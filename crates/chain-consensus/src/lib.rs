@@ -34,6 +34,8 @@ mod network;
 mod parts;
 mod service;
 mod signing;
+#[cfg(test)]
+mod simulation;
 mod undecided;
 mod wire;
 
