@@ -62,10 +62,10 @@ impl Broadcaster {
         tokio::spawn(async move {
             drain(peer, protocol, open, receiver).await;
             let mut queues = queues.lock();
-            // A later queue of the same name belongs to a newer connection and stays.
+            // A later queue of the same name belongs to a newer connection and stays; without a sender, ours is gone.
             let ours = own
                 .upgrade()
-                .is_none_or(|own| queues.get(&(peer, protocol)).is_some_and(|queue| queue.same_channel(&own)));
+                .is_some_and(|own| queues.get(&(peer, protocol)).is_some_and(|queue| queue.same_channel(&own)));
             if ours {
                 queues.remove(&(peer, protocol));
             }

@@ -63,6 +63,9 @@ pub struct Hello {
     /// The sender's chain height.
     #[prost(uint64, tag = "10")]
     pub best_height: u64,
+    /// Drawn anew at every start of the sender: tells a restart from a second connection.
+    #[prost(fixed64, tag = "11")]
+    pub instance: u64,
 }
 
 /// A refusal with its name, on the wire.

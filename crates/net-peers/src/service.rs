@@ -50,6 +50,8 @@ pub(crate) struct NodeShared {
     pub(crate) local_id: NodeId,
     pub(crate) local_peer: PeerId,
     pub(crate) clock: SharedClock,
+    /// Drawn at this start.
+    pub(crate) instance: u64,
     pub(crate) checker: Checker,
     pub(crate) record: RecordKeeper,
     pub(crate) nonces: Mutex<NonceCache>,
@@ -125,6 +127,7 @@ pub async fn start_with_metrics(
             current: Mutex::default(),
         },
         clock,
+        instance: rng.random(),
         nonces: Mutex::default(),
         rng: Mutex::new(rng),
         streams,

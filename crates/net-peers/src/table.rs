@@ -46,8 +46,11 @@ pub(crate) struct Table {
 pub(crate) struct Acceptance {
     /// The peer was not connected before.
     pub(crate) newly_connected: bool,
-    /// An older connection of the same direction: the peer has restarted or lost it, so it is to be closed.
+    /// Connections to a former life of a peer that has restarted; they are to be closed.
     pub(crate) superseded: Vec<ConnectionId>,
+    /// This node has dialled the same peer twice; the new connection is to be closed. Only the dialer decides this, so
+    /// that the two sides never close different ones.
+    pub(crate) redundant: bool,
 }
 
 impl Table {
@@ -117,13 +120,24 @@ impl Table {
     pub(crate) fn accepted(&mut self, connection: ConnectionId, accepted: Accepted, now: UnixMs) -> Acceptance {
         let mut acceptance = Acceptance::default();
         let Some((key, handle)) = self.connections.get(&connection).cloned() else { return acceptance };
-        let direction = handle.session.direction();
         let connections = &self.connections;
-        let same_direction =
-            |id: &ConnectionId| connections.get(id).is_some_and(|(_, other)| other.session.direction() == direction);
+        let outbound = |id: &ConnectionId| {
+            connections.get(id).is_some_and(|(_, other)| other.session.direction() == Direction::Outbound)
+        };
+        let dialed_twice = outbound(&connection);
         let Some(entry) = self.entries.get_mut(&key) else { return acceptance };
-        acceptance.superseded = entry.connections.iter().copied().filter(|id| same_direction(id)).collect();
+        let restarted = entry.accepted.as_ref().is_some_and(|before| before.instance != accepted.instance);
+        if restarted {
+            acceptance.superseded.clone_from(&entry.connections);
+        } else {
+            acceptance.redundant = dialed_twice && entry.connections.iter().any(outbound);
+        }
         acceptance.newly_connected = entry.connections.is_empty();
+        if acceptance.redundant {
+            // Streams go on using the older one.
+            entry.connections.insert(0, connection);
+            return acceptance;
+        }
         entry.connections.push(connection);
         if acceptance.newly_connected {
             entry.apply(PeerInput::HandshakeAccepted, now);

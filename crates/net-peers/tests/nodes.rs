@@ -383,3 +383,20 @@ async fn a_stock_libp2p_peer_gets_identify_and_ping_and_nothing_else_under_prefe
     assert_ne!(info.state, PeerState::Connected);
     assert_eq!(bob.net.broadcast(&[NodeId([1; 32])], ECHO, Bytes::new()).await.queued, []);
 }
+
+// row: NET-16
+#[tokio::test]
+async fn dialling_one_peer_many_times_at_once_leaves_it_connected() {
+    let (alice, bob) = (node(1).await, node(2).await);
+    let bare = address(&bob).split("/p2p/").next().unwrap().to_owned();
+    let dials = (0..4).map(|_| alice.net.dial(&bare));
+    let reached = futures::future::join_all(dials).await;
+    assert!(reached.iter().all(|reached| *reached == Ok(bob.net.local_id())), "{reached:?}");
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let mut accept = bob.net.accept(ECHO).unwrap();
+    let mut stream = alice.net.open(bob.net.local_id(), ECHO).await.unwrap();
+    write_frame(&mut stream, b"x").await.unwrap();
+    let (_, mut far) = accept.next().await.unwrap();
+    assert_eq!(read_frame(&mut far, 10).await.unwrap().as_ref(), b"x");
+    assert_eq!((alice.net.peers().len(), bob.net.peers().len()), (1, 1));
+}

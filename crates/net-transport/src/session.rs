@@ -256,11 +256,16 @@ impl Sessions {
     pub fn take(&self, peer_id: PeerId, remote: SocketAddr, direction: Direction) -> Option<Session> {
         let key = (peer_id, remote, direction);
         let mut waiting = self.waiting.lock();
-        let session = waiting.pop(&key)?;
-        if let Some(at) = waiting.order.iter().position(|waiting| *waiting == key) {
-            waiting.order.remove(at);
+        loop {
+            let session = waiting.pop(&key)?;
+            if let Some(at) = waiting.order.iter().position(|waiting| *waiting == key) {
+                waiting.order.remove(at);
+            }
+            // A closed one belongs to a connection that the swarm denied and never reported.
+            if session.inner.connection.close_reason().is_none() {
+                return Some(session);
+            }
         }
-        Some(session)
     }
 }
 

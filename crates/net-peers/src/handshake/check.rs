@@ -36,6 +36,7 @@ pub(crate) struct Accepted {
     pub(crate) user_agent: String,
     pub(crate) protocol_version: u32,
     pub(crate) best_height: u64,
+    pub(crate) instance: u64,
 }
 
 /// Nonces of recent hellos.
@@ -101,6 +102,7 @@ impl Checker {
             user_agent: hello.user_agent.clone(),
             protocol_version: hello.version_max.min(PROTOCOL_VERSION_MAX),
             best_height: hello.best_height,
+            instance: hello.instance,
         })
     }
 

@@ -41,6 +41,7 @@ fn hello_of(seed: u64) -> (Hello, NodeId) {
         time_ms: NOW.0,
         nonce: vec![seed as u8; 32],
         best_height: 42,
+        instance: 1,
     };
     (hello, node.node_id())
 }
@@ -135,8 +136,9 @@ fn the_wire_form_of_every_message_is_pinned() {
         time_ms: 1_000,
         nonce: vec![5; 2],
         best_height: 300,
+        instance: 0x0102,
     };
-    let bytes = "080110021d040302012204070707072a0309090930083a017440e8074a02050550ac02";
+    let bytes = "080110021d040302012204070707072a0309090930083a017440e8074a02050550ac02590201000000000000";
     assert_eq!(hex::encode(hello.encode_to_vec()), bytes);
     let refusal = WireRefusal { code: 4, detail: "x".to_owned() };
     let answer = Answer { hello: None, refusal: Some(refusal.clone()) };

@@ -163,6 +163,7 @@ impl NodeShared {
             user_agent: self.config.user_agent.clone(),
             time_ms: now.0,
             nonce: self.nonce().to_vec(),
+            instance: self.instance,
             best_height: self.config.best_height.load(std::sync::atomic::Ordering::Relaxed),
         })
     }

@@ -367,8 +367,9 @@ impl Service {
         self.shared.metrics.accepted.inc();
         self.shared.metrics.connected.set(i64::try_from(connected).unwrap_or(i64::MAX));
         self.announce(peer, direction, &acceptance);
-        for old in acceptance.superseded {
-            self.close(old, DisconnectReason::Duplicate, None);
+        let superfluous = acceptance.superseded.into_iter().chain(acceptance.redundant.then_some(connection));
+        for connection in superfluous {
+            self.close(connection, DisconnectReason::Duplicate, None);
         }
         Some(peer)
     }
@@ -378,8 +379,8 @@ impl Service {
             tracing::info!(%peer, %direction, "peer connected");
             let _ = self.shared.events.send(PeerEvent::Connected { peer, direction });
         } else if !acceptance.superseded.is_empty() {
-            // The peer came back before its old connection was missed; whoever holds streams on it must hear of it.
-            tracing::info!(%peer, %direction, "peer connected again; the older connection is closed");
+            // The peer restarted before its old connections were missed; whoever holds streams on them must hear of it.
+            tracing::info!(%peer, %direction, "peer connected again; the connections of its former life are closed");
             let reason = DisconnectReason::Duplicate;
             self.shared.broadcaster.forget(peer);
             let _ = self.shared.events.send(PeerEvent::Disconnected { peer, reason });
