@@ -143,7 +143,9 @@ async fn through_gateway(client: &reqwest::Client, url: &str, model: &str, promp
     let began = Instant::now();
     let mut response = client.post(url).bearer_auth("bench").json(&body).send().await?;
     if !response.status().is_success() {
-        return Err(Failure::new(format!("the gateway answered {}: {}", response.status(), response.text().await?)).into());
+        return Err(
+            Failure::new(format!("the gateway answered {}: {}", response.status(), response.text().await?)).into()
+        );
     }
     let mut sample = Sample { ttft_ms: 0.0, total_ms: 0.0, tokens: 0, text: String::new() };
     let mut pending = Vec::new();

@@ -81,7 +81,9 @@ impl Node {
             return Err(Failure::new(format!("{} ended ({status}):\n{}", self.name, self.tail())).into());
         }
         if Instant::now() > deadline {
-            return Err(Failure::new(format!("{} was not ready within {seconds_max} s:\n{}", self.name, self.tail())).into());
+            return Err(
+                Failure::new(format!("{} was not ready within {seconds_max} s:\n{}", self.name, self.tail())).into()
+            );
         }
         Ok(())
     }
