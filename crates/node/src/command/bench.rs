@@ -1,6 +1,9 @@
 //! `trellis bench`: what this machine does, each figure beside what it is compared with (issue 2, item 6; OPS-06).
 
+mod chain;
+mod genesis;
 mod ledger;
+mod load;
 mod market;
 mod node;
 mod transport;
@@ -17,7 +20,9 @@ pub async fn run(command: BenchCommand) -> Result<()> {
     match command {
         BenchCommand::Transport { json } => transport::run(json).await,
         BenchCommand::Market { json, requests } => market::run(json, requests).await,
-        BenchCommand::Chain { .. } => eyre::bail!("pending"),
+        BenchCommand::Chain { json, transactions, accounts, anvil } => {
+            chain::run(json, transactions, accounts, anvil.as_deref()).await
+        }
     }
 }
 
