@@ -256,16 +256,20 @@ impl Sessions {
     pub fn take(&self, peer_id: PeerId, remote: SocketAddr, direction: Direction) -> Option<Session> {
         let key = (peer_id, remote, direction);
         let mut waiting = self.waiting.lock();
-        loop {
-            let session = waiting.pop(&key)?;
+        let mut found = None;
+        while let Some(session) = waiting.pop(&key) {
             if let Some(at) = waiting.order.iter().position(|waiting| *waiting == key) {
                 waiting.order.remove(at);
             }
-            // A closed one belongs to a connection that the swarm denied and never reported.
-            if session.inner.connection.close_reason().is_none() {
-                return Some(session);
+            // A closed one belongs to a connection that the swarm denied and never reported, unless the peer was quick
+            // to close: then it is the last one there is.
+            let alive = session.inner.connection.close_reason().is_none();
+            found = Some(session);
+            if alive {
+                break;
             }
         }
+        found
     }
 }
 
