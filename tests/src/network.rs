@@ -1,0 +1,175 @@
+//! One `trellis dev`: started, asked, hurt and, however the test ends, cleared away.
+
+use crate::program::{Ended, clean_command, trellis_in};
+use serde_json::Value;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// The roles that `trellis dev` runs, one process each.
+pub const ROLES: [&str; 4] = ["validator", "provider", "gateway", "aggregator"];
+/// How long the network may take until it says that it is ready; a loaded machine is slow.
+const READY_SECONDS_MAX: u64 = 60;
+/// How long it may take to end when it is asked to.
+const END_SECONDS_MAX: u64 = 20;
+/// Lines of each log that are shown when a test fails.
+const LOG_TAIL_LINES: usize = 40;
+
+/// A running network.
+pub struct Network {
+    folder: TempDir,
+    child: Child,
+    /// What `trellis dev` printed until it was ready.
+    pub banner: String,
+    /// How long it took until it said so.
+    pub ready_after: Duration,
+}
+
+impl Network {
+    /// Starts one in a new folder.
+    pub fn start() -> Self {
+        Self::start_in(tempfile::tempdir().expect("temporary folder"))
+    }
+
+    /// Starts one in a folder that may hold state already.
+    pub fn start_in(folder: TempDir) -> Self {
+        let began = Instant::now();
+        let mut child = clean_command()
+            .args(["dev", "--p2p-port", "0", "--rpc-port", "0", "--http-port", "0", "--metrics-port", "0", "--datadir"])
+            .arg(folder.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(std::fs::File::create(folder.path().join("dev.log")).expect("file"))
+            .spawn()
+            .expect("trellis dev starts");
+        let stdout = child.stdout.take().expect("stdout");
+        let (sender, lines) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                let _ = sender.send(line);
+            }
+        });
+        let mut network = Self { folder, child, banner: String::new(), ready_after: Duration::ZERO };
+        loop {
+            let left = Duration::from_secs(READY_SECONDS_MAX).saturating_sub(began.elapsed());
+            let line = lines.recv_timeout(left).unwrap_or_else(|error| panic!("trellis dev is not ready: {error}"));
+            network.banner.push_str(&line);
+            network.banner.push('\n');
+            if line.starts_with("Ready") {
+                network.ready_after = began.elapsed();
+                return network;
+            }
+        }
+    }
+
+    /// The folder that holds one folder per role.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Runs a command against this network.
+    pub fn trellis(&self, arguments: &[&str]) -> Ended {
+        trellis_in(self.folder.path(), arguments)
+    }
+
+    /// What `status` says of one role.
+    pub fn status(&self, role: &str) -> Value {
+        let all = self.trellis(&["status", "--json"]).succeeded().json();
+        let nodes = all["nodes"].as_array().cloned().unwrap_or_default();
+        nodes.into_iter().find(|node| node["role"] == role).unwrap_or(Value::Null)
+    }
+
+    /// An endpoint of a role, as `address:port`.
+    pub fn endpoint(&self, role: &str, name: &str) -> String {
+        let status = self.status(role);
+        let text = status["endpoints"][name].as_str().unwrap_or_else(|| panic!("no {name} of the {role} in {status}"));
+        text.to_owned()
+    }
+
+    /// URL of the chain's JSON-RPC.
+    pub fn rpc(&self) -> String {
+        format!("http://{}", self.endpoint("validator", "rpc"))
+    }
+
+    /// URL of the OpenAI API, up to and with `/v1`.
+    pub fn openai(&self) -> String {
+        format!("http://{}/v1", self.endpoint("gateway", "http"))
+    }
+
+    /// Kills one role's process as the system's OOM killer would.
+    pub fn kill(&self, role: &str) {
+        let pid = self.pid(role).unwrap_or_else(|| panic!("the {role} does not run"));
+        kill_9(pid);
+    }
+
+    /// The process of a role: what holds its folder's lock and has the folder on its command line.
+    pub fn pid(&self, role: &str) -> Option<u32> {
+        let folder = self.folder.path().join(role);
+        let pid = std::fs::read_to_string(folder.join("lock")).ok()?.trim().parse().ok()?;
+        let command = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+        String::from_utf8_lossy(&command).contains(&*folder.to_string_lossy()).then_some(pid)
+    }
+
+    /// Waits until every role says that it is ready.
+    pub fn wait_ready(&self, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        loop {
+            let waiting: Vec<&str> = ROLES.into_iter().filter(|role| self.status(role)["ready"] != true).collect();
+            if waiting.is_empty() {
+                return;
+            }
+            assert!(Instant::now() < deadline, "not ready within {limit:?}: {waiting:?}");
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+
+    /// Ends the network as Ctrl-C does and gives back its folder; fails where it does not end cleanly.
+    pub fn stop(mut self) -> TempDir {
+        let sent = Command::new("kill").args(["-INT", &self.child.id().to_string()]).status().expect("kill");
+        assert!(sent.success());
+        let deadline = Instant::now() + Duration::from_secs(END_SECONDS_MAX);
+        loop {
+            if let Some(status) = self.child.try_wait().expect("wait") {
+                assert!(status.success(), "trellis dev ended with {status}");
+                break;
+            }
+            assert!(Instant::now() < deadline, "trellis dev did not end within {END_SECONDS_MAX} s");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let left: Vec<&str> = ROLES.into_iter().filter(|role| self.pid(role).is_some()).collect();
+        assert!(left.is_empty(), "processes are left over: {left:?}");
+        let empty = tempfile::tempdir().expect("temporary folder");
+        std::mem::replace(&mut self.folder, empty)
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        let pids: Vec<u32> = ROLES.into_iter().filter_map(|role| self.pid(role)).collect();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        pids.into_iter().for_each(kill_9);
+        if std::thread::panicking() {
+            let mut logs = vec![self.folder.path().join("dev.log")];
+            logs.extend(ROLES.iter().map(|role| self.folder.path().join(role).join("node.log")));
+            logs.iter().for_each(show_tail);
+        }
+    }
+}
+
+/// Kills a process without giving it a chance to tidy up.
+pub fn kill_9(pid: u32) {
+    let _ = Command::new("kill").args(["-9", &pid.to_string()]).stderr(Stdio::null()).status();
+}
+
+fn show_tail(log: &PathBuf) {
+    let text = String::from_utf8_lossy(&std::fs::read(log).unwrap_or_default()).into_owned();
+    let lines: Vec<&str> = text.lines().collect();
+    eprintln!("--- end of {} ({} lines)", log.display(), lines.len());
+    for line in &lines[lines.len().saturating_sub(LOG_TAIL_LINES)..] {
+        eprintln!("{line}");
+    }
+}
