@@ -92,7 +92,8 @@ fn complaint(name: &str, layer: u8, other: &str, below: Option<u8>) -> Option<St
 }
 
 fn depth(name: &str, imports: &BTreeMap<String, Vec<String>>) -> usize {
-    let below = imports.get(name).map_or(0, |others| others.iter().map(|other| depth(other, imports)).max().unwrap_or(0));
+    let below =
+        imports.get(name).map_or(0, |others| others.iter().map(|other| depth(other, imports)).max().unwrap_or(0));
     below + 1
 }
 

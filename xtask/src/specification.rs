@@ -45,11 +45,7 @@ pub fn run(root: &Path, check: bool) -> Result<()> {
     Ok(())
 }
 
-fn render(
-    root: &Path,
-    states: &BTreeMap<String, Status>,
-    claims: &BTreeMap<String, Vec<String>>,
-) -> Result<String> {
+fn render(root: &Path, states: &BTreeMap<String, Status>, claims: &BTreeMap<String, Vec<String>>) -> Result<String> {
     let mut body = String::new();
     let (mut met, mut part, mut open) = (0usize, 0usize, 0usize);
     let mut known = Vec::new();
@@ -146,9 +142,9 @@ fn is_row_id(text: &str) -> bool {
 /// Row ids, each with the tests that claim it.
 fn claims(root: &Path) -> Result<BTreeMap<String, Vec<String>>> {
     let wanted = |path: &Path| {
-        path.extension().and_then(|extension| extension.to_str()).is_some_and(|extension| {
-            matches!(extension, "rs" | "sol" | "mjs" | "py" | "sh")
-        })
+        path.extension()
+            .and_then(|extension| extension.to_str())
+            .is_some_and(|extension| matches!(extension, "rs" | "sol" | "mjs" | "py" | "sh"))
     };
     let mut claims: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for path in files(root, &wanted)? {
@@ -160,7 +156,9 @@ fn claims(root: &Path) -> Result<BTreeMap<String, Vec<String>>> {
         let lines: Vec<&str> = text.lines().collect();
         for (at, line) in lines.iter().enumerate() {
             let trimmed = line.trim();
-            let Some(ids) = trimmed.strip_prefix("// row: ").or_else(|| trimmed.strip_prefix("# row: ")) else { continue };
+            let Some(ids) = trimmed.strip_prefix("// row: ").or_else(|| trimmed.strip_prefix("# row: ")) else {
+                continue;
+            };
             let test = lines[at..].iter().take(12).find_map(|line| test_name(line)).unwrap_or("the file");
             for id in ids.split(',').map(str::trim) {
                 let link = format!("[{}]({name})", test.replace('_', " "));

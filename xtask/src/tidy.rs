@@ -115,7 +115,9 @@ fn function_name(line: &str) -> Option<String> {
     let at = line.find("fn ")?;
     let before = line[..at].trim();
     let plain = before.split_whitespace().all(|word| {
-        matches!(word, "pub" | "async" | "const" | "extern" | "default") || word.starts_with("pub(") || word.ends_with(')')
+        matches!(word, "pub" | "async" | "const" | "extern" | "default")
+            || word.starts_with("pub(")
+            || word.ends_with(')')
     });
     let name: String = line[at + 3..].chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
     (plain && !name.is_empty()).then_some(name)

@@ -99,7 +99,12 @@ impl ChainSpec {
                 batch_receipts_max: 10_000,
                 batch_interval_s: 2,
             },
-            network: NetworkSection { protocol_version: 1, p2p_port: 9700, rpc_port: 8545, ..NetworkSection::default() },
+            network: NetworkSection {
+                protocol_version: 1,
+                p2p_port: 9700,
+                rpc_port: 8545,
+                ..NetworkSection::default()
+            },
         }
     }
 }

@@ -52,13 +52,9 @@ impl HybridPublic {
 /// [`SignatureError`] where the key is no key, a length is wrong, or the signature does not verify.
 pub fn verify_ed25519(public: &[u8; 32], message: &[u8], sig: &[u8]) -> Result<(), SignatureError> {
     let key = VerifyingKey::from_bytes(public).map_err(|_| SignatureError::Key { scheme: ED25519 })?;
-    let bytes: [u8; 64] = sig.try_into().map_err(|_| SignatureError::Length {
-        scheme: ED25519,
-        expected: 64,
-        actual: sig.len(),
-    })?;
-    key.verify_strict(message, &Signature::from_bytes(&bytes))
-        .map_err(|_| SignatureError::Mismatch { scheme: ED25519 })
+    let bytes: [u8; 64] =
+        sig.try_into().map_err(|_| SignatureError::Length { scheme: ED25519, expected: 64, actual: sig.len() })?;
+    key.verify_strict(message, &Signature::from_bytes(&bytes)).map_err(|_| SignatureError::Mismatch { scheme: ED25519 })
 }
 
 /// Both key pairs of a node. Has no `Debug`; is zeroised when dropped.

@@ -67,7 +67,5 @@ fn verify(
     if sig.len() != signature_bytes {
         return Err(SignatureError::Length { scheme, expected: signature_bytes, actual: sig.len() });
     }
-    UnparsedPublicKey::new(algorithm, public)
-        .verify(message, sig)
-        .map_err(|_| SignatureError::Mismatch { scheme })
+    UnparsedPublicKey::new(algorithm, public).verify(message, sig).map_err(|_| SignatureError::Mismatch { scheme })
 }

@@ -74,8 +74,8 @@ pub fn verify_record(
         .map_err(|source| RecordError::Signature { key: "Ed25519", source })?;
     keys.verify_mldsa65(digest.as_slice(), &signed.mldsa65_sig)
         .map_err(|source| RecordError::Signature { key: "ML-DSA-65", source })?;
-    let actual = recover(digest, &signed.secp256k1_sig)
-        .map_err(|source| RecordError::Signature { key: "secp256k1", source })?;
+    let actual =
+        recover(digest, &signed.secp256k1_sig).map_err(|source| RecordError::Signature { key: "secp256k1", source })?;
     if actual != record.chain_address {
         return Err(RecordError::Account { expected: record.chain_address, actual });
     }
@@ -125,7 +125,8 @@ mod tests {
         assert!(matches!(verify_record(&signed, 1, UnixMs(100)), Err(RecordError::Expired { .. })));
         for field in 0..3 {
             let mut bad = signed.clone();
-            let sig = [&mut bad.ed25519_sig, &mut bad.mldsa65_sig, &mut bad.secp256k1_sig].into_iter().nth(field).unwrap();
+            let sig =
+                [&mut bad.ed25519_sig, &mut bad.mldsa65_sig, &mut bad.secp256k1_sig].into_iter().nth(field).unwrap();
             let mut bytes = sig.to_vec();
             bytes[3] ^= 1;
             *sig = bytes.into();

@@ -41,6 +41,9 @@ pub struct RpcChainClient {
     last_view_ms: AtomicU64,
 }
 
+/// Gas for four storage slots that were not there when the gas was estimated (22,100 each, EIP-2929).
+const NEW_SLOTS_GAS: u64 = 88_400;
+
 impl RpcChainClient {
     /// Connects over HTTP; every URL that answers must serve the configured chain, and one must answer.
     ///
@@ -119,8 +122,9 @@ impl RpcChainClient {
             "value": format!("0x{:x}", intent.value.0)});
         let estimate: U64 = self.rpc.need("eth_estimateGas", json!([request])).await?;
         let estimate: u64 = estimate.to();
-        // A quarter more, for state that changes between the estimate and the block.
-        let wanted = estimate.saturating_add(estimate / 4);
+        // A quarter more, for state that changes between the estimate and the block, and room for new slots: a token that
+        // votes writes its checkpoints anew in another second, which the estimate, made in this one, does not see.
+        let wanted = estimate.saturating_add(estimate / 4).saturating_add(NEW_SLOTS_GAS);
         if estimate > intent.gas_limit_max {
             let message = format!("{estimate} gas needed, at most {} allowed", intent.gas_limit_max);
             return Err(ChainError::Refused { method: "eth_estimateGas", code: 0, message });

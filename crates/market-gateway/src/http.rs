@@ -88,11 +88,7 @@ async fn completion(
     run(&api, JobKind::Completion, body).await
 }
 
-async fn run(
-    api: &Arc<Api>,
-    kind: JobKind,
-    body: Result<Bytes, axum::extract::rejection::BytesRejection>,
-) -> Response {
+async fn run(api: &Arc<Api>, kind: JobKind, body: Result<Bytes, axum::extract::rejection::BytesRejection>) -> Response {
     let outcome = async {
         let body = body.map_err(|rejection| ApiError::body(rejection.status()))?;
         let body: Value = serde_json::from_slice(&body).map_err(|error| ApiError::json(&error))?;
@@ -124,7 +120,10 @@ impl Wishes {
             Some(_) => Err(ApiError::field(param, "it must be true or false")),
         };
         if body.get("n").is_some_and(|n| !n.is_null() && n != &json!(1)) {
-            return Err(ApiError::field("n", "one answer per request is supported; send the request again for another"));
+            return Err(ApiError::field(
+                "n",
+                "one answer per request is supported; send the request again for another",
+            ));
         }
         let unsupported = ["tools", "functions", "logprobs", "top_logprobs", "echo", "suffix", "response_format"];
         for param in unsupported {
@@ -147,7 +146,8 @@ impl Wishes {
 }
 
 async fn models(State(api): State<Arc<Api>>) -> Response {
-    let data: Vec<Value> = grouped(api.jobs.offers().await).iter().map(|(name, offers)| shown(name, offers, &api)).collect();
+    let data: Vec<Value> =
+        grouped(api.jobs.offers().await).iter().map(|(name, offers)| shown(name, offers, &api)).collect();
     axum::Json(json!({"object": "list", "data": data})).into_response()
 }
 

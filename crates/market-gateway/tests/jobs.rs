@@ -178,6 +178,9 @@ fn a_channel_whose_payer_begins_to_close_is_redeemed_and_served_no_longer() {
     until("the watch-tower's redeem", || world.ledger.all()[0].paid == cost(20, 30));
     let refused = gateway.ask(&world, "hi", 64).end;
     assert!(matches!(&refused, Err(JobFault::Provider(error)) if error.code == JobErrorCode::Channel), "{refused:?}");
+    // The refusal made the gateway look at the chain: the next job is paid from a new channel.
+    gateway.ask(&world, "hi", 64).end.unwrap();
+    assert_eq!(world.ledger.all().len(), 2);
 }
 
 // row: MKT-20

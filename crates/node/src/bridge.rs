@@ -161,10 +161,7 @@ impl ChannelOpener for Channels {
 
     async fn top_up(&self, channel: ChannelId, amount: Wei) -> Result<ChannelView, ChannelOpenError> {
         self.fund(amount).await?;
-        self.contract
-            .top_up(&self.wallet, self.token.address, channel, amount)
-            .await
-            .map_err(open_error)?;
+        self.contract.top_up(&self.wallet, self.token.address, channel, amount).await.map_err(open_error)?;
         self.view(channel)
             .await?
             .ok_or_else(|| ChannelOpenError::Transaction { reason: "the channel is not on the chain".into() })
@@ -198,7 +195,9 @@ impl Payouts for ProviderPayouts {
             let done = channels.contract.redeem(&channels.wallet, voucher.channel, voucher.cumulative, signature).await;
             match done {
                 Ok(receipt) => tracing::info!(channel = %voucher.channel, tx = %receipt.tx, "voucher redeemed"),
-                Err(error) => tracing::warn!(channel = %voucher.channel, %error, "voucher not redeemed, trying again later"),
+                Err(error) => {
+                    tracing::warn!(channel = %voucher.channel, %error, "voucher not redeemed, trying again later")
+                }
             }
         });
     }

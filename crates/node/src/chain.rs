@@ -66,8 +66,12 @@ impl Chain {
         let mut alloc = std::collections::BTreeMap::new();
         for account in trellis_chain_execution::pinned_alloc(&self.genesis.state) {
             let storage = account.storage.iter().map(|(key, value)| (B256::from(*key), B256::from(*value))).collect();
-            let entry =
-                AllocAccount { balance: account.balance.try_into()?, nonce: account.nonce, code: account.code, storage };
+            let entry = AllocAccount {
+                balance: account.balance.try_into()?,
+                nonce: account.nonce,
+                code: account.code,
+                storage,
+            };
             alloc.insert(account.address, entry);
         }
         spec.genesis.alloc = alloc;
@@ -98,7 +102,11 @@ fn input(spec: &ChainSpec) -> Result<GenesisInput> {
             balance: account.balance.to_u256(),
             nonce: account.nonce,
             code: account.code.clone(),
-            storage: account.storage.iter().map(|(key, value)| (U256::from_be_bytes(key.0), U256::from_be_bytes(value.0))).collect(),
+            storage: account
+                .storage
+                .iter()
+                .map(|(key, value)| (U256::from_be_bytes(key.0), U256::from_be_bytes(value.0)))
+                .collect(),
         })
         .collect();
     let deployments = match &spec.genesis.contracts {

@@ -23,13 +23,13 @@ pub enum Command {
     /// Run the whole network on this machine: validator, provider, gateway and aggregator.
     Dev(DevArgs),
     /// Run a validator: agree on blocks and serve JSON-RPC.
-    Validator(Given),
+    Validator(Box<Given>),
     /// Run a provider: sell a model.
-    Provider(Given),
+    Provider(Box<Given>),
     /// Run a gateway: serve the OpenAI API and buy from providers.
-    Gateway(Given),
+    Gateway(Box<Given>),
     /// Run an aggregator: settle receipts in batches.
-    Aggregator(Given),
+    Aggregator(Box<Given>),
     /// Show what the nodes of a data folder are doing (online).
     Status(ListArgs),
     /// Peers of a running node.
@@ -273,7 +273,7 @@ pub enum BenchCommand {
 #[derive(Subcommand)]
 pub enum KeyCommand {
     /// Make the keys of a data folder.
-    New(Given),
+    New(Box<Given>),
     /// Show the public names of a data folder's keys.
     Show(ListArgs),
 }
@@ -285,7 +285,7 @@ pub enum ConfigCommand {
         #[command(flatten)]
         list: ListArgs,
         #[command(flatten)]
-        given: Given,
+        given: Box<Given>,
     },
     /// Write a config file with commented defaults where there is none.
     Init,

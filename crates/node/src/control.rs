@@ -162,7 +162,9 @@ mod tests {
         let _server = serve(folder.path(), Arc::new(Echo)).expect("served");
         assert_eq!(ask(folder.path(), "admin_echo", json!([1, 2])).await.expect("answer"), json!([1, 2]));
         assert!(ask(folder.path(), "admin_fail", Value::Null).await.expect_err("error").to_string().contains("cannot"));
-        assert!(ask(folder.path(), "admin_none", Value::Null).await.expect_err("error").to_string().contains("no method"));
+        assert!(
+            ask(folder.path(), "admin_none", Value::Null).await.expect_err("error").to_string().contains("no method")
+        );
         let mode = std::os::unix::fs::PermissionsExt::mode(
             &std::fs::metadata(socket(folder.path())).expect("socket").permissions(),
         );

@@ -28,10 +28,11 @@ impl DataDir {
             let _ = fs::set_permissions(path, fs::Permissions::from_mode(0o700));
         }
         let file = path.join("lock");
-        let mut lock = File::options().create(true).truncate(false).read(true).write(true).open(&file).map_err(|error| {
-            Failure::new(format!("cannot write in the data folder {}: {error}", path.display()))
-                .hint("choose a folder that you may write with --datadir DIR")
-        })?;
+        let mut lock =
+            File::options().create(true).truncate(false).read(true).write(true).open(&file).map_err(|error| {
+                Failure::new(format!("cannot write in the data folder {}: {error}", path.display()))
+                    .hint("choose a folder that you may write with --datadir DIR")
+            })?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {

@@ -165,8 +165,12 @@ async fn until_ready(role: &mut Role) -> Result<Value> {
     let deadline = Instant::now() + Duration::from_millis(READY_MS_MAX);
     loop {
         if let Some(status) = role.child.try_wait()? {
-            return Err(Failure::new(format!("the {} ended while starting ({status}):\n{}", role.name, tail(&role.folder)))
-                .into());
+            return Err(Failure::new(format!(
+                "the {} ended while starting ({status}):\n{}",
+                role.name,
+                tail(&role.folder)
+            ))
+            .into());
         }
         if let Ok(status) = ask(&role.folder, "admin_status", Value::Null).await
             && status["ready"] == Value::Bool(true)
@@ -205,7 +209,12 @@ async fn watch(roles: &mut [Role]) -> Result<()> {
         for role in roles.iter_mut() {
             let Some(status) = role.child.try_wait()? else { continue };
             if role.restarts >= RESTARTS_MAX {
-                return Err(Failure::new(format!("the {} died {RESTARTS_MAX} times:\n{}", role.name, tail(&role.folder))).into());
+                return Err(Failure::new(format!(
+                    "the {} died {RESTARTS_MAX} times:\n{}",
+                    role.name,
+                    tail(&role.folder)
+                ))
+                .into());
             }
             eprintln!("the {} ended ({status}); starting it again", role.name);
             role.restarts += 1;
@@ -255,8 +264,15 @@ fn banner(base: &Path, throw_away: bool, statuses: &[(&'static str, Value)], too
     println!("JSON-RPC   http://{0}  ws://{0}", of("validator", &["endpoints", "rpc"]));
     println!("OpenAI API http://{gateway}/v1");
     println!("Metrics    http://{}/metrics", of("validator", &["endpoints", "metrics"]));
-    println!("Data       {}{}\n", base.display(), if throw_away { " (thrown away at the end; keep it with --datadir DIR)" } else { "" });
+    println!(
+        "Data       {}{}\n",
+        base.display(),
+        if throw_away { " (thrown away at the end; keep it with --datadir DIR)" } else { "" }
+    );
     println!("Try it:");
-    println!("  curl -sN http://{gateway}/v1/chat/completions -H 'Content-Type: application/json' -d '{{\"model\":\"{}\",\"stream\":true,\"messages\":[{{\"role\":\"user\",\"content\":\"What is the capital of France?\"}}]}}'\n", of("provider", &["model"]));
+    println!(
+        "  curl -sN http://{gateway}/v1/chat/completions -H 'Content-Type: application/json' -d '{{\"model\":\"{}\",\"stream\":true,\"messages\":[{{\"role\":\"user\",\"content\":\"What is the capital of France?\"}}]}}'\n",
+        of("provider", &["model"])
+    );
     println!("Ready in {:.1} s. Ctrl-C ends it.", took.as_secs_f64());
 }

@@ -52,7 +52,11 @@ impl KeyMaker<'_> {
             let key = AccountKey::generate(&mut rand::rng());
             Ok((key.address().to_string(), Zeroizing::new(key.to_bytes().to_vec())))
         })?;
-        Ok(NodeKeys { node: HybridKey::from_secret(&node_secret)?, account: account_of(&account)?, voucher: account_of(&voucher)? })
+        Ok(NodeKeys {
+            node: HybridKey::from_secret(&node_secret)?,
+            account: account_of(&account)?,
+            voucher: account_of(&voucher)?,
+        })
     }
 
     /// Opens the vote key; on `dev` it is the public one of validator 0.

@@ -38,16 +38,14 @@ fn main() -> ExitCode {
         Err(error) => error.exit(),
     };
     telemetry::start(cli.log_json, &cli.command);
-    let outcome = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(eyre::Report::new)
-        .and_then(|runtime| {
+    let outcome = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(eyre::Report::new).and_then(
+        |runtime| {
             let outcome = runtime.block_on(run(cli, &matches));
             // A blocking read of standard input must not keep the process alive.
             runtime.shutdown_background();
             outcome
-        });
+        },
+    );
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => ExitCode::from(failure::report(&error)),

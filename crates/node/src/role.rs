@@ -20,9 +20,9 @@ use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use trellis_chain_spec::{DEV_CHAIN_ID, DEV_ROLE_ACCOUNTS};
 use trellis_crypto::{AccountKey, HybridKey};
 use trellis_net_peers::{NetConfig, NetMetrics, NetworkHandle, Policy, start_with_metrics};
-use trellis_chain_spec::{DEV_CHAIN_ID, DEV_ROLE_ACCOUNTS};
 use trellis_primitives::{Address, Role, RoleSet, SharedClock, SystemClock, Wei};
 
 /// A node whose network runs; the role's own services come on top.
@@ -138,8 +138,7 @@ fn net_config(
     models: Vec<String>,
     best_height: Arc<std::sync::atomic::AtomicU64>,
 ) -> Result<NetConfig> {
-    let mut config =
-        NetConfig::new(chain.spec.genesis.chain_id, chain.spec.network_magic(), chain.genesis_hash);
+    let mut config = NetConfig::new(chain.spec.genesis.chain_id, chain.spec.network_magic(), chain.genesis_hash);
     config.listen = vec![settings.listen.clone()];
     config.bootstrap = settings.peers.iter().filter(|peer| !peer.is_empty()).cloned().collect();
     config.bootstrap.extend(chain.spec.network.boot_nodes.iter().cloned());
@@ -161,8 +160,9 @@ fn net_config(
 /// # Errors
 /// A usage failure that names the setting.
 pub fn socket_address(setting: &str, text: &str) -> Result<SocketAddr> {
-    text.parse()
-        .map_err(|_| Failure::usage(format!("{setting} is an address and a port like 127.0.0.1:8545, got {text:?}")).into())
+    text.parse().map_err(|_| {
+        Failure::usage(format!("{setting} is an address and a port like 127.0.0.1:8545, got {text:?}")).into()
+    })
 }
 
 /// Peers, for `admin_peers` of every role.

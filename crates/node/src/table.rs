@@ -39,7 +39,9 @@ pub fn cell(object: &Value, key: &str) -> String {
     match object.get(key) {
         None | Some(Value::Null) => "-".into(),
         Some(Value::String(text)) => text.clone(),
-        Some(Value::Array(items)) => items.iter().map(|item| item.as_str().unwrap_or_default()).collect::<Vec<_>>().join(","),
+        Some(Value::Array(items)) => {
+            items.iter().map(|item| item.as_str().unwrap_or_default()).collect::<Vec<_>>().join(",")
+        }
         Some(other) => other.to_string(),
     }
 }

@@ -125,9 +125,7 @@ impl std::iter::Sum for Wei {
 impl FromStr for Wei {
     type Err = AmountError;
     fn from_str(text: &str) -> Result<Self, AmountError> {
-        text.parse::<u128>().map(Self).map_err(|_| AmountError::NotDecimal {
-            actual: text.chars().take(80).collect(),
-        })
+        text.parse::<u128>().map(Self).map_err(|_| AmountError::NotDecimal { actual: text.chars().take(80).collect() })
     }
 }
 

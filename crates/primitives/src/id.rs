@@ -20,9 +20,8 @@ pub enum IdError {
 fn parse_hex32(text: &str) -> Result<[u8; 32], IdError> {
     let digits = text.strip_prefix("0x").unwrap_or(text);
     let mut bytes = [0u8; 32];
-    hex::decode_to_slice(digits, &mut bytes).map_err(|_| IdError::NotHex {
-        actual: text.chars().take(80).collect(),
-    })?;
+    hex::decode_to_slice(digits, &mut bytes)
+        .map_err(|_| IdError::NotHex { actual: text.chars().take(80).collect() })?;
     Ok(bytes)
 }
 

@@ -25,13 +25,13 @@ mod role;
 pub use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
 pub use amount::{AmountError, WEI_PER_TRL, Wei};
 pub use block::{
-    BLOCK_BYTES_MAX, Block, COMMIT_SIGNATURES_MAX, CommitCertificate, CommitSignature,
-    ConsensusSection, Header, RecoveredTx, TxEnvelope,
+    BLOCK_BYTES_MAX, Block, COMMIT_SIGNATURES_MAX, CommitCertificate, CommitSignature, ConsensusSection, Header,
+    RecoveredTx, TxEnvelope,
 };
 pub use clock::{Clock, ManualClock, SharedClock, SystemClock, UnixMs};
 pub use id::{BatchRoot, ChannelId, IdError, JobId, NodeId};
 pub use record::{
-    NODE_RECORD_ADDRESSES_MAX, NODE_RECORD_BYTES_MAX, NODE_RECORD_MODELS_MAX, NODE_RECORD_TEXT_BYTES_MAX,
-    NodeRecord, RecordBoundError, SignedNodeRecord,
+    NODE_RECORD_ADDRESSES_MAX, NODE_RECORD_BYTES_MAX, NODE_RECORD_MODELS_MAX, NODE_RECORD_TEXT_BYTES_MAX, NodeRecord,
+    RecordBoundError, SignedNodeRecord,
 };
 pub use role::{Role, RoleError, RoleSet};

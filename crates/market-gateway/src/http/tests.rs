@@ -163,7 +163,11 @@ async fn every_bad_request_gets_openais_envelope_with_the_field_named() {
         (json!({"messages": [{"role": "user", "content": "x"}]}), 400, "model"),
         (json!({"model": "m/1"}), 400, "messages"),
         (json!({"model": "m/1", "messages": [{"role": "user", "content": "x"}], "max_tokens": -1}), 400, "max_tokens"),
-        (json!({"model": "m/1", "messages": [{"role": "user", "content": "x"}], "max_tokens": 1u64 << 60}), 400, "max_tokens"),
+        (
+            json!({"model": "m/1", "messages": [{"role": "user", "content": "x"}], "max_tokens": 1u64 << 60}),
+            400,
+            "max_tokens",
+        ),
         (json!({"model": "m/1", "messages": [{"role": "user", "content": "x"}], "temperature": 9}), 400, "temperature"),
         (json!({"model": "m/1", "messages": [{"role": "user", "content": "x"}], "n": 2}), 400, "n"),
         (json!({"model": "m/1", "messages": [{"role": "user", "content": "x"}], "stream": "yes"}), 400, "stream"),

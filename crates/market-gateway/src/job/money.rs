@@ -152,7 +152,7 @@ impl Entry {
     }
 
     /// True where a provider would still serve on it.
-    fn is_usable(&self, now: UnixMs) -> bool {
+    pub(crate) fn is_usable(&self, now: UnixMs) -> bool {
         let view = self.view();
         view.phase == ChannelPhase::Open && now.as_secs() < view.stop_seconds()
     }

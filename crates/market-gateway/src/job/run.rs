@@ -169,8 +169,13 @@ async fn prepare(
     let prompt_max = prompt_tokens(tokenizer.as_ref(), &request)?;
     let prices = Prices { input: offer.price_in, output: offer.price_out };
     let max_cost = max_cost(&prices, &offer, &request, prompt_max, tokenizer.is_some(), order.max_cost)?;
-    let entry = money::ensure(&shared, provider, &advert, max_cost).await?;
+    let mut entry = money::ensure(&shared, provider, &advert, max_cost).await?;
     sync::sync(&shared, &entry).await?;
+    if !entry.is_usable(shared.clock.now()) {
+        // The sync looked at the chain and found the channel closing: another one is needed.
+        entry = money::ensure(&shared, provider, &advert, max_cost).await?;
+        sync::sync(&shared, &entry).await?;
+    }
     let salt = shared.random_word();
     let opening = order.prompt_opening.unwrap_or_else(|| shared.random_word());
     let mut accept = Accept {
@@ -189,8 +194,13 @@ async fn prepare(
     };
     accept.sign(shared.config.chain_id, shared.network.local_id(), provider, &shared.signer);
     let mut link = Link::open(&shared.network, provider).await?;
-    link.send(&GatewayFrame::Accept(accept.clone())).await?;
-    link.send(&GatewayFrame::Prompt(Prompt { job, kind: request.kind, salt, request: request.bytes })).await?;
+    let prompt = Prompt { job, kind: request.kind, salt, request: request.bytes };
+    for frame in [GatewayFrame::Accept(accept.clone()), GatewayFrame::Prompt(prompt)] {
+        if let Err(fault) = link.send(&frame).await {
+            learn_from(&shared, &entry, &fault);
+            return Err(fault);
+        }
+    }
     let opened = Some(journal_opened(&shared, provider, &accept));
     let wait_ms = shared.config.accept_wait_ms;
     let bounds = TokenBounds { prompt_max };
@@ -421,14 +431,11 @@ impl Work {
         self.opened().await;
         self.money.finish(JobState::Aborted);
         // A refusal before anything was promised leaves both sides as they were.
+        learn_from(&self.shared, &self.entry, &fault);
+        // A refusal before anything was promised leaves both sides as they were.
         let refused = matches!(fault, JobFault::Provider(_)) && self.waiting.0 == WaitedFor::Accepted;
         if !refused {
             self.entry.lost();
-        }
-        if let JobFault::Provider(error) = &fault
-            && matches!(error.code, JobErrorCode::Price | JobErrorCode::UnknownModel | JobErrorCode::Receipt)
-        {
-            self.shared.adverts.forget(self.provider);
         }
         let signed = self.money.signed_amount();
         let metered = self.money.delivered_cost().unwrap_or(signed).max(signed);
@@ -447,6 +454,16 @@ impl Work {
         self.entry.with_money(|money| money.close_job(&self.accept.job));
         let fault = if self.cancelled { JobFault::Cancelled } else { fault };
         self.tell(JobEvent::Error(fault)).await;
+    }
+}
+
+/// A refusal on the provider's own terms asks for a fresh advert; one about the channel, for a look at the chain.
+fn learn_from(shared: &Shared, entry: &Entry, fault: &JobFault) {
+    let JobFault::Provider(error) = fault else { return };
+    match error.code {
+        JobErrorCode::Price | JobErrorCode::UnknownModel | JobErrorCode::Receipt => shared.adverts.forget(entry.provider),
+        JobErrorCode::Channel => entry.lost(),
+        _ => {}
     }
 }
 

@@ -287,7 +287,10 @@ impl World {
             audit.half_signed += usize::from(theirs.phase != JobPhase::Complete && theirs.receipt_at.is_some());
             if theirs.phase != JobPhase::SignedByProvider {
                 let cost = theirs.cost.unwrap_or(theirs.signed);
-                assert_eq!(cost, theirs.signed, "provider: a job's cost is what was signed for it, late money included");
+                assert_eq!(
+                    cost, theirs.signed,
+                    "provider: a job's cost is what was signed for it, late money included"
+                );
             }
         }
         assert_eq!(audit.costs, audit.promised, "the sum of the costs is the sum of the counters");

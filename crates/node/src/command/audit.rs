@@ -46,7 +46,15 @@ fn show(report: &AuditReport) {
         .flat_map(|channel| {
             channel.sides.iter().map(|side| {
                 let id: String = channel.channel.to_string().chars().take(18).collect();
-                vec![id, side.side.clone(), side.role.to_owned(), side.jobs.to_string(), channel.deposit.to_string(), channel.paid.to_string(), channel.status.to_owned()]
+                vec![
+                    id,
+                    side.side.clone(),
+                    side.role.to_owned(),
+                    side.jobs.to_string(),
+                    channel.deposit.to_string(),
+                    channel.paid.to_string(),
+                    channel.status.to_owned(),
+                ]
             })
         })
         .collect();

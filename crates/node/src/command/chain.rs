@@ -27,7 +27,10 @@ pub fn run(command: ChainCommand) -> Result<()> {
         ChainCommand::Validate { chain } => {
             ChainSpec::load(&chain)?.check()?;
             let chain = Chain::load(&chain)?;
-            println!("valid: {} (chain id {}), block zero {}", chain.spec.genesis.name, chain.spec.genesis.chain_id, chain.genesis_hash);
+            println!(
+                "valid: {} (chain id {}), block zero {}",
+                chain.spec.genesis.name, chain.spec.genesis.chain_id, chain.genesis_hash
+            );
             Ok(())
         }
     }

@@ -18,7 +18,9 @@ pub async fn run(command: ChannelCommand, datadir: Option<&Path>) -> Result<()> 
             let found: Vec<Value> =
                 all.into_iter().filter(|channel| cell(channel, "channel").starts_with(&id)).collect();
             if found.is_empty() {
-                return Err(Failure::new(format!("no channel {id:?} here")).hint("`trellis channel list` shows them").into());
+                return Err(Failure::new(format!("no channel {id:?} here"))
+                    .hint("`trellis channel list` shows them")
+                    .into());
             }
             if list.wants_json() {
                 print_json(&json!({"channels": found}));
@@ -34,7 +36,9 @@ pub async fn run(command: ChannelCommand, datadir: Option<&Path>) -> Result<()> 
         ChannelCommand::Close { id } => {
             let all = channels(datadir).await?;
             let full = all.iter().map(|channel| cell(channel, "channel")).find(|known| known.starts_with(&id));
-            let full = full.ok_or_else(|| Failure::new(format!("no channel {id:?} here")).hint("`trellis channel list` shows them"))?;
+            let full = full.ok_or_else(|| {
+                Failure::new(format!("no channel {id:?} here")).hint("`trellis channel list` shows them")
+            })?;
             let gateway = node_of(datadir, "gateway")?;
             let closed = ask(&gateway, "admin_closeChannel", json!({"channel": full})).await?;
             print_json(&closed);
@@ -50,10 +54,10 @@ pub async fn run(command: ChannelCommand, datadir: Option<&Path>) -> Result<()> 
 pub async fn channels(datadir: Option<&Path>) -> Result<Vec<Value>> {
     let mut all = Vec::new();
     for (role, folder) in nodes(datadir)? {
-        if role == "gateway" || role == "provider" {
-            if let Value::Array(channels) = ask(&folder, "admin_channels", Value::Null).await? {
-                all.extend(channels);
-            }
+        if (role == "gateway" || role == "provider")
+            && let Value::Array(channels) = ask(&folder, "admin_channels", Value::Null).await?
+        {
+            all.extend(channels);
         }
     }
     Ok(all)

@@ -32,7 +32,10 @@ pub async fn run(command: PeerCommand, datadir: Option<&Path>) -> Result<()> {
         return Ok(());
     }
     let rows: Vec<Vec<String>> = peers.iter().map(row).collect();
-    print(&["ID", "ADDRESS", "STATE", "ROLES", "VERSION", "LATENCY", "MESSAGES", "DIRECTION", "PATH", "KEY EXCHANGE"], &rows);
+    print(
+        &["ID", "ADDRESS", "STATE", "ROLES", "VERSION", "LATENCY", "MESSAGES", "DIRECTION", "PATH", "KEY EXCHANGE"],
+        &rows,
+    );
     Ok(())
 }
 

@@ -121,8 +121,10 @@ fn verify(id: &str, list: ListArgs, datadir: Option<&Path>) -> Result<()> {
         let value: Value = serde_json::from_str(&std::fs::read_to_string(file)?)
             .map_err(|error| Failure::new(format!("{id} is not JSON: {error}")))?;
         let inner = value.get("signed").unwrap_or(&value).clone();
-        let signed: SignedReceipt = serde_json::from_value(inner)
-            .map_err(|error| Failure::new(format!("{id} holds no receipt: {error}")).hint("save one with `trellis receipt show ID --json`"))?;
+        let signed: SignedReceipt = serde_json::from_value(inner).map_err(|error| {
+            Failure::new(format!("{id} holds no receipt: {error}"))
+                .hint("save one with `trellis receipt show ID --json`")
+        })?;
         let ledgers = ledgers(datadir)?;
         let parties = ledgers.iter().find_map(|ledger| ledger.parties(signed.receipt.channel));
         checked.push(check(&chain, &signed, parties));
@@ -162,8 +164,10 @@ fn check(chain: &Chain, signed: &SignedReceipt, parties: Option<ReceiptParties>)
 fn report(checked: &[Checked], list: ListArgs) -> Result<()> {
     let bad = checked.iter().filter(|one| one.fault.is_some()).count();
     if list.wants_json() {
-        let receipts: Vec<Value> =
-            checked.iter().map(|one| json!({"receipt": one.name, "verifies": one.fault.is_none(), "fault": one.fault})).collect();
+        let receipts: Vec<Value> = checked
+            .iter()
+            .map(|one| json!({"receipt": one.name, "verifies": one.fault.is_none(), "fault": one.fault}))
+            .collect();
         print_json(&json!({"receipts": receipts, "verified": checked.len() - bad, "bad": bad}));
     } else {
         for one in checked.iter().filter(|one| one.fault.is_some()) {

@@ -36,9 +36,17 @@ pub async fn run(list: ListArgs, datadir: Option<&Path>) -> Result<()> {
             let id: String = cell(status, "node_id").chars().take(16).collect();
             let mut endpoints: Vec<String> = Vec::new();
             if let Value::Object(map) = &status["endpoints"] {
-                endpoints.extend(map.iter().map(|(name, value)| format!("{name}={}", value.as_str().unwrap_or_default())));
+                endpoints
+                    .extend(map.iter().map(|(name, value)| format!("{name}={}", value.as_str().unwrap_or_default())));
             }
-            vec![cell(status, "role"), state.into(), id, cell(status, "peers_connected"), cell(status, "height"), endpoints.join(" ")]
+            vec![
+                cell(status, "role"),
+                state.into(),
+                id,
+                cell(status, "peers_connected"),
+                cell(status, "height"),
+                endpoints.join(" "),
+            ]
         })
         .collect();
     print(&["ROLE", "STATE", "NODE", "PEERS", "HEIGHT", "ENDPOINTS"], &rows);

@@ -66,7 +66,9 @@ async fn accounts(list: ListArgs, datadir: Option<&Path>) -> Result<()> {
     }
     let rows: Vec<Vec<String>> = shown
         .iter()
-        .map(|one| vec![cell(one, "role"), cell(one, "account"), trl(&cell(one, "balance_wei")), trl(&cell(one, "wtrl_wei"))])
+        .map(|one| {
+            vec![cell(one, "role"), cell(one, "account"), trl(&cell(one, "balance_wei")), trl(&cell(one, "wtrl_wei"))]
+        })
         .collect();
     print(&["ROLE", "ACCOUNT", "BALANCE", "WTRL"], &rows);
     Ok(())
@@ -114,7 +116,14 @@ async fn locks(list: ListArgs, datadir: Option<&Path>) -> Result<()> {
         .iter()
         .map(|lock| {
             let id: String = cell(lock, "id").chars().take(18).collect();
-            vec![cell(lock, "where"), id, cell(lock, "account"), trl(&cell(lock, "locked_wei")), cell(lock, "free_at"), cell(lock, "reason")]
+            vec![
+                cell(lock, "where"),
+                id,
+                cell(lock, "account"),
+                trl(&cell(lock, "locked_wei")),
+                cell(lock, "free_at"),
+                cell(lock, "reason"),
+            ]
         })
         .collect();
     print(&["WHERE", "ID", "ACCOUNT", "LOCKED", "FREE AT", "REASON"], &rows);

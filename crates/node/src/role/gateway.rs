@@ -4,7 +4,9 @@ use crate::bridge::{Channels, connect};
 use crate::control::Admin;
 use crate::failure::Failure;
 use crate::monitor::Health;
-use crate::role::{Base, Status, common_answer, open, port_failure, same_key, serve_control, serve_metrics, socket_address, wei};
+use crate::role::{
+    Base, Status, common_answer, open, port_failure, same_key, serve_control, serve_metrics, socket_address, wei,
+};
 use crate::settings::Settings;
 use crate::supervised::until_told_to_end;
 use crate::view::gateway_channel_json;
@@ -25,9 +27,12 @@ use trellis_market_gateway::{JobClient, JobClientConfig, JobClientParts, Market}
 use trellis_market_inference::{BUILTIN_MODEL_GGUF, TokenizerOnly};
 use trellis_market_journal::{Journal, JournalConfig};
 use trellis_market_receipt::{JobKind, JobRequest};
+use trellis_market_settlement::{Contracts, Running, WatchTower};
 use trellis_net_peers::NetworkHandle;
 use trellis_primitives::{ChannelId, Role};
 
+/// Between two looks at the chain for events of our channels, in milliseconds.
+const WATCH_INTERVAL_MS: u64 = 1_000;
 /// How long jobs may take to end when the node ends.
 const SHUTDOWN_SECONDS: u64 = 3;
 
@@ -38,10 +43,9 @@ const SHUTDOWN_SECONDS: u64 = 3;
 pub async fn run(settings: Settings, datadir: Option<&Path>) -> Result<()> {
     let mut base = open(Role::Gateway, settings, datadir, Vec::new()).await?;
     let health = Health::new(&mut base.registry);
-    let (market, channels) = start(&mut base).await?;
+    let (market, channels, _watching) = start(&mut base).await?;
     let listen = socket_address("http_listen", &base.settings.http_listen)?;
-    let listener =
-        tokio::net::TcpListener::bind(listen).await.map_err(|error| port_failure("HTTP", listen, &error))?;
+    let listener = tokio::net::TcpListener::bind(listen).await.map_err(|error| port_failure("HTTP", listen, &error))?;
     check_open_to_others(&base.settings, listen)?;
     base.status.endpoint("http", listener.local_addr()?);
     let config = HttpConfig { api_keys: base.settings.api_keys.clone() };
@@ -49,12 +53,8 @@ pub async fn run(settings: Settings, datadir: Option<&Path>) -> Result<()> {
     health.set("http", true, "serving");
     let registry = std::mem::take(&mut base.registry);
     let _monitor = serve_metrics(&base.settings, registry, health, &base.status).await?;
-    let answers = Answers {
-        network: base.network.clone(),
-        status: Arc::clone(&base.status),
-        market: market.clone(),
-        channels,
-    };
+    let answers =
+        Answers { network: base.network.clone(), status: Arc::clone(&base.status), market: market.clone(), channels };
     let control = serve_control(&base.datadir, Arc::new(answers))?;
     base.status.set("ready", json!(true));
     let cause = until_told_to_end().await;
@@ -76,7 +76,8 @@ fn check_open_to_others(settings: &Settings, listen: std::net::SocketAddr) -> Re
     Ok(())
 }
 
-async fn start(base: &mut Base) -> Result<(Market, Channels)> {
+/// A market to buy on, its channels, and what watches them for as long as it is kept.
+async fn start(base: &mut Base) -> Result<(Market, Channels, Running)> {
     let chain = &base.chain;
     let client = connect(chain, &base.settings.rpc, Arc::clone(&base.clock)).await?;
     client.metrics().register(&mut base.registry);
@@ -93,6 +94,8 @@ async fn start(base: &mut Base) -> Result<(Market, Channels)> {
         deposit: wei("deposit_wei", &base.settings.deposit_wei)?,
         ..JobClientConfig::default()
     };
+    let tower = WatchTower::new(channels.wallet().clone(), &Contracts::from(&chain.contracts), journal.clone());
+    let watching = Arc::new(tower).run(Duration::from_millis(WATCH_INTERVAL_MS));
     let parts = JobClientParts {
         network: base.network.clone(),
         clock: Arc::clone(&base.clock),
@@ -104,7 +107,7 @@ async fn start(base: &mut Base) -> Result<(Market, Channels)> {
         tokenizers: tokenizers(&base.settings)?,
         rng: Box::new(rand_chacha::ChaCha20Rng::from_os_rng()),
     };
-    Ok((Market::new(JobClient::start(config, parts).await?), channels))
+    Ok((Market::new(JobClient::start(config, parts).await?), channels, watching))
 }
 
 /// The tokenizers with which token counts are checked: the built-in model's and that of `--model`.

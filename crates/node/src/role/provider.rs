@@ -21,12 +21,14 @@ use trellis_market_provider::{
     Backend, EmbeddedBackend, ModelForSale, Provider, ProviderConfig, ProviderParts, UpstreamBackend, UpstreamConfig,
 };
 use trellis_market_receipt::eip712::Domain;
-use trellis_market_settlement::AggregatorLink;
+use trellis_market_settlement::{AggregatorLink, Challenger, Contracts, NetworkSource, Running, WatchTower};
 use trellis_net_peers::NetworkHandle;
 use trellis_primitives::{ChannelId, Role};
 
 /// How long jobs may take to end when the node ends.
 const SHUTDOWN_SECONDS: u64 = 3;
+/// Between two looks at the chain for events of our channels and for batches to check, in milliseconds.
+const WATCH_INTERVAL_MS: u64 = 1_000;
 /// An upstream is asked for its models within this time.
 const UPSTREAM_SECONDS_MAX: u64 = 10;
 /// Tokens of prompt and answer that an upstream is taken to hold where it does not say.
@@ -41,7 +43,8 @@ pub async fn run(settings: Settings, datadir: Option<&Path>) -> Result<()> {
     let mut base = open(Role::Provider, settings, datadir, vec![name.clone()]).await?;
     base.status.set("model", json!(name));
     let health = Health::new(&mut base.registry);
-    let provider = Arc::new(start(&mut base, name, backend).await?);
+    let (provider, _watching) = start(&mut base, name, backend).await?;
+    let provider = Arc::new(provider);
     provider.metrics().register(&mut base.registry);
     health.set("provider", true, "serving");
     let registry = std::mem::take(&mut base.registry);
@@ -61,7 +64,8 @@ pub async fn run(settings: Settings, datadir: Option<&Path>) -> Result<()> {
     Ok(())
 }
 
-async fn start(base: &mut Base, name: String, backend: Arc<dyn Backend>) -> Result<Provider> {
+/// A provider, and what watches its channels and its aggregator for as long as it is kept.
+async fn start(base: &mut Base, name: String, backend: Arc<dyn Backend>) -> Result<(Provider, Vec<Running>)> {
     let chain = &base.chain;
     let client = connect(chain, &base.settings.rpc, Arc::clone(&base.clock)).await?;
     client.metrics().register(&mut base.registry);
@@ -87,6 +91,12 @@ async fn start(base: &mut Base, name: String, backend: Arc<dyn Backend>) -> Resu
         input: wei("price_in_wei", &base.settings.price_in_wei)?,
         output: wei("price_out_wei", &base.settings.price_out_wei)?,
     };
+    let contracts = Contracts::from(&chain.contracts);
+    let tower = Arc::new(WatchTower::new(channels.wallet().clone(), &contracts, journal.clone()));
+    let source = Arc::new(NetworkSource::new(base.network.clone()));
+    let challenger = Arc::new(Challenger::new(channels.wallet().clone(), &contracts, source).await?);
+    let every = Duration::from_millis(WATCH_INTERVAL_MS);
+    let watching = vec![tower.run(every), challenger.run(every)];
     let parts = ProviderParts {
         network: base.network.clone(),
         clock: Arc::clone(&base.clock),
@@ -97,7 +107,7 @@ async fn start(base: &mut Base, name: String, backend: Arc<dyn Backend>) -> Resu
         node_key: Arc::clone(&base.node_key),
         models: vec![ModelForSale { name, prices, backend }],
     };
-    Ok(Provider::start(config, parts).await?)
+    Ok((Provider::start(config, parts).await?, watching))
 }
 
 /// What runs the jobs, and under which name it is sold.

@@ -74,7 +74,10 @@ struct ChainParts {
 
 async fn start_chain(base: &mut Base, vote_key: VoteKey, health: &Health) -> Result<ChainParts> {
     let chain = &base.chain;
-    let store = Store::open(&base.datadir.join("chain"), &chain.genesis, StoreConfig::default())?;
+    let store = Store::open(&base.datadir.join("chain"), &chain.genesis, StoreConfig::default()).map_err(|error| {
+        let hint = error.hint();
+        Failure::new(error.to_string()).hint(hint)
+    })?;
     let executor = Executor::new(chain.execution());
     let mut pool = PoolConfig::new(chain.spec.genesis.chain_id);
     pool.min_fee_wei = u128::from(chain.spec.gas.base_fee_floor_wei);
@@ -142,7 +145,11 @@ impl ChainGauges {
         };
         Self {
             height: made(registry, "chain_height_blocks", "Height of the newest final block"),
-            transactions: made(registry, "chain_transactions_committed", "Transactions in blocks committed by this process"),
+            transactions: made(
+                registry,
+                "chain_transactions_committed",
+                "Transactions in blocks committed by this process",
+            ),
             gas: made(registry, "chain_gas_used", "Gas used in blocks committed by this process"),
             commit: made(registry, "chain_last_commit_us", "Microseconds that the last durable commit took"),
         }
@@ -172,7 +179,12 @@ async fn start_rpc(base: &mut Base, parts: &ChainParts) -> Result<RpcServer> {
         net: Arc::new(NetworkView(base.network.clone())),
         market: Arc::new(NoMarket),
         clock: Arc::clone(&base.clock),
-        client_version: format!("Trellis/v{}/{}-{}", env!("CARGO_PKG_VERSION"), std::env::consts::OS, std::env::consts::ARCH),
+        client_version: format!(
+            "Trellis/v{}/{}-{}",
+            env!("CARGO_PKG_VERSION"),
+            std::env::consts::OS,
+            std::env::consts::ARCH
+        ),
     };
     let server = trellis_rpc::start(config, rpc_parts).await.map_err(|error| match error {
         RpcStartError::Listen { listen, source } => eyre::Report::new(port_failure("JSON-RPC", listen, &source)),

@@ -17,9 +17,9 @@ use trellis_market_receipt::{
 use trellis_primitives::{Address, B256, ChannelId, Clock, JobId, NodeId, SystemClock, UnixMs, Wei};
 
 /// Receipts that are measured.
-const RECEIPTS: u64 = 4_000;
+const RECEIPTS: u64 = 8_000;
 /// Jobs that end at the same time.
-const IN_FLIGHT: u64 = 64;
+const IN_FLIGHT: u64 = 256;
 const CHAIN_ID: u64 = 97_001;
 
 struct Ledger {
@@ -35,7 +35,7 @@ struct Ledger {
 pub async fn measure() -> Result<Value> {
     let folder = tempfile::Builder::new().prefix("trellis-bench-ledger-").tempdir()?;
     let together = rate(&folder.path().join("together"), RECEIPTS, IN_FLIGHT).await?;
-    let alone = rate(&folder.path().join("alone"), RECEIPTS / 8, 1).await?;
+    let alone = rate(&folder.path().join("alone"), RECEIPTS / 32, 1).await?;
     Ok(json!({
         "receipts_per_second": rounded(together),
         "receipts_per_second_one_at_a_time": rounded(alone),

@@ -16,6 +16,9 @@ use trellis_market_inference::{
     TokenEvent,
 };
 
+/// The small default model answers this with as many tokens as it may. Nothing on the way remembers prompts, so the same
+/// one can be asked again.
+const PROMPT: &str = "Tell me a long story about a fox.";
 /// Tokens of an answer at most.
 const TOKENS_MAX: u32 = 128;
 /// Requests before the measured ones: the first opens the channel.
@@ -85,15 +88,13 @@ async fn measure(network: &mut Node, folder: &std::path::Path, requests: usize) 
     until_served(network, &client, &address, &name).await?;
     let (mut gateway, mut direct) = (Vec::new(), Vec::new());
     for number in 0..WARM_UP + requests {
-        // The small default model answers this with as many tokens as it may, whatever the number.
-        let prompt = format!("Tell me a long story about a fox. {number}");
         // The order alternates, so that neither side always has the warmer caches.
         let (through, straight) = if number % 2 == 0 {
-            let through = through_gateway(&client, &url, &name, &prompt).await?;
-            (through, straight_to_engine(&engine, &prompt).await?)
+            let through = through_gateway(&client, &url, &name, PROMPT).await?;
+            (through, straight_to_engine(&engine, PROMPT).await?)
         } else {
-            let straight = straight_to_engine(&engine, &prompt).await?;
-            (through_gateway(&client, &url, &name, &prompt).await?, straight)
+            let straight = straight_to_engine(&engine, PROMPT).await?;
+            (through_gateway(&client, &url, &name, PROMPT).await?, straight)
         };
         if through.text != straight.text || through.tokens != straight.tokens {
             return Err(Failure::new(format!(
