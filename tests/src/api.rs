@@ -107,11 +107,13 @@ fn read_event(event: &str, answer: &mut Answer) {
     }
     let chunk: Value = serde_json::from_str(data).unwrap_or_else(|error| panic!("{error} in the event {data:?}"));
     let choice = &chunk["choices"][0];
-    if let Some(text) = choice["delta"]["content"].as_str().or(choice["text"].as_str()).filter(|text| !text.is_empty()) {
+    if let Some(text) = choice["delta"]["content"].as_str().or(choice["text"].as_str()).filter(|text| !text.is_empty())
+    {
         answer.text.push_str(text);
         answer.pieces += 1;
     }
-    for (field, place) in [("trellis", &mut answer.trellis), ("usage", &mut answer.usage), ("error", &mut answer.error)] {
+    for (field, place) in [("trellis", &mut answer.trellis), ("usage", &mut answer.usage), ("error", &mut answer.error)]
+    {
         if !chunk[field].is_null() {
             *place = chunk[field].clone();
         }

@@ -15,6 +15,8 @@ pub const ROLES: [&str; 4] = ["validator", "provider", "gateway", "aggregator"];
 const READY_SECONDS_MAX: u64 = 60;
 /// How long it may take to end when it is asked to.
 const END_SECONDS_MAX: u64 = 20;
+/// Ports of one network: four of p2p, JSON-RPC, the OpenAI API, four of metrics.
+const PORTS: u16 = 16;
 /// Lines of each log that are shown when a test fails.
 const LOG_TAIL_LINES: usize = 40;
 
@@ -34,11 +36,28 @@ impl Network {
         Self::start_in(tempfile::tempdir().expect("temporary folder"))
     }
 
-    /// Starts one in a folder that may hold state already.
+    /// Starts one in a folder that may hold state already, on ports that the system chooses.
     pub fn start_in(folder: TempDir) -> Self {
+        Self::start_on(folder, [0; 4])
+    }
+
+    /// Starts one in a new folder, on ports that stay the same when a role is restarted.
+    pub fn start_on_fixed_ports() -> Self {
+        let base = free_ports();
+        Self::start_on(tempfile::tempdir().expect("temporary folder"), [base, base + 4, base + 5, base + 6])
+    }
+
+    fn start_on(folder: TempDir, ports: [u16; 4]) -> Self {
         let began = Instant::now();
         let mut child = clean_command()
-            .args(["dev", "--p2p-port", "0", "--rpc-port", "0", "--http-port", "0", "--metrics-port", "0", "--datadir"])
+            .arg("dev")
+            .args(
+                ["--p2p-port", "--rpc-port", "--http-port", "--metrics-port"]
+                    .iter()
+                    .zip(ports)
+                    .flat_map(|(flag, port)| [(*flag).to_owned(), port.to_string()]),
+            )
+            .arg("--datadir")
             .arg(folder.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -156,6 +175,67 @@ impl Drop for Network {
             let mut logs = vec![self.folder.path().join("dev.log")];
             logs.extend(ROLES.iter().map(|role| self.folder.path().join(role).join("node.log")));
             logs.iter().for_each(show_tail);
+        }
+    }
+}
+
+/// The first of [`PORTS`] ports in a row that nobody listens on.
+fn free_ports() -> u16 {
+    let first = 20_000 + u16::try_from(std::process::id() % 600).expect("small") * 16;
+    (0..100)
+        .map(|step| first + step * PORTS)
+        .find(|base| {
+            (*base..base + PORTS).all(|port| {
+                std::net::TcpListener::bind(("127.0.0.1", port)).is_ok()
+                    && std::net::UdpSocket::bind(("127.0.0.1", port)).is_ok()
+            })
+        })
+        .expect("ports in a row")
+}
+
+/// One role that runs alone, as in a terminal of its own.
+pub struct Node {
+    folder: TempDir,
+    child: Child,
+}
+
+impl Node {
+    /// Starts `trellis ARGUMENTS… --datadir NEW-FOLDER` and waits until it is ready.
+    pub fn start(arguments: &[&str]) -> Self {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let log = std::fs::File::create(folder.path().join("node.log")).expect("file");
+        let mut command = clean_command();
+        command
+            .args(arguments)
+            .arg("--datadir")
+            .arg(folder.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log);
+        let mut node = Self { folder, child: command.spawn().expect("the role starts") };
+        let deadline = Instant::now() + Duration::from_secs(READY_SECONDS_MAX);
+        while node.status()["ready"] != true {
+            let ended = node.child.try_wait().expect("wait");
+            assert!(ended.is_none(), "{arguments:?} ended while starting: {ended:?}");
+            assert!(Instant::now() < deadline, "{arguments:?} is not ready within {READY_SECONDS_MAX} s");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        node
+    }
+
+    /// What it says of itself; nothing before it answers.
+    pub fn status(&self) -> Value {
+        let ended = trellis_in(self.folder.path(), &["status", "--json"]);
+        if ended.code == 0 { ended.json()["nodes"][0].clone() } else { Value::Null }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            show_tail(&self.folder.path().join("node.log"));
         }
     }
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use trellis_scenarios::api::{chat, job};
 use trellis_scenarios::chain::{block_hash, height};
 use trellis_scenarios::http::exchange;
-use trellis_scenarios::network::Network;
+use trellis_scenarios::network::{Network, Node};
 use trellis_scenarios::program::trellis_in;
 
 /// Bytes of a prompt that no gateway takes.
@@ -62,6 +62,34 @@ fn the_gateway_refuses_bad_requests_by_name_and_serves_the_next_one() {
     assert_eq!(charged.len(), 1, "a refused request is neither run nor charged: {listed}");
 }
 
+// row: MKT-10
+#[test]
+fn a_gateway_with_keys_serves_only_those_who_have_one() {
+    let network = Network::start();
+    let (rpc, peers) = (network.rpc(), network.endpoint("provider", "p2p"));
+    let own = [
+        "--http-listen",
+        "127.0.0.1:0",
+        "--api-keys",
+        "good-key",
+        "--rpc",
+        &rpc,
+        "--peers",
+        &peers,
+        "--dev-account",
+        "5",
+    ];
+    let gateway = Node::start(&[&["gateway"][..], &APART, &own].concat());
+    let url = format!("http://{}/v1/models", gateway.status()["endpoints"]["http"].as_str().unwrap());
+    for headers in [&[][..], &[("Authorization", "Bearer bad-key")], &[("Authorization", "good-key")]] {
+        let (status, answer) = exchange("GET", &url, headers, b"");
+        assert_eq!(status, 401, "{headers:?}: {answer}");
+        assert!(answer["error"]["message"].as_str().is_some_and(|message| message.contains("key")), "{answer}");
+    }
+    let (status, answer) = exchange("GET", &url, &[("Authorization", "Bearer good-key")], b"");
+    assert_eq!((status, answer["object"].as_str()), (200, Some("list")), "{answer}");
+}
+
 // row: NET-19
 #[test]
 fn garbage_on_the_p2p_ports_changes_nothing() {
@@ -71,7 +99,8 @@ fn garbage_on_the_p2p_ports_changes_nothing() {
         let address = network.endpoint(role, "p2p");
         let port: u16 = address.split('/').nth(4).unwrap().parse().unwrap();
         for number in 0..GARBAGE_COUNT {
-            let datagram: Vec<u8> = (0..1_200u32).map(|i| (i.wrapping_mul(number).wrapping_add(number) >> 3) as u8).collect();
+            let datagram: Vec<u8> =
+                (0..1_200u32).map(|i| (i.wrapping_mul(number).wrapping_add(number) >> 3) as u8).collect();
             let _ = socket.send_to(&datagram, ("127.0.0.1", port));
         }
     }

@@ -1,8 +1,10 @@
 //! Clients that other people made, unchanged, against a network of real processes.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use trellis_scenarios::chain::ask;
 use trellis_scenarios::network::Network;
 use trellis_scenarios::program::{Ended, run};
 
@@ -89,4 +91,60 @@ fn cast_transfers_deploys_and_reads_logs() {
     cast(&rpc, &["send", &contract, "deposit()", "--value", "777", "--private-key", KEY]).succeeded();
     let logs = cast(&rpc, &["logs", "--json", "--from-block", "1", "--address", &contract]).succeeded().json();
     assert!(!logs.as_array().unwrap().is_empty(), "no log of the deposit");
+}
+
+// row: CHN-20, CHN-22
+#[test]
+fn transactions_for_another_chain_underpriced_or_with_a_used_nonce_are_refused_in_ethereums_words() {
+    let _ = modules();
+    let network = Network::start();
+    let rpc = network.rpc();
+    let raw = |more: &[&str]| {
+        let fixed = ["mktx", FRESH, "--value", "5", "--private-key", KEY, "--gas-limit", "30000"];
+        cast(&rpc, &[&fixed[..], more].concat()).succeeded().stdout.trim().to_owned()
+    };
+    let fees = ["--gas-price", "5000000000", "--priority-gas-price", "1000000000"];
+    let refused = |transaction: String, words: &str| {
+        let error = ask(&rpc, "eth_sendRawTransaction", json!([transaction])).expect_err("it was taken");
+        let message = error["message"].as_str().unwrap_or_default().to_lowercase();
+        assert!(error["code"].is_i64() && message.contains(words), "{words:?} is not in {error}");
+    };
+    refused(other_chain(), "chain");
+    refused(raw(&["--nonce", "0", "--gas-price", "1", "--priority-gas-price", "1"]), "underpriced");
+    let good = raw(&[&["--nonce", "0"][..], &fees].concat());
+    ask(&rpc, "eth_sendRawTransaction", json!([good])).expect("a good transaction is taken");
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while cast(&rpc, &["balance", FRESH]).succeeded().stdout.trim() != "5" {
+        assert!(std::time::Instant::now() < deadline, "the good transaction is in no block");
+    }
+    refused(raw(&[&["--nonce", "0"][..], &fees].concat()), "nonce too low");
+    assert_eq!(cast(&rpc, &["balance", FRESH]).succeeded().stdout.trim(), "5");
+}
+
+/// A transfer signed for chain 1, made without asking any node.
+fn other_chain() -> String {
+    let mut command = Command::new(modules().join("@foundry-rs/cast-linux-amd64/bin/cast"));
+    command.args([
+        "mktx",
+        FRESH,
+        "--value",
+        "5",
+        "--private-key",
+        KEY,
+        "--gas-limit",
+        "30000",
+        "--nonce",
+        "0",
+        "--chain",
+        "1",
+    ]);
+    command.args([
+        "--gas-price",
+        "5000000000",
+        "--priority-gas-price",
+        "1000000000",
+        "--rpc-url",
+        "http://127.0.0.1:1",
+    ]);
+    run(command).succeeded().stdout.trim().to_owned()
 }

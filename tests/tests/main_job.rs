@@ -45,7 +45,8 @@ fn the_curl_line_of_the_banner_works_when_it_is_pasted() {
 fn every_node_knows_its_peers_and_every_link_is_post_quantum() {
     let network = Network::start();
     for role in ROLES {
-        let listed = network.trellis(&["peer", "list", "--filter", "connected", "--role", role, "--json"]).succeeded().json();
+        let listed =
+            network.trellis(&["peer", "list", "--filter", "connected", "--role", role, "--json"]).succeeded().json();
         let peers = listed["peers"].as_array().unwrap();
         assert_eq!(peers.len(), 3, "peers of the {role}: {listed}");
         for peer in peers {
@@ -123,7 +124,8 @@ fn a_changed_receipt_does_not_verify(network: &Network) {
     assert!(all["verified"].as_u64().unwrap() >= 2 * (MIXED_JOBS - 1), "in both journals: {all}");
     let listed = network.trellis(&["receipt", "list", "--json"]).succeeded().json();
     let complete = listed["receipts"].as_array().unwrap().iter().find(|receipt| receipt["state"] == "complete");
-    let id = complete.unwrap_or_else(|| panic!("no complete receipt: {listed}"))["receipt"].as_str().unwrap().to_owned();
+    let id =
+        complete.unwrap_or_else(|| panic!("no complete receipt: {listed}"))["receipt"].as_str().unwrap().to_owned();
     let mut receipt = network.trellis(&["receipt", "show", &id, "--json"]).succeeded().json();
     let file = network.folder().join("receipt.json");
     std::fs::write(&file, receipt.to_string()).unwrap();
