@@ -172,7 +172,8 @@ fn voucher(channel: ChannelId, job: JobId, from: Wei, to: Wei) -> GatewayFrame {
 }
 
 fn with_hand<F: AsyncFnOnce(&World, Hand, ChannelId)>(test: F) -> World {
-    let world = World::new();
+    let mut world = World::new();
+    world.provider_config.payment_wait_ms = 500;
     let provider = world.provider(Script::new(10, 5_000));
     let network = world.node(&world.gateway_key, Role::Gateway, Address::repeat_byte(0x11));
     provider.runtime.block_on(async {

@@ -430,7 +430,6 @@ impl Work {
     async fn abort(&mut self, fault: JobFault) {
         self.opened().await;
         self.money.finish(JobState::Aborted);
-        // A refusal before anything was promised leaves both sides as they were.
         learn_from(&self.shared, &self.entry, &fault);
         // A refusal before anything was promised leaves both sides as they were.
         let refused = matches!(fault, JobFault::Provider(_)) && self.waiting.0 == WaitedFor::Accepted;
@@ -461,7 +460,9 @@ impl Work {
 fn learn_from(shared: &Shared, entry: &Entry, fault: &JobFault) {
     let JobFault::Provider(error) = fault else { return };
     match error.code {
-        JobErrorCode::Price | JobErrorCode::UnknownModel | JobErrorCode::Receipt => shared.adverts.forget(entry.provider),
+        JobErrorCode::Price | JobErrorCode::UnknownModel | JobErrorCode::Receipt => {
+            shared.adverts.forget(entry.provider)
+        }
         JobErrorCode::Channel => entry.lost(),
         _ => {}
     }

@@ -115,8 +115,8 @@ impl World {
                 risk_limit: RISK,
                 deposit_min: RISK,
                 watch_interval_ms: 20,
-                payment_wait_ms: 500,
-                countersign_wait_ms: 500,
+                payment_wait_ms: 5_000,
+                countersign_wait_ms: 5_000,
                 first_token_wait_ms: 1_000,
                 stall_wait_ms: 1_000,
                 ..ProviderConfig::default()
@@ -128,10 +128,10 @@ impl World {
                 token,
                 risk_limit: RISK,
                 deposit: Wei(RISK.0 * 1_000),
-                first_token_wait_ms: 2_000,
-                stall_wait_ms: 1_500,
-                receipt_wait_ms: 2_000,
-                ack_wait_ms: 1_000,
+                first_token_wait_ms: 10_000,
+                stall_wait_ms: 10_000,
+                receipt_wait_ms: 10_000,
+                ack_wait_ms: 5_000,
                 pair_root_tick_ms: 20,
                 ..JobClientConfig::default()
             },
@@ -369,7 +369,7 @@ pub fn cost(tokens_in: u64, tokens_out: u64) -> Wei {
 
 /// Waits for something that another runtime does.
 pub fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(30);
     while !done() {
         assert!(Instant::now() < deadline, "{what} did not happen");
         std::thread::sleep(Duration::from_millis(5));
