@@ -1,18 +1,22 @@
 //! Each role killed in the midst of streaming jobs, as the system's OOM killer would.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
-use trellis_scenarios::api::{Answer, chat, job};
+use trellis_scenarios::api::{Answer, chat, completion, job};
 use trellis_scenarios::chain::{block_hash, height};
 use trellis_scenarios::network::Network;
 
-/// Jobs that stream while the role is killed.
-const JOBS: usize = 4;
-/// Tokens of each: enough that it still streams when the kill comes.
+/// Clients that stream while the role is killed.
+const CLIENTS: usize = 4;
+/// Tokens of each job.
 const JOB_TOKENS: u64 = 200;
-/// How long after the jobs' start the role is killed.
-const KILL_AFTER_MS: u64 = 400;
+/// A client's pause between two jobs, so that a dead gateway is not asked in a tight loop.
+const PAUSE_MS: u64 = 20;
+/// How long the clients stream before the kill, and after it.
+const KILL_AFTER_MS: u64 = 1_000;
 /// How long it may take until the service works again, and until the ledgers agree.
 const RECOVERY_SECONDS_MAX: u64 = 45;
 
@@ -27,19 +31,27 @@ fn survives_the_death_of(role: &str) {
     let victim = network.pid(role).expect("the role runs");
 
     let openai = network.openai();
-    let jobs: Vec<_> = (0..JOBS)
+    let stop = Arc::new(AtomicBool::new(false));
+    let clients: Vec<_> = (0..CLIENTS)
         .map(|number| {
-            let openai = openai.clone();
-            thread::spawn(move || job(&openai, chat(&format!("Tell story {number}"), JOB_TOKENS, true)))
+            let (openai, stop) = (openai.clone(), Arc::clone(&stop));
+            thread::spawn(move || stream_until(&stop, &openai, number))
         })
         .collect();
     thread::sleep(Duration::from_millis(KILL_AFTER_MS));
     network.kill(role);
     let killed = Instant::now();
-    let answers: Vec<Answer> = jobs.into_iter().map(|job| job.join().expect("the client's thread")).collect();
+    thread::sleep(Duration::from_millis(KILL_AFTER_MS));
+    stop.store(true, Ordering::Relaxed);
+    let answers: Vec<Answer> =
+        clients.into_iter().flat_map(|client| client.join().expect("the client's thread")).collect();
     for answer in &answers {
         let ended_properly = answer.is_paid_answer() || !answer.error.is_null() || answer.broken;
         assert!(ended_properly, "neither an answer nor an error nor a broken connection: {answer:?}");
+    }
+
+    if ["provider", "gateway"].contains(&role) {
+        assert!(answers.iter().any(|answer| !answer.is_paid_answer()), "the kill came when no job ran: {answers:?}");
     }
 
     works_again(&network, role, victim, killed);
@@ -47,6 +59,17 @@ fn survives_the_death_of(role: &str) {
     assert_eq!(block_hash(&rpc, seen), hash, "a final block was lost");
     agrees(&network, &rpc);
     network.trellis(&["receipt", "verify", "all", "--json"]).succeeded();
+}
+
+/// One client: streams job after job, so that some are under way whenever the kill comes.
+fn stream_until(stop: &AtomicBool, openai: &str, number: usize) -> Vec<Answer> {
+    let mut answers = Vec::new();
+    while !stop.load(Ordering::Relaxed) {
+        let prompt = format!("And it came to pass, {number}.{},", answers.len());
+        answers.push(job(openai, completion(&prompt, JOB_TOKENS, true)));
+        thread::sleep(Duration::from_millis(PAUSE_MS));
+    }
+    answers
 }
 
 fn works_again(network: &Network, role: &str, victim: u32, killed: Instant) {
