@@ -9,6 +9,8 @@ mod node;
 mod transport;
 
 use crate::cli::BenchCommand;
+use crate::failure::Failure;
+use crate::supervised::until_told_to_end;
 use eyre::Result;
 use serde_json::Value;
 
@@ -17,6 +19,14 @@ use serde_json::Value;
 /// # Errors
 /// Whatever keeps it from measuring, or a result that is not what it must be.
 pub async fn run(command: BenchCommand) -> Result<()> {
+    // What is dropped here takes its children and folders with it, so an interrupted run leaves nothing behind.
+    tokio::select! {
+        outcome = measure(command) => outcome,
+        cause = until_told_to_end() => Err(Failure::new(format!("ended while measuring ({cause})")).into()),
+    }
+}
+
+async fn measure(command: BenchCommand) -> Result<()> {
     match command {
         BenchCommand::Transport { json } => transport::run(json).await,
         BenchCommand::Market { json, requests } => market::run(json, requests).await,

@@ -6,6 +6,7 @@
 use super::node::Node;
 use super::{ledger, percentile, rounded, shown};
 use crate::failure::Failure;
+use crate::supervised;
 use crate::table::{print, print_json};
 use eyre::Result;
 use serde_json::{Value, json};
@@ -68,9 +69,12 @@ async fn again_with_threads() -> Result<()> {
     let mut child = tokio::process::Command::new(std::env::current_exe()?)
         .args(std::env::args_os().skip(1))
         .env(THREADS_ENV, THREADS)
-        .stdin(Stdio::null())
+        .env(supervised::VARIABLE, "1")
+        .stdin(Stdio::piped())
         .kill_on_drop(true)
         .spawn()?;
+    // Waiting would close it, and the child ends when it is closed.
+    let _input = child.stdin.take();
     match child.wait().await? {
         status if status.success() => Ok(()),
         status => Err(Failure::new(format!("the measurement failed ({status})")).into()),
