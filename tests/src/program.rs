@@ -16,7 +16,7 @@ pub fn binary() -> PathBuf {
     let own = std::env::current_exe().expect("the path of this test");
     let target = own.ancestors().nth(2).expect("target/<profile>/deps/<test>");
     let path = target.join("trellis");
-    assert!(path.exists(), "{} does not exist; build it: cargo build --package trellis-node", path.display());
+    assert!(path.exists(), "{} does not exist; build it: cargo build --package trellis", path.display());
     path
 }
 

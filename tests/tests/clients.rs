@@ -13,19 +13,21 @@ const KEY: &str = "0x59c6995e998f97a5a0044966f0945389dc9e86dae88c7a8412f4603b6b7
 /// An address that nobody has used yet.
 const FRESH: &str = "0x00000000000000000000000000000000c0ffee01";
 
-fn tool(variable: &str, what: &str) -> PathBuf {
-    let path = std::env::var_os(variable).map(PathBuf::from);
-    let path = path.unwrap_or_else(|| panic!("set {variable} to {what}; `.ci/run scenarios` installs it and sets it"));
-    assert!(path.exists(), "{variable} names {}, which does not exist", path.display());
+/// A client's tool: where the variable says, or where the gate installs it.
+fn tool(variable: &str, installed: &str, what: &str) -> PathBuf {
+    let home = PathBuf::from(std::env::var_os("HOME").unwrap_or_default());
+    let path =
+        std::env::var_os(variable).map_or_else(|| home.join(".cache/trellis-tools").join(installed), PathBuf::from);
+    assert!(path.exists(), "{} is missing: `.ci/run setup tools` installs {what}, or set {variable}", path.display());
     path
 }
 
 fn python() -> PathBuf {
-    tool("TRELLIS_PYTHON", "the python of a virtual environment with openai and web3")
+    tool("TRELLIS_PYTHON", "clients/bin/python", "a python with openai and web3")
 }
 
 fn modules() -> PathBuf {
-    tool("TRELLIS_NODE_MODULES", "a node_modules folder with openai, ethers and @foundry-rs/cast-linux-amd64")
+    tool("TRELLIS_NODE_MODULES", "npm/node_modules", "openai, ethers and cast for node")
 }
 
 fn script(name: &str) -> PathBuf {

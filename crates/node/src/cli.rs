@@ -230,9 +230,9 @@ pub enum AuditCommand {
         /// Print the whole result as JSON.
         #[arg(long)]
         json: bool,
-        /// JSON-RPC endpoint of the chain.
-        #[arg(long, default_value = "http://127.0.0.1:8545")]
-        rpc: String,
+        /// JSON-RPC endpoint of the chain; that of the folder's validator otherwise.
+        #[arg(long, value_name = "URL")]
+        rpc: Option<String>,
     },
 }
 

@@ -136,9 +136,22 @@ async fn start(base: &Path, name: &'static str, flags: Vec<String>, roles: &mut 
     arguments.extend(flags);
     let child = spawn(&folder, &arguments)?;
     roles.push(Role { name, folder, arguments, child, restarts: 0 });
-    match roles.last_mut() {
-        Some(role) => until_ready(role).await,
-        None => Err(Failure::new("no role was started").into()),
+    let Some(role) = roles.last_mut() else { return Err(Failure::new("no role was started").into()) };
+    let status = until_ready(role).await?;
+    keep_ports(&mut role.arguments, &status);
+    Ok(status)
+}
+
+/// Writes the ports that a role really got into its arguments, so that it has the same ones after a restart.
+fn keep_ports(arguments: &mut [String], status: &Value) {
+    let flags =
+        [("--listen", "p2p"), ("--rpc-listen", "rpc"), ("--http-listen", "http"), ("--metrics-listen", "metrics")];
+    for (flag, endpoint) in flags {
+        let address = text(status, &["endpoints", endpoint]);
+        let Some(at) = arguments.iter().position(|argument| argument == flag) else { continue };
+        if let (false, Some(value)) = (address.is_empty(), arguments.get_mut(at + 1)) {
+            *value = address.split("/p2p/").next().unwrap_or_default().to_owned();
+        }
     }
 }
 

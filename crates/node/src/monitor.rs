@@ -25,6 +25,7 @@ impl Health {
     /// A node with its process figures registered.
     pub fn new(registry: &mut Registry) -> Arc<Self> {
         let health = Arc::new(Self::default());
+        let registry = crate::role::named(registry);
         let memory = Gauge::<i64>::default();
         let descriptors = Gauge::<i64>::default();
         registry.register("process_resident_memory_bytes", "Resident memory of this process, in bytes", memory.clone());

@@ -98,7 +98,7 @@ pub async fn open(role: Role, settings: Settings, datadir: Option<&Path>, models
     let keys = maker.open_or_make()?;
     let again = maker.open_or_make()?;
     let clock: SharedClock = Arc::new(SystemClock);
-    let mut registry = Registry::with_prefix("trellis");
+    let mut registry = Registry::default();
     let metrics = NetMetrics::default();
     metrics.register(&mut registry);
     let best_height = Arc::default();
@@ -251,19 +251,24 @@ pub fn same_key(key: &AccountKey) -> Result<AccountKey> {
     Ok(AccountKey::from_bytes(&key.to_bytes())?)
 }
 
+/// Where components register that do not say `trellis` in their own names.
+pub fn named(registry: &mut Registry) -> &mut Registry {
+    registry.sub_registry_with_prefix("trellis")
+}
+
 /// METRICS.md: every metric of every component, from the same registrations that the nodes make.
 pub fn metrics_document() -> String {
     use trellis_market_provider::ProviderMetrics;
-    let mut registry = Registry::with_prefix("trellis");
+    let mut registry = Registry::default();
     NetMetrics::default().register(&mut registry);
     trellis_chain_consensus::EngineMetrics::default().register(&mut registry);
     trellis_chain_mempool::PoolMetrics::default().register(&mut registry);
     trellis_rpc::RpcMetrics::default().register(&mut registry);
-    validator::register_gauges(&mut registry);
-    trellis_market_chain::ChainMetrics::default().register(&mut registry);
-    trellis_market_journal::JournalMetrics::default().register(&mut registry);
-    ProviderMetrics::default().register(&mut registry);
-    trellis_market_settlement::SettlementMetrics::default().register(&mut registry);
+    validator::register_gauges(named(&mut registry));
+    trellis_market_chain::ChainMetrics::default().register(named(&mut registry));
+    trellis_market_journal::JournalMetrics::default().register(named(&mut registry));
+    ProviderMetrics::default().register(named(&mut registry));
+    trellis_market_settlement::SettlementMetrics::default().register(named(&mut registry));
     let _ = Health::new(&mut registry);
     let mut encoded = String::new();
     if prometheus_client::encoding::text::encode(&mut encoded, &registry).is_err() {

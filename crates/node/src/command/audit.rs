@@ -4,6 +4,7 @@ use crate::bridge::connect;
 use crate::chain::Chain;
 use crate::cli::AuditCommand;
 use crate::command::node_of;
+use crate::command::wallet::chain_endpoint;
 use crate::control::ask;
 use crate::failure::Failure;
 use crate::ledger::ledgers;
@@ -26,7 +27,11 @@ pub async fn run(command: AuditCommand, datadir: Option<&Path>) -> Result<()> {
     let ledgers = ledgers(datadir)?;
     let sides: Vec<LedgerSide<'_>> =
         ledgers.iter().map(|ledger| LedgerSide { name: ledger.role.clone(), index: ledger.reader.index() }).collect();
-    let client = connect(&chain, &[rpc], Arc::new(SystemClock)).await?;
+    let endpoint = match rpc {
+        Some(endpoint) => endpoint,
+        None => chain_endpoint(datadir).await?,
+    };
+    let client = connect(&chain, &[endpoint], Arc::new(SystemClock)).await?;
     let report = audit_ledger(&sides, client.as_ref(), &Contracts::from(&chain.contracts)).await?;
     if json {
         println!("{}", serde_json::to_string_pretty(&report)?);

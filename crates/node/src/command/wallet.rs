@@ -29,7 +29,7 @@ pub fn trl(text: &str) -> String {
 }
 
 /// The endpoint of the validator below the folder, or the default one.
-async fn chain_endpoint(datadir: Option<&Path>) -> Result<String> {
+pub async fn chain_endpoint(datadir: Option<&Path>) -> Result<String> {
     if let Ok(folder) = node_of(datadir, "validator") {
         let status = ask(&folder, "admin_status", Value::Null).await?;
         if let Some(rpc) = status["endpoints"]["rpc"].as_str() {

@@ -3,7 +3,7 @@
 use crate::bridge::{connect, wallet};
 use crate::control::Admin;
 use crate::monitor::Health;
-use crate::role::{Status, common_answer, open, serve_control, serve_metrics};
+use crate::role::{Status, common_answer, named, open, serve_control, serve_metrics};
 use crate::settings::Settings;
 use crate::supervised::until_told_to_end;
 use async_trait::async_trait;
@@ -28,10 +28,10 @@ pub async fn run(settings: Settings, datadir: Option<&Path>) -> Result<()> {
     let health = Health::new(&mut base.registry);
     let chain = &base.chain;
     let client = connect(chain, &base.settings.rpc, Arc::clone(&base.clock)).await?;
-    client.metrics().register(&mut base.registry);
+    client.metrics().register(named(&mut base.registry));
     let journal_config = JournalConfig::new(base.datadir.join("journal"));
     let journal = Journal::open(&journal_config, Arc::clone(&base.clock))?;
-    journal.metrics().register(&mut base.registry);
+    journal.metrics().register(named(&mut base.registry));
     let protocol = &chain.spec.protocol;
     let config = AggregatorConfig {
         batch_receipts_max: usize::try_from(protocol.batch_receipts_max).unwrap_or(usize::MAX),
@@ -40,7 +40,7 @@ pub async fn run(settings: Settings, datadir: Option<&Path>) -> Result<()> {
     };
     let wallet = wallet(client, &base.account)?;
     let aggregator = Aggregator::open(config, wallet, journal, &journal_config, Arc::clone(&base.clock)).await?;
-    aggregator.metrics().register(&mut base.registry);
+    aggregator.metrics().register(named(&mut base.registry));
     let running = aggregator.run(&base.network)?;
     health.set("aggregator", true, "bonded and serving");
     let registry = std::mem::take(&mut base.registry);

@@ -5,7 +5,7 @@ use crate::control::Admin;
 use crate::failure::Failure;
 use crate::monitor::Health;
 use crate::role::{
-    Base, Status, common_answer, open, port_failure, same_key, serve_control, serve_metrics, socket_address, wei,
+    Base, Status, common_answer, named, open, port_failure, same_key, serve_control, serve_metrics, socket_address, wei,
 };
 use crate::settings::Settings;
 use crate::supervised::until_told_to_end;
@@ -80,11 +80,11 @@ fn check_open_to_others(settings: &Settings, listen: std::net::SocketAddr) -> Re
 async fn start(base: &mut Base) -> Result<(Market, Channels, Running)> {
     let chain = &base.chain;
     let client = connect(chain, &base.settings.rpc, Arc::clone(&base.clock)).await?;
-    client.metrics().register(&mut base.registry);
+    client.metrics().register(named(&mut base.registry));
     let channels = Channels::new(chain, client, &base.account, Arc::clone(&base.clock))?;
     let journal_config = JournalConfig::new(base.datadir.join("journal"));
     let journal = Journal::open(&journal_config, Arc::clone(&base.clock))?;
-    journal.metrics().register(&mut base.registry);
+    journal.metrics().register(named(&mut base.registry));
     let config = JobClientConfig {
         chain_id: chain.spec.genesis.chain_id,
         channels: chain.contracts.payment_channels,

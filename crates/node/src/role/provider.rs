@@ -4,7 +4,7 @@ use crate::bridge::{Channels, ProviderPayouts, connect};
 use crate::control::Admin;
 use crate::failure::Failure;
 use crate::monitor::Health;
-use crate::role::{Base, Status, aggregator, common_answer, open, same_key, serve_control, serve_metrics, wei};
+use crate::role::{Base, Status, aggregator, common_answer, named, open, same_key, serve_control, serve_metrics, wei};
 use crate::settings::Settings;
 use crate::supervised::until_told_to_end;
 use crate::view::provider_channel_json;
@@ -45,7 +45,7 @@ pub async fn run(settings: Settings, datadir: Option<&Path>) -> Result<()> {
     let health = Health::new(&mut base.registry);
     let (provider, _watching) = start(&mut base, name, backend).await?;
     let provider = Arc::new(provider);
-    provider.metrics().register(&mut base.registry);
+    provider.metrics().register(named(&mut base.registry));
     health.set("provider", true, "serving");
     let registry = std::mem::take(&mut base.registry);
     let _monitor = serve_metrics(&base.settings, registry, health, &base.status).await?;
@@ -68,10 +68,10 @@ pub async fn run(settings: Settings, datadir: Option<&Path>) -> Result<()> {
 async fn start(base: &mut Base, name: String, backend: Arc<dyn Backend>) -> Result<(Provider, Vec<Running>)> {
     let chain = &base.chain;
     let client = connect(chain, &base.settings.rpc, Arc::clone(&base.clock)).await?;
-    client.metrics().register(&mut base.registry);
+    client.metrics().register(named(&mut base.registry));
     let channels = Channels::new(chain, client, &base.account, Arc::clone(&base.clock))?;
     let journal = Journal::open(&JournalConfig::new(base.datadir.join("journal")), Arc::clone(&base.clock))?;
-    journal.metrics().register(&mut base.registry);
+    journal.metrics().register(named(&mut base.registry));
     let settles = aggregator(&base.settings, chain)?;
     let domain = Domain { chain_id: chain.spec.genesis.chain_id, contract: chain.contracts.settlement };
     let link = settles.map(|account| AggregatorLink::new(base.network.clone(), account, None, domain));

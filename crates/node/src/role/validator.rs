@@ -4,7 +4,9 @@ use crate::control::Admin;
 use crate::failure::Failure;
 use crate::keys::KeyMaker;
 use crate::monitor::Health;
-use crate::role::{Base, Status, common_answer, open, port_failure, serve_control, serve_metrics, socket_address};
+use crate::role::{
+    Base, Status, common_answer, named, open, port_failure, serve_control, serve_metrics, socket_address,
+};
 use crate::settings::Settings;
 use crate::supervised::until_told_to_end;
 use async_trait::async_trait;
@@ -91,7 +93,7 @@ async fn start_chain(base: &mut Base, vote_key: VoteKey, health: &Health) -> Res
     };
     let producer =
         Arc::new(Producer::start(store.clone(), executor.clone(), mempool.clone(), config, Arc::clone(&base.clock))?);
-    ChainGauges::register(&mut base.registry).follow(health, &store, &producer);
+    ChainGauges::register(named(&mut base.registry)).follow(health, &store, &producer);
     let consensus = &chain.spec.consensus;
     let engine = EngineConfig {
         block_time_ms: consensus.block_time_ms,
