@@ -325,8 +325,11 @@ impl Audit {
         let at = (Some(id), None);
         let (mut costs, mut bounds) = (Wei::ZERO, Wei::ZERO);
         for (job_id, job) in book.jobs(id) {
-            costs = costs.saturating_add(job.cost.unwrap_or(job.signed));
-            if let Some(cost) = job.cost {
+            // Between the provider's signature and the gateway's, the last voucher may still be on its way: what counts
+            // then is what was signed for the job, and the rest is the half-signed job's bound.
+            let settled = job.cost.filter(|_| job.phase != JobPhase::SignedByProvider);
+            costs = costs.saturating_add(settled.unwrap_or(job.signed));
+            if let Some(cost) = settled {
                 self.expect(
                     "a job's cost is what was signed for it",
                     &side.name,

@@ -13,6 +13,7 @@ pub mod reference;
 pub mod status;
 pub mod wallet;
 
+use crate::chain::Chain;
 use crate::control::nodes_below;
 use crate::failure::Failure;
 use eyre::Result;
@@ -46,4 +47,11 @@ pub fn node_of(datadir: Option<&Path>, role: &str) -> Result<PathBuf> {
         .find(|(name, _)| name == role)
         .map(|(_, folder)| folder)
         .ok_or_else(|| Failure::new(format!("there is no {role} in this folder")).into())
+}
+
+/// The chain that the nodes below the folder are on, as the first of them noted it when it started.
+pub fn chain_of(datadir: Option<&Path>) -> Result<Chain> {
+    let noted =
+        nodes(datadir)?.into_iter().find_map(|(_, folder)| std::fs::read_to_string(folder.join("chain-spec")).ok());
+    Chain::load(noted.as_deref().map_or("dev", str::trim))
 }

@@ -84,6 +84,9 @@ pub async fn open(role: Role, settings: Settings, datadir: Option<&Path>, models
     let datadir = DataDir::open(&chosen)?;
     std::fs::write(datadir.join("role"), role.word())
         .map_err(|error| Failure::new(format!("cannot write in {}: {error}", chosen.display())))?;
+    let spec = std::fs::canonicalize(&settings.chain)
+        .map_or_else(|_| settings.chain.clone(), |path| path.display().to_string());
+    std::fs::write(datadir.join("chain-spec"), spec)?;
     let config_file = datadir.join("config.toml");
     if !config_file.exists() {
         std::fs::write(&config_file, commented_defaults()?)?;

@@ -1,10 +1,9 @@
 //! `trellis audit ledger`: every sum of money.md, recomputed (OPS-06).
 
 use crate::bridge::connect;
-use crate::chain::Chain;
 use crate::cli::AuditCommand;
-use crate::command::node_of;
 use crate::command::wallet::chain_endpoint;
+use crate::command::{chain_of, node_of};
 use crate::control::ask;
 use crate::failure::Failure;
 use crate::ledger::ledgers;
@@ -23,7 +22,7 @@ pub async fn run(command: AuditCommand, datadir: Option<&Path>) -> Result<()> {
     if let Ok(gateway) = node_of(datadir, "gateway") {
         let _ = ask(&gateway, "admin_sync", Value::Null).await;
     }
-    let chain = Chain::load("dev")?;
+    let chain = chain_of(datadir)?;
     let ledgers = ledgers(datadir)?;
     let sides: Vec<LedgerSide<'_>> =
         ledgers.iter().map(|ledger| LedgerSide { name: ledger.role.clone(), index: ledger.reader.index() }).collect();

@@ -2,6 +2,7 @@
 
 use crate::chain::Chain;
 use crate::cli::{ListArgs, ReceiptCommand};
+use crate::command::chain_of;
 use crate::failure::Failure;
 use crate::ledger::{Entry, Ledger, ledgers, phase_word};
 use crate::table::{print, print_json};
@@ -114,7 +115,7 @@ struct Checked {
 }
 
 fn verify(id: &str, list: ListArgs, datadir: Option<&Path>) -> Result<()> {
-    let chain = Chain::load("dev")?;
+    let chain = chain_of(datadir)?;
     let mut checked = Vec::new();
     let file = Path::new(id);
     if file.is_file() {

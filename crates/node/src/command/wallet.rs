@@ -1,10 +1,9 @@
 //! `trellis wallet …` (MKT-32): accounts, and where their money is.
 
 use crate::bridge::connect;
-use crate::chain::Chain;
 use crate::cli::{ListArgs, WalletCommand};
 use crate::command::channel::channels;
-use crate::command::{node_of, nodes};
+use crate::command::{chain_of, node_of, nodes};
 use crate::control::ask;
 use crate::failure::Failure;
 use crate::table::{cell, print, print_json};
@@ -51,7 +50,7 @@ async fn statuses(datadir: Option<&Path>) -> Result<Vec<(String, Address)>> {
 }
 
 async fn accounts(list: ListArgs, datadir: Option<&Path>) -> Result<()> {
-    let chain = Chain::load("dev")?;
+    let chain = chain_of(datadir)?;
     let client = connect(&chain, &[chain_endpoint(datadir).await?], Arc::new(SystemClock)).await?;
     let token = WtrlContract::new(chain.contracts.wtrl);
     let mut shown = Vec::new();
@@ -75,7 +74,7 @@ async fn accounts(list: ListArgs, datadir: Option<&Path>) -> Result<()> {
 }
 
 async fn locks(list: ListArgs, datadir: Option<&Path>) -> Result<()> {
-    let chain = Chain::load("dev")?;
+    let chain = chain_of(datadir)?;
     let client = connect(&chain, &[chain_endpoint(datadir).await?], Arc::new(SystemClock)).await?;
     let mut shown = Vec::new();
     for channel in channels(datadir).await? {
