@@ -36,7 +36,9 @@ pub fn prove(root: &Path, name: &str) -> Result<()> {
         "cores": std::thread::available_parallelism().map_or(0, std::num::NonZero::get),
         "result": result,
     });
-    let path = root.join("docs/proof").join(format!("{name}.json"));
+    let folder = root.join("docs/proof");
+    fs::create_dir_all(&folder)?;
+    let path = folder.join(format!("{name}.json"));
     fs::write(&path, format!("{}\n", serde_json::to_string_pretty(&proof)?))?;
     println!("proof: wrote docs/proof/{name}.json");
     Ok(())
