@@ -99,7 +99,9 @@ pub async fn open(role: Role, settings: Settings, datadir: Option<&Path>, models
         passphrase_file: settings.passphrase_file.as_deref(),
     };
     let keys = maker.open_or_make()?;
-    let again = maker.open_or_make()?;
+    // The network owns its keys; the market needs the same ones. Opening a keystore again would cost its Argon2 again.
+    let node_key = Arc::new(HybridKey::from_secret(&keys.node.to_secret())?);
+    let network_account = same_key(&keys.account)?;
     let clock: SharedClock = Arc::new(SystemClock);
     let mut registry = Registry::default();
     let metrics = NetMetrics::default();
@@ -107,7 +109,7 @@ pub async fn open(role: Role, settings: Settings, datadir: Option<&Path>, models
     let best_height = Arc::default();
     let config = net_config(role, &settings, &chain, models, Arc::clone(&best_height))?;
     let node_id = keys.node.node_id();
-    let network = start_with_metrics(config, keys.node, again.account, Arc::clone(&clock), metrics).await?;
+    let network = start_with_metrics(config, keys.node, network_account, Arc::clone(&clock), metrics).await?;
     let status = Arc::new(Status { fields: RwLock::default() });
     status.set("role", json!(role));
     status.set("node_id", json!(node_id));
@@ -125,7 +127,7 @@ pub async fn open(role: Role, settings: Settings, datadir: Option<&Path>, models
         chain,
         account: keys.account,
         voucher: keys.voucher,
-        node_key: Arc::new(again.node),
+        node_key,
         network,
         clock,
         registry,
