@@ -51,6 +51,8 @@ pub struct ProviderConfig {
     pub first_token_wait_ms: u64,
     /// Each further piece must come within this, in milliseconds.
     pub stall_wait_ms: u64,
+    /// Tokens that follow a chunk within this leave together, in milliseconds; 0 sends each by itself.
+    pub chunk_window_ms: u64,
     /// The chain is asked about a channel within this, in milliseconds.
     pub chain_wait_ms: u64,
     /// Open channels are looked at on the chain this often, in milliseconds.
@@ -83,6 +85,7 @@ impl Default for ProviderConfig {
             countersign_wait_ms: 10_000,
             first_token_wait_ms: 60_000,
             stall_wait_ms: 30_000,
+            chunk_window_ms: 10,
             chain_wait_ms: 5_000,
             watch_interval_ms: 1_000,
             redeem_after: Wei::MAX,

@@ -9,6 +9,7 @@ use crate::settle;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use trellis_market_channel::{PayeeError, Permit, Prices, StopReason};
 use trellis_market_journal::{JobOpened, Record};
 use trellis_market_receipt::wire::{
@@ -16,6 +17,9 @@ use trellis_market_receipt::wire::{
 };
 use trellis_market_receipt::{FinishReason, JobRequest, OutputHasher, request_digest};
 use trellis_primitives::{B256, NodeId, UnixMs};
+
+/// Text that waits for its chunk is sent when it reaches this, in bytes.
+const PENDING_BYTES_MAX: usize = 4 * 1024;
 
 /// How a job's output ended.
 #[derive(Debug, Clone)]
@@ -48,6 +52,9 @@ pub(crate) struct Job<'a> {
     pub(crate) model: ModelForSale,
     pub(crate) request: Option<JobRequest>,
     pub(crate) output: OutputHasher,
+    /// Text that is metered and hashed, and not sent yet.
+    pub(crate) pending: String,
+    sent_at: Option<Instant>,
     pub(crate) started_at: UnixMs,
     pub(crate) first_token_at: Option<UnixMs>,
     pub(crate) tokens_in: u64,
@@ -115,6 +122,8 @@ async fn admit<'a>(
         model,
         request: None,
         output: OutputHasher::new(&B256::ZERO),
+        pending: String::new(),
+        sent_at: None,
         started_at: shared.clock.now(),
         first_token_at: None,
         tokens_in: 0,
@@ -210,6 +219,8 @@ impl Job<'_> {
                 }
                 Permit::Pay { due } if asked != Some(due) => {
                     asked = Some(due);
+                    // The gateway pays for what it has seen.
+                    self.flush().await?;
                     let due = Due { job: self.accept.job, tokens_in, tokens_out, due };
                     let sent = self.link.send(ProviderFrame::Due(due)).await;
                     sent.map_err(|_| self.fail(JobErrorCode::PaymentLate, "the gateway went away"))?;
@@ -257,8 +268,13 @@ impl Job<'_> {
                 None => ("first token", self.shared.config.first_token_wait_ms),
                 Some(_) => ("further token", self.shared.config.stall_wait_ms),
             };
+            let flush_at = self.flush_at();
             let event = tokio::select! {
                 event = next_event(&mut *stream, what, wait_ms) => event,
+                () = tokio::time::sleep_until(flush_at), if !self.pending.is_empty() => {
+                    self.flush().await?;
+                    continue;
+                }
                 came = self.link.recv() => {
                     if self.cancelled(came)? {
                         return Ok(Ending::early(FinishReason::Cancelled));
@@ -294,10 +310,28 @@ impl Job<'_> {
         self.shared.metrics.tokens_out.inc_by(tokens);
         self.first_token_at.get_or_insert_with(|| self.shared.clock.now());
         self.output.update(&text);
-        let chunk = Chunk { job: self.accept.job, text, tokens_in: self.tokens_in, tokens_out };
-        let sent = self.link.send(ProviderFrame::Chunk(chunk)).await;
-        sent.map_err(|_| self.fail(JobErrorCode::Protocol, "the gateway went away"))?;
+        self.pending.push_str(&text);
+        if Instant::now() >= self.flush_at() || self.pending.len() >= PENDING_BYTES_MAX {
+            self.flush().await?;
+        }
         Ok(Gate::Open)
+    }
+
+    /// When what is pending is sent: at once after a pause, else when the window since the last chunk is over.
+    fn flush_at(&self) -> Instant {
+        let window = Duration::from_millis(self.shared.config.chunk_window_ms);
+        self.sent_at.map_or_else(Instant::now, |sent| sent + window)
+    }
+
+    async fn flush(&mut self) -> Result<(), JobError> {
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        self.sent_at = Some(Instant::now());
+        let text = std::mem::take(&mut self.pending);
+        let chunk = Chunk { job: self.accept.job, text, tokens_in: self.tokens_in, tokens_out: self.tokens_out };
+        let sent = self.link.send(ProviderFrame::Chunk(chunk)).await;
+        sent.map_err(|_| self.fail(JobErrorCode::Protocol, "the gateway went away"))
     }
 
     /// The backend's own end. Its usage counts where it is higher than what was metered and possible for the text.

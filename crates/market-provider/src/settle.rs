@@ -84,7 +84,8 @@ pub(crate) async fn settle(job: &mut Job<'_>, ending: Ending) -> Result<(), JobE
     signed.sign_as_provider(&domain, &job.shared.account);
     let stored = job.shared.journal.append(Record::JobReceipt(kept(&signed))).await;
     stored.map_err(|error| refuse(JobErrorCode::Internal, error.to_string()))?;
-    let last = Chunk { job: id, text: String::new(), tokens_in: job.tokens_in, tokens_out: job.tokens_out };
+    let text = std::mem::take(&mut job.pending);
+    let last = Chunk { job: id, text, tokens_in: job.tokens_in, tokens_out: job.tokens_out };
     let frame = ProviderReceipt { last, receipt: signed.clone(), token_ids: ending.token_ids };
     let sent = job.link.send(ProviderFrame::Receipt(Box::new(frame))).await;
     sent.map_err(|_| refuse(JobErrorCode::Protocol, "the gateway went away".to_owned()))?;

@@ -317,6 +317,14 @@ impl Work {
         }
     }
 
+    /// Text goes on before its payment is stored, and a caller that does not read holds no payment up: then it comes back.
+    fn tell_now(&self, event: JobEvent) -> Option<JobEvent> {
+        match self.events.try_send(event) {
+            Err(mpsc::error::TrySendError::Full(event)) => Some(event),
+            Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => None,
+        }
+    }
+
     async fn tell(&mut self, event: JobEvent) {
         tokio::select! {
             _ = self.events.send(event) => {}
@@ -343,9 +351,12 @@ impl Work {
         if !self.cancelled {
             self.wait_for(WaitedFor::NextToken, self.shared.config.stall_wait_ms);
         }
+        let untold = self.tell_now(JobEvent::Text { text: chunk.text, tokens_out: chunk.tokens_out });
         let more = self.money.pay_ahead_of_limit()?;
         self.pay(more).await?;
-        self.tell(JobEvent::Text { text: chunk.text, tokens_out: chunk.tokens_out }).await;
+        if let Some(text) = untold {
+            self.tell(text).await;
+        }
         Ok(())
     }
 
@@ -359,6 +370,8 @@ impl Work {
         }
         self.check(&signed, &token_ids)?;
         let more = self.money.receipt(&signed.receipt)?;
+        let text = (!last.text.is_empty()).then(|| JobEvent::Text { text: last.text, tokens_out: last.tokens_out });
+        let untold = text.and_then(|text| self.tell_now(text));
         self.opened().await;
         signed.sign_as_gateway(&self.shared.config.settlement_domain(), &self.shared.signer);
         let mut records = Vec::with_capacity(2);
@@ -378,8 +391,8 @@ impl Work {
         let signature = signed.gateway_signature.as_ref().try_into().unwrap_or([0; 65]);
         let countersign = Countersign { job: self.accept.job, signature, voucher };
         let sent = self.link.send(&GatewayFrame::Countersign(countersign)).await;
-        if !last.text.is_empty() {
-            self.tell(JobEvent::Text { text: last.text, tokens_out: last.tokens_out }).await;
+        if let Some(text) = untold {
+            self.tell(text).await;
         }
         let done = JobDone { receipt: signed, recounted: self.tokenizer.is_some() };
         self.tell(JobEvent::Done(Box::new(done))).await;
