@@ -1,7 +1,8 @@
 //! `trellis bench market`: what gateway, network, receipt and vouchers add to a request.
 //!
 //! The same greedy request goes in turns to the gateway of a whole `trellis dev` network and straight to the embedded
-//! engine in this process, with as many inference threads; both must answer with the same text.
+//! engine in this process, with as many inference threads; both must answer with the same text. One request at a time gives
+//! the first token's delay, several at once give what of the engine's throughput is left.
 
 use super::node::Node;
 use super::{ledger, percentile, rounded, shown};
@@ -24,6 +25,8 @@ const PROMPT: &str = "Tell me a long story about a fox.";
 const TOKENS_MAX: u32 = 128;
 /// Requests before the measured ones: the first opens the channel.
 const WARM_UP: usize = 3;
+/// Requests at once when throughput is measured.
+const STREAMS: usize = 8;
 /// How long the network may take to start, in seconds.
 const READY_SECONDS_MAX: u64 = 120;
 /// How long one answer may take, in seconds.
@@ -90,23 +93,44 @@ async fn measure(network: &mut Node, folder: &std::path::Path, requests: usize) 
     let client = reqwest::Client::builder().timeout(Duration::from_secs(ANSWER_SECONDS_MAX)).build()?;
     let url = format!("http://{address}/v1/chat/completions");
     until_served(network, &client, &address, &name).await?;
+    let client = Asker { client, url, model: name, engine };
+    let mut overhead = one_at_a_time(&client, requests).await?;
+    let together = at_once(&client, requests.div_ceil(STREAMS)).await?;
+    overhead["throughput_loss_pct"] = together["throughput_loss_pct"].clone();
+    overhead["at_once"] = together;
+    Ok(overhead)
+}
+
+/// Both ways to the same model.
+struct Asker {
+    client: reqwest::Client,
+    url: String,
+    model: String,
+    engine: Engine,
+}
+
+impl Asker {
+    async fn gateway(&self) -> Result<Sample> {
+        through_gateway(&self.client, &self.url, &self.model, PROMPT).await
+    }
+
+    async fn direct(&self) -> Result<Sample> {
+        straight_to_engine(&self.engine, PROMPT).await
+    }
+}
+
+async fn one_at_a_time(ask: &Asker, requests: usize) -> Result<Value> {
     let (mut gateway, mut direct) = (Vec::new(), Vec::new());
     for number in 0..WARM_UP + requests {
         // The order alternates, so that neither side always has the warmer caches.
         let (through, straight) = if number % 2 == 0 {
-            let through = through_gateway(&client, &url, &name, PROMPT).await?;
-            (through, straight_to_engine(&engine, PROMPT).await?)
+            let through = ask.gateway().await?;
+            (through, ask.direct().await?)
         } else {
-            let straight = straight_to_engine(&engine, PROMPT).await?;
-            (through_gateway(&client, &url, &name, PROMPT).await?, straight)
+            let straight = ask.direct().await?;
+            (ask.gateway().await?, straight)
         };
-        if through.text != straight.text || through.tokens != straight.tokens {
-            return Err(Failure::new(format!(
-                "the network did not do the same work: {} tokens {:?}, the engine alone {} tokens {:?}",
-                through.tokens, through.text, straight.tokens, straight.text
-            ))
-            .into());
-        }
+        same_work(&through, &straight)?;
         if number >= WARM_UP {
             gateway.push(through);
             direct.push(straight);
@@ -116,6 +140,55 @@ async fn measure(network: &mut Node, folder: &std::path::Path, requests: usize) 
         }
     }
     Ok(overhead(&gateway, &direct))
+}
+
+fn same_work(through: &Sample, straight: &Sample) -> Result<()> {
+    if through.text == straight.text && through.tokens == straight.tokens {
+        return Ok(());
+    }
+    Err(Failure::new(format!(
+        "the network did not do the same work: {} tokens {:?}, the engine alone {} tokens {:?}",
+        through.tokens, through.text, straight.tokens, straight.text
+    ))
+    .into())
+}
+
+/// Rounds of [`STREAMS`] requests at once, through the gateway and straight in turns.
+async fn at_once(ask: &Asker, rounds: usize) -> Result<Value> {
+    let (mut gateway, mut direct) = ((0, 0.0), (0, 0.0));
+    for round in 0..=rounds {
+        let began = Instant::now();
+        let through = futures::future::try_join_all((0..STREAMS).map(|_| ask.gateway())).await?;
+        let through_seconds = began.elapsed().as_secs_f64();
+        let began = Instant::now();
+        let straight = futures::future::try_join_all((0..STREAMS).map(|_| ask.direct())).await?;
+        let straight_seconds = began.elapsed().as_secs_f64();
+        for (one, other) in through.iter().zip(&straight) {
+            same_work(one, other)?;
+        }
+        // The first round warms up.
+        if round > 0 {
+            gateway = (gateway.0 + tokens(&through), gateway.1 + through_seconds);
+            direct = (direct.0 + tokens(&straight), direct.1 + straight_seconds);
+        }
+    }
+    let (gateway, direct) = (per_second(gateway), per_second(direct));
+    Ok(json!({
+        "streams": STREAMS,
+        "requests": rounds * STREAMS,
+        "throughput_loss_pct": rounded((1.0 - gateway / direct) * 100.0),
+        "gateway_tokens_per_s": rounded(gateway),
+        "direct_tokens_per_s": rounded(direct),
+    }))
+}
+
+fn tokens(samples: &[Sample]) -> u64 {
+    samples.iter().map(|sample| sample.tokens).sum()
+}
+
+#[allow(clippy::cast_precision_loss, reason = "counts of thousands")]
+fn per_second((tokens, seconds): (u64, f64)) -> f64 {
+    tokens as f64 / seconds
 }
 
 /// Waits until the gateway knows a provider of the model.
@@ -223,25 +296,23 @@ fn overhead(gateway: &[Sample], direct: &[Sample]) -> Value {
     json!({
         "ttft_ms_p50": rounded(percentile(&mut added, 0.5)),
         "ttft_ms_p99": rounded(percentile(&mut added, 0.99)),
-        "throughput_loss_pct": rounded(loss(gateway, direct)),
+        "one_request_loss_pct": rounded(loss(gateway, direct)),
         "requests": gateway.len(),
         "gateway": side(gateway),
         "direct": side(direct),
     })
 }
 
-#[allow(clippy::cast_precision_loss, reason = "counts of thousands")]
 fn side(samples: &[Sample]) -> Value {
     let of = |part: f64, value: fn(&Sample) -> f64| {
         rounded(percentile(&mut samples.iter().map(value).collect::<Vec<f64>>(), part))
     };
-    let tokens: u64 = samples.iter().map(|sample| sample.tokens).sum();
-    let seconds = samples.iter().map(|sample| sample.total_ms).sum::<f64>() / 1e3;
+    let (tokens, seconds) = (tokens(samples), samples.iter().map(|sample| sample.total_ms).sum::<f64>() / 1e3);
     json!({
         "ttft_ms_p50": of(0.5, |sample| sample.ttft_ms),
         "ttft_ms_p99": of(0.99, |sample| sample.ttft_ms),
         "total_ms_p50": of(0.5, |sample| sample.total_ms),
-        "tokens_per_s": rounded(tokens as f64 / seconds),
+        "tokens_per_s": rounded(per_second((tokens, seconds))),
         "tokens": tokens,
     })
 }
@@ -262,14 +333,21 @@ fn print_table(result: &Value) {
         shown(&overhead["ttft_ms_p50"]),
         shown(&overhead["ttft_ms_p99"]),
         "-".to_owned(),
-        format!("-{} %", shown(&overhead["throughput_loss_pct"])),
+        format!("-{} %", shown(&overhead["one_request_loss_pct"])),
     ];
     print(
         &["PATH", "FIRST TOKEN p50 ms", "p99 ms", "WHOLE p50 ms", "TOKENS/s"],
         &[line("gateway", &overhead["gateway"]), line("engine alone", &overhead["direct"]), added],
     );
+    let together = &overhead["at_once"];
     println!(
-        "\nreceipts signed, verified and durable on both sides: {} a second",
+        "\n{STREAMS} requests at once: {} tokens/s through the gateway, {} straight (-{} %)",
+        shown(&together["gateway_tokens_per_s"]),
+        shown(&together["direct_tokens_per_s"]),
+        shown(&together["throughput_loss_pct"])
+    );
+    println!(
+        "receipts signed, verified and durable on both sides: {} a second",
         shown(&result["ledger"]["receipts_per_second"])
     );
 }
