@@ -1,10 +1,9 @@
 //! The provider's side of a channel: the highest voucher, what it pays for, and what may be delivered on credit.
 //!
 //! Credit rules, all in one place ([`PayeeChannel::permit`]):
-//! * A gateway has a *history* when it has promised at least one risk limit on this channel and ten times what it left unpaid.
-//! * With a history, all open jobs of the channel together may be one risk limit ahead of their vouchers.
-//! * Without one, nothing is delivered before it is paid. So a new identity gets nothing free, and one that walked away with
-//!   unpaid work gets at most a tenth of what it pays.
+//! * A gateway's *credit* is what it has promised on this channel, less ten times what it left unpaid, and one risk limit at most.
+//! * All open jobs of the channel together may be so far ahead of their vouchers. A new identity has none and pays before
+//!   anything is computed; nobody ever gets more free than it paid, and one that walked away at most a tenth of it.
 //! * A prompt, or anything else, that costs more than the limit is paid in steps of one limit.
 //! * Nothing is computed that the deposit or the accepted maximum cannot pay.
 
@@ -209,7 +208,7 @@ impl PayeeChannel {
         if mine.saturating_add(others) > self.deposit.saturating_sub(self.cumulative()) {
             return Ok(Permit::Stop(StopReason::Deposit));
         }
-        if mine.is_zero() || (self.has_history() && mine.saturating_add(others) <= self.risk_limit) {
+        if mine.is_zero() || mine.saturating_add(others) <= self.credit() {
             return Ok(Permit::Go);
         }
         let step = money.signed().saturating_add(self.risk_limit.max(Wei(1)));
@@ -220,11 +219,11 @@ impl PayeeChannel {
         self.jobs.iter().filter(|(other, _)| *other != job).map(|(_, money)| money.unpaid()).sum()
     }
 
-    /// True where this gateway may be served on credit.
+    /// How far this gateway's open jobs may be ahead of their vouchers together.
     #[must_use]
-    pub fn has_history(&self) -> bool {
+    pub fn credit(&self) -> Wei {
         let owed = self.arrears.checked_mul_u64(ARREARS_FACTOR).unwrap_or(Wei::MAX);
-        self.cumulative() >= self.risk_limit.saturating_add(owed)
+        self.cumulative().saturating_sub(owed).min(self.risk_limit)
     }
 
     /// The step was computed and delivered: moves the meter.

@@ -213,9 +213,25 @@ fn a_gateway_that_left_work_unpaid_loses_its_credit_until_it_has_paid_ten_times_
     assert_eq!(payee.permit(&job(1), 900, 0).unwrap(), Permit::Go);
     payee.meter(&job(1), 900, 0).unwrap();
     assert_eq!(payee.abort_job(&job(1)).unwrap().written_off, Wei(900));
-    assert!(!payee.has_history());
+    assert_eq!(payee.credit(), Wei::ZERO);
     payee.apply(&sign(payer.allot(job(8), Wei(9_000)).unwrap())).unwrap();
-    assert!(payee.has_history());
+    assert_eq!(payee.credit(), RISK);
+}
+
+// row: MKT-31
+#[test]
+fn a_new_gateway_pays_first_and_its_credit_grows_with_what_it_paid() {
+    let (mut payer, mut payee) = (payer(), payee());
+    payee.open_job(job(1), prices(), DEPOSIT).unwrap();
+    assert_eq!(payee.permit(&job(1), 10, 0).unwrap(), Permit::Pay { due: Wei(10) });
+    payee.apply(&sign(payer.allot(job(1), Wei(10)).unwrap())).unwrap();
+    assert_eq!(payee.credit(), Wei(10));
+    // Ten paid and used: ten more on credit, the eleventh must be paid for.
+    payee.meter(&job(1), 10, 0).unwrap();
+    assert_eq!(payee.permit(&job(1), 20, 0).unwrap(), Permit::Go);
+    assert_eq!(payee.permit(&job(1), 21, 0).unwrap(), Permit::Pay { due: Wei(21) });
+    payee.apply(&sign(payer.allot(job(9), DEPOSIT.min(Wei(5_000))).unwrap())).unwrap();
+    assert_eq!(payee.credit(), RISK);
 }
 
 #[test]

@@ -18,6 +18,7 @@ use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use axum::serve::ListenerExt;
 use envelope::ApiError;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -56,6 +57,12 @@ pub async fn serve(
     clock: SharedClock,
     config: HttpConfig,
 ) -> std::io::Result<()> {
+    // Tokens are small writes: with Nagle's algorithm each would wait for the acknowledgement of the one before.
+    let listener = listener.tap_io(|stream| {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(error = %error, "a client's connection keeps delaying small writes");
+        }
+    });
     axum::serve(listener, router(jobs, clock, config).into_make_service_with_connect_info::<SocketAddr>()).await
 }
 

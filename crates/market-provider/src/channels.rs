@@ -93,8 +93,8 @@ impl Entry {
         self.page.lock().money.held().copied()
     }
 
-    pub(crate) fn has_history(&self) -> bool {
-        self.page.lock().money.has_history()
+    pub(crate) fn has_credit(&self) -> bool {
+        !self.page.lock().money.credit().is_zero()
     }
 
     pub(crate) fn signer(&self) -> Address {

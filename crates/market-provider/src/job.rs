@@ -112,7 +112,7 @@ async fn admit<'a>(
     let prices = Prices { input: accept.price_in, output: accept.price_out };
     entry.open_job(accept.job, accept.sequence, prices, accept.max_cost)?;
     let opened = Some(journal_opened(shared, peer, &accept));
-    let accepted = Accepted { job: accept.job, held: entry.held(), prepay: !entry.has_history() };
+    let accepted = Accepted { job: accept.job, held: entry.held(), prepay: !entry.has_credit() };
     let job = Job {
         shared,
         link,

@@ -97,13 +97,13 @@ pub(crate) fn advert(shared: &Shared) -> SignedAdvert {
 
 fn quote(shared: &Shared, request: &QuoteRequest) -> Result<Quote, JobError> {
     let model = shared.model(&request.model)?;
-    let history = request.channel.and_then(|id| shared.book.known(id)).is_some_and(|entry| entry.has_history());
+    let credit = request.channel.and_then(|id| shared.book.known(id)).is_some_and(|entry| entry.has_credit());
     Ok(Quote {
         price_in: model.prices.input,
         price_out: model.prices.output,
         expires_ms: shared.clock.now().plus_ms(shared.config.advert_ttl_ms).0,
         queued: u32::try_from(shared.admission.queued()).unwrap_or(u32::MAX),
-        prepay: !history,
+        prepay: !credit,
     })
 }
 
