@@ -268,7 +268,7 @@ impl Job<'_> {
                 None => ("first token", self.shared.config.first_token_wait_ms),
                 Some(_) => ("further token", self.shared.config.stall_wait_ms),
             };
-            let flush_at = self.flush_at();
+            let flush_at = self.flush_at().unwrap_or_else(Instant::now);
             let event = tokio::select! {
                 event = next_event(&mut *stream, what, wait_ms) => event,
                 () = tokio::time::sleep_until(flush_at), if !self.pending.is_empty() => {
@@ -311,16 +311,16 @@ impl Job<'_> {
         self.first_token_at.get_or_insert_with(|| self.shared.clock.now());
         self.output.update(&text);
         self.pending.push_str(&text);
-        if Instant::now() >= self.flush_at() || self.pending.len() >= PENDING_BYTES_MAX {
+        let now = Instant::now();
+        if self.flush_at().is_none_or(|at| now >= at) || self.pending.len() >= PENDING_BYTES_MAX {
             self.flush().await?;
         }
         Ok(Gate::Open)
     }
 
-    /// When what is pending is sent: at once after a pause, else when the window since the last chunk is over.
-    fn flush_at(&self) -> Instant {
-        let window = Duration::from_millis(self.shared.config.chunk_window_ms);
-        self.sent_at.map_or_else(Instant::now, |sent| sent + window)
+    /// When what is pending is sent: the window after the last chunk is over; `None` before the first, which does not wait.
+    fn flush_at(&self) -> Option<Instant> {
+        Some(self.sent_at? + Duration::from_millis(self.shared.config.chunk_window_ms))
     }
 
     async fn flush(&mut self) -> Result<(), JobError> {
