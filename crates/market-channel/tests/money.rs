@@ -174,20 +174,6 @@ proptest! {
     }
 }
 
-// row: MKT-31
-#[test]
-fn a_new_gateway_gets_nothing_before_it_pays() {
-    let mut payee = payee();
-    payee.open_job(job(1), prices(), DEPOSIT).unwrap();
-    assert_eq!(payee.permit(&job(1), 10, 0).unwrap(), Permit::Pay { due: Wei(10) });
-    let mut payer = payer();
-    payee.apply(&sign(payer.allot(job(1), Wei(10)).unwrap())).unwrap();
-    assert_eq!(payee.permit(&job(1), 10, 0).unwrap(), Permit::Go);
-    payee.meter(&job(1), 10, 0).unwrap();
-    assert_eq!(payee.permit(&job(1), 10, 1).unwrap(), Permit::Pay { due: Wei(11) });
-    assert_eq!(payee.abort_job(&job(1)).unwrap().written_off, Wei(0));
-}
-
 #[test]
 fn a_long_prompt_is_paid_in_steps_of_one_risk_limit_before_it_is_computed() {
     let (mut payer, mut payee) = (payer(), payee());
