@@ -43,7 +43,7 @@ async fn receipts_and_vouchers_that_come_over_the_network_become_a_final_batch_a
     }
     // The running aggregator looks at the chain on its own.
     world.advance_s(3);
-    for _ in 0..500 {
+    for _ in 0..6_000 {
         if settling.metrics().batches_submitted.get() == 1 {
             break;
         }
@@ -61,7 +61,7 @@ async fn receipts_and_vouchers_that_come_over_the_network_become_a_final_batch_a
         assert_eq!(root_of((path.hash, path.sum), index, &path.steps), Some((batch.root.0, 49)));
     }
     world.advance_s(11);
-    for _ in 0..500 {
+    for _ in 0..6_000 {
         settling.tick().await.unwrap();
         if settling.metrics().batches_final.get() == 1 {
             break;
