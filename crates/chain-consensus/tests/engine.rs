@@ -149,7 +149,11 @@ async fn without_more_than_two_thirds_nothing_is_decided_and_nothing_is_lost() {
     // Votes that were under way may still decide the height that the heavy one worked on, and none above it.
     let last = nodes[3].app.height() + 1;
     tokio::time::sleep(Duration::from_millis(1_500)).await;
-    assert!(nodes[0].app.height() <= last, "3 of 9 decided up to {}, at most {last} was possible", nodes[0].app.height());
+    assert!(
+        nodes[0].app.height() <= last,
+        "3 of 9 decided up to {}, at most {last} was possible",
+        nodes[0].app.height()
+    );
     up(&net, &mut nodes, 4).await;
     reach(&nodes[0].app, last + 3, 30, "with the heavy one back").await;
     assert_no_fork(&nodes.iter().map(|n| n.app.clone()).collect::<Vec<_>>());
