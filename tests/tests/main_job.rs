@@ -90,7 +90,8 @@ fn mixed_jobs_are_paid_through(doors: Doors) {
     if doors != Doors::Settlement {
         network.freeze("aggregator");
         let settled = income.grown();
-        load = load.and(mixed(&openai, jobs - load.jobs));
+        let rest = jobs - load.jobs;
+        load = load.and(mixed(&openai, rest));
         audited(&network, jobs);
         assert_eq!(income.grown(), settled, "nobody settles while the aggregator stands still");
         closed = close_all_channels(&network);
