@@ -2,6 +2,7 @@
 
 use crate::chain::token_balance;
 use crate::network::Network;
+use crate::program::trellis_in;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -126,6 +127,25 @@ pub fn audited(network: &Network, jobs: u64) -> Value {
 /// The half-signed jobs of an auditor's report.
 pub fn half_signed(report: &Value) -> &[Value] {
     report["half_signed"].as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
+/// How many jobs are half-signed on one side or on both.
+pub fn half_signed_jobs(report: &Value) -> usize {
+    half_signed(report).iter().filter_map(|half| half["job"].as_str()).collect::<BTreeSet<_>>().len()
+}
+
+/// No more than the risk limit is written off for any job, and by no more do the sides differ; gives the limit, in wei.
+pub fn within_the_risk_limit(network: &Network, report: &Value) -> u128 {
+    let settings = trellis_in(&network.folder().join("provider"), &["config", "show", "--json"]).succeeded().json();
+    let limit = wei(&settings["risk_limit_wei"]["value"]);
+    for half in half_signed(report) {
+        assert!(wei(&half["written_off"]) <= limit, "more than {limit} was written off: {half}");
+        assert!(wei(&half["bound"]) <= limit, "the sides may differ by more than {limit}: {half}");
+    }
+    for receipt in receipts(network) {
+        assert!(wei(&receipt["written_off_wei"]) <= limit, "more than {limit} was written off: {receipt}");
+    }
+    limit
 }
 
 /// Verifies every receipt of both journals by the command, then each again with one field changed, which must not verify.

@@ -177,7 +177,7 @@ fn a_wrong_passphrase_a_corrupt_keystore_a_second_node_and_a_cut_database_lose_n
     let database = largest_file(&folder.join("chain"));
     let good = std::fs::read(&database).unwrap();
     // An odd length: what ends with a page may have lost nothing but space that was never used, and is good then.
-    std::fs::write(&database, &good[..good.len() / 3 | 1]).unwrap();
+    std::fs::write(&database, &good[..(good.len() / 3) | 1]).unwrap();
     validator(&folder, &[]).failed_with(1, &[]);
     std::fs::write(&database, &good).unwrap();
 

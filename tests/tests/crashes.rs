@@ -8,9 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 use trellis_scenarios::api::{Answer, chat, completion, job};
 use trellis_scenarios::chain::{ask, block_hash, height, number};
-use trellis_scenarios::ledger::{Income, audited, half_signed, no_job_is_paid_twice, receipts, wei};
+use trellis_scenarios::ledger::{Income, audited, no_job_is_paid_twice, receipts, wei, within_the_risk_limit};
 use trellis_scenarios::network::Network;
-use trellis_scenarios::program::trellis_in;
 
 /// Clients that stream while the role is killed.
 const CLIENTS: usize = 4;
@@ -88,16 +87,8 @@ fn last_final_block(rpc: &str, stop: &AtomicBool) -> (u64, Value) {
 /// client was told is kept, and the chain pays exactly what was promised.
 fn nothing_is_lost_or_paid_twice(network: &Network, income: &Income, answers: &[Answer]) {
     let report = audited(network, answers.iter().filter(|answer| answer.is_paid_answer()).count() as u64);
-    let settings = trellis_in(&network.folder().join("provider"), &["config", "show", "--json"]).succeeded().json();
-    let risk_limit = wei(&settings["risk_limit_wei"]["value"]);
-    for half in half_signed(&report) {
-        assert!(wei(&half["written_off"]) <= risk_limit, "more than {risk_limit} was written off: {half}");
-        assert!(wei(&half["bound"]) <= risk_limit, "the sides may differ by more than {risk_limit}: {half}");
-    }
+    within_the_risk_limit(network, &report);
     let all = receipts(network);
-    for receipt in &all {
-        assert!(wei(&receipt["written_off_wei"]) <= risk_limit, "more than {risk_limit} was written off: {receipt}");
-    }
     for answer in answers.iter().filter(|answer| answer.is_paid_answer()) {
         let named = &answer.trellis["receipt"];
         let kept = |journal| all.iter().any(|one| one["journal"] == journal && one["receipt"] == *named);

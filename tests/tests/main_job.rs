@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use trellis_scenarios::api::{chat, job};
 use trellis_scenarios::http::exchange;
 use trellis_scenarios::ledger::{
-    Income, RECEIPT_FIELDS, audited, every_receipt_verifies_and_no_changed_one, half_signed, no_job_is_paid_twice,
-    receipts, wei,
+    Income, RECEIPT_FIELDS, audited, every_receipt_verifies_and_no_changed_one, half_signed, half_signed_jobs,
+    no_job_is_paid_twice, receipts, wei, within_the_risk_limit,
 };
 use trellis_scenarios::load::{Load, jobs_wanted, mixed};
 use trellis_scenarios::network::{Network, ROLES};
@@ -103,19 +103,18 @@ fn mixed_jobs_are_paid_through(doors: Doors) {
     checked_to_the_wei(&network, &report, &load, paid);
     let (verified, refused) = every_receipt_verifies_and_no_changed_one(&network);
     let result = json!({
-        "doors": format!("{doors:?}").to_lowercase(),
         "load": load.to_json(),
         "ready_seconds": network.ready_after.as_secs_f64(),
         "paid_wei": paid.to_string(),
         "complete_jobs": report["complete_jobs"],
-        "half_signed_jobs": half_signed(&report).len(),
+        "half_signed_jobs": half_signed_jobs(&report),
         "receipts_verified_in_both_journals": verified,
         "receipts_with_one_field_changed_refused": refused,
         "fields": RECEIPT_FIELDS.len(),
         "channels_closed": closed,
         "totals": report["totals"],
     });
-    proof::write(&format!("main-job-{}", format!("{doors:?}").to_lowercase()), &result);
+    proof::write(&format!("{doors:?}").to_lowercase(), &result);
 }
 
 /// The payer closes every channel; the provider must have redeemed its voucher before the challenge period is over.
@@ -173,6 +172,7 @@ fn checked_to_the_wei(network: &Network, report: &Value, load: &Load, paid: u128
         "{totals}"
     );
     no_job_is_paid_twice(network, report);
+    within_the_risk_limit(network, report);
 }
 
 // row: MKT-20, MKT-21, MKT-30, MKT-31, MKT-40, OPS-06
