@@ -3,5 +3,9 @@
 pub mod api;
 pub mod chain;
 pub mod http;
+pub mod ledger;
+pub mod load;
+pub mod mount;
 pub mod network;
 pub mod program;
+pub mod proof;

@@ -1,5 +1,6 @@
 //! One `trellis dev`: started, asked, hurt and, however the test ends, cleared away.
 
+use crate::http::send;
 use crate::program::{Ended, clean_command, trellis_in};
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
@@ -94,11 +95,10 @@ impl Network {
         trellis_in(self.folder.path(), arguments)
     }
 
-    /// What `status` says of one role.
+    /// What `status` says of one role; nothing while it does not answer. The others are not asked: one may stand still.
     pub fn status(&self, role: &str) -> Value {
-        let all = self.trellis(&["status", "--json"]).succeeded().json();
-        let nodes = all["nodes"].as_array().cloned().unwrap_or_default();
-        nodes.into_iter().find(|node| node["role"] == role).unwrap_or(Value::Null)
+        let ended = trellis_in(&self.folder.path().join(role), &["status", "--json"]);
+        if ended.code == 0 { ended.json()["nodes"][0].clone() } else { Value::Null }
     }
 
     /// An endpoint of a role, as `address:port`.
@@ -116,6 +116,33 @@ impl Network {
     /// URL of the OpenAI API, up to and with `/v1`.
     pub fn openai(&self) -> String {
         format!("http://{}/v1", self.endpoint("gateway", "http"))
+    }
+
+    /// Stops one role's process from running, without ending it.
+    pub fn freeze(&self, role: &str) {
+        self.signal(role, "-STOP");
+    }
+
+    /// Lets a frozen role go on.
+    pub fn thaw(&self, role: &str) {
+        self.signal(role, "-CONT");
+    }
+
+    fn signal(&self, role: &str, signal: &str) {
+        let pid = self.pid(role).unwrap_or_else(|| panic!("the {role} does not run"));
+        let sent = Command::new("kill").args([signal, &pid.to_string()]).status().expect("kill");
+        assert!(sent.success(), "{signal} to the {role}");
+    }
+
+    /// What a role has logged; `dev` is the supervisor itself.
+    pub fn log(&self, role: &str) -> String {
+        let place = if role == "dev" { "dev.log".to_owned() } else { format!("{role}/node.log") };
+        String::from_utf8_lossy(&std::fs::read(self.folder.path().join(place)).unwrap_or_default()).into_owned()
+    }
+
+    /// The sum of a metric's samples whose labels contain a text.
+    pub fn metric(&self, role: &str, name: &str, labels: &str) -> f64 {
+        metric(&self.endpoint(role, "metrics"), name, labels)
     }
 
     /// Kills one role's process as the system's OOM killer would.
@@ -193,26 +220,42 @@ fn free_ports() -> u16 {
         .expect("ports in a row")
 }
 
+/// The sum of a metric's samples whose labels contain a text, as an address of `/metrics` shows it.
+pub fn metric(address: &str, name: &str, labels: &str) -> f64 {
+    let response = send("GET", &format!("http://{address}/metrics"), &[], b"").expect("metrics");
+    let text = String::from_utf8_lossy(&response.body().expect("metrics")).into_owned();
+    let samples = text.lines().filter(|line| {
+        let (found, rest) = line.split_at(line.find(['{', ' ']).unwrap_or(line.len()));
+        found == name && rest.contains(labels)
+    });
+    samples.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+}
+
 /// One role that runs alone, as in a terminal of its own.
 pub struct Node {
-    folder: TempDir,
+    folder: PathBuf,
+    /// The folder, where it goes with the node.
+    _own: Option<TempDir>,
     child: Child,
 }
 
 impl Node {
     /// Starts `trellis ARGUMENTS… --datadir NEW-FOLDER` and waits until it is ready.
     pub fn start(arguments: &[&str]) -> Self {
-        let folder = tempfile::tempdir().expect("temporary folder");
-        let log = std::fs::File::create(folder.path().join("node.log")).expect("file");
+        let own = tempfile::tempdir().expect("temporary folder");
+        Self::start_on(own.path().to_path_buf(), Some(own), arguments)
+    }
+
+    /// The same in a folder that stays.
+    pub fn start_in(folder: &Path, arguments: &[&str]) -> Self {
+        Self::start_on(folder.to_path_buf(), None, arguments)
+    }
+
+    fn start_on(folder: PathBuf, own: Option<TempDir>, arguments: &[&str]) -> Self {
+        let log = std::fs::File::create(folder.join("node.log")).expect("file");
         let mut command = clean_command();
-        command
-            .args(arguments)
-            .arg("--datadir")
-            .arg(folder.path())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log);
-        let mut node = Self { folder, child: command.spawn().expect("the role starts") };
+        command.args(arguments).arg("--datadir").arg(&folder).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        let mut node = Self { folder, _own: own, child: command.spawn().expect("the role starts") };
         let deadline = Instant::now() + Duration::from_secs(READY_SECONDS_MAX);
         while node.status()["ready"] != true {
             let ended = node.child.try_wait().expect("wait");
@@ -225,8 +268,24 @@ impl Node {
 
     /// What it says of itself; nothing before it answers.
     pub fn status(&self) -> Value {
-        let ended = trellis_in(self.folder.path(), &["status", "--json"]);
+        let ended = trellis_in(&self.folder, &["status", "--json"]);
         if ended.code == 0 { ended.json()["nodes"][0].clone() } else { Value::Null }
+    }
+
+    /// Runs a command against this node.
+    pub fn trellis(&self, arguments: &[&str]) -> Ended {
+        trellis_in(&self.folder, arguments)
+    }
+
+    /// An endpoint, as `address:port`.
+    pub fn endpoint(&self, name: &str) -> String {
+        let status = self.status();
+        status["endpoints"][name].as_str().unwrap_or_else(|| panic!("no {name} in {status}")).to_owned()
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(self.folder.join("node.log")).unwrap_or_default()).into_owned()
     }
 }
 
@@ -235,7 +294,7 @@ impl Drop for Node {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
-            show_tail(&self.folder.path().join("node.log"));
+            show_tail(&self.folder.join("node.log"));
         }
     }
 }

@@ -108,7 +108,7 @@ fn garbage_on_the_p2p_ports_changes_nothing() {
     let before = height(&rpc);
     let answer = job(&network.openai(), chat("Hello", 4, true));
     assert!(answer.is_paid_answer(), "{answer:?}");
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
     while height(&rpc) <= before {
         assert!(std::time::Instant::now() < deadline, "no block after the garbage");
         std::thread::sleep(std::time::Duration::from_millis(100));
@@ -176,7 +176,8 @@ fn a_wrong_passphrase_a_corrupt_keystore_a_second_node_and_a_cut_database_lose_n
 
     let database = largest_file(&folder.join("chain"));
     let good = std::fs::read(&database).unwrap();
-    std::fs::write(&database, &good[..good.len() / 3]).unwrap();
+    // An odd length: what ends with a page may have lost nothing but space that was never used, and is good then.
+    std::fs::write(&database, &good[..(good.len() / 3) | 1]).unwrap();
     validator(&folder, &[]).failed_with(1, &[]);
     std::fs::write(&database, &good).unwrap();
 

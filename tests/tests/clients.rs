@@ -115,7 +115,7 @@ fn transactions_for_another_chain_underpriced_or_with_a_used_nonce_are_refused_i
     refused(raw(&["--nonce", "0", "--gas-price", "1", "--priority-gas-price", "1"]), "underpriced");
     let good = raw(&[&["--nonce", "0"][..], &fees].concat());
     ask(&rpc, "eth_sendRawTransaction", json!([good])).expect("a good transaction is taken");
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
     while cast(&rpc, &["balance", FRESH]).succeeded().stdout.trim() != "5" {
         assert!(std::time::Instant::now() < deadline, "the good transaction is in no block");
     }

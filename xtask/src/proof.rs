@@ -2,37 +2,68 @@
 
 use crate::docs::binary;
 use eyre::{Result, bail, eyre};
+use serde_json::{Value, json};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Name, and the arguments of `trellis` that print the result as JSON.
-const PROOFS: [(&str, &[&str]); 3] = [
-    ("bench-transport", &["bench", "transport", "--json"]),
-    ("bench-chain", &["bench", "chain", "--json"]),
-    ("bench-market", &["bench", "market", "--json"]),
+/// What a proof runs.
+enum Run {
+    /// `trellis` with these arguments prints the result as JSON.
+    Trellis(&'static [&'static str]),
+    /// `cargo test` with these arguments: the tests of the gate, in full size. Each writes its result into a folder.
+    Tests {
+        /// Arguments up to the name of the test.
+        arguments: &'static [&'static str],
+        /// What sets the size.
+        size: (&'static str, &'static str),
+    },
+}
+
+/// Name, and what it runs.
+const PROOFS: [(&str, Run); 5] = [
+    ("bench-transport", Run::Trellis(&["bench", "transport", "--json"])),
+    ("bench-chain", Run::Trellis(&["bench", "chain", "--json"])),
+    ("bench-market", Run::Trellis(&["bench", "market", "--json"])),
+    (
+        "main-job",
+        Run::Tests {
+            arguments: &["--package", "trellis-scenarios", "--test", "main_job", "mixed_jobs"],
+            size: ("TRELLIS_PROOF_JOBS", "100"),
+        },
+    ),
+    (
+        "batch-100k",
+        Run::Tests {
+            arguments: &["--package", "trellis-market-settlement", "--lib", "a_large_batch"],
+            size: ("TRELLIS_PROOF_RECEIPTS", "100000"),
+        },
+    ),
 ];
 
+/// The folder that tests write their results into.
+const OUT_VARIABLE: &str = "TRELLIS_PROOF_OUT";
 /// Seconds in a day.
 const DAY_S: u64 = 86_400;
 
 /// Runs one proof and writes `docs/proof/<name>.json`.
 pub fn prove(root: &Path, name: &str) -> Result<()> {
-    let Some((_, arguments)) = PROOFS.iter().find(|(known, _)| *known == name) else {
+    let Some((_, run)) = PROOFS.iter().find(|(known, _)| *known == name) else {
         let known: Vec<&str> = PROOFS.iter().map(|(known, _)| *known).collect();
         bail!("no proof {name:?}; there are: {}", known.join(", "));
     };
-    let output = Command::new(binary()?).args(*arguments).output()?;
-    if !output.status.success() {
-        bail!("the proof failed: {}", String::from_utf8_lossy(&output.stderr));
-    }
-    let result: serde_json::Value = serde_json::from_slice(&output.stdout)?;
-    let proof = serde_json::json!({
+    let began = SystemTime::now();
+    let (command, result) = match run {
+        Run::Trellis(arguments) => trellis(arguments)?,
+        Run::Tests { arguments, size } => tests(root, name, arguments, *size)?,
+    };
+    let proof = json!({
         "proof": name,
-        "command": format!("trellis {}", arguments.join(" ")),
+        "command": command,
         "commit": commit(root)?,
         "unix_seconds": now(),
+        "took_seconds": began.elapsed().map_or(0, |took| took.as_secs()),
         "cores": std::thread::available_parallelism().map_or(0, std::num::NonZero::get),
         "result": result,
     });
@@ -44,6 +75,58 @@ pub fn prove(root: &Path, name: &str) -> Result<()> {
     Ok(())
 }
 
+fn trellis(arguments: &[&str]) -> Result<(String, Value)> {
+    let output = Command::new(binary()?).args(arguments).output()?;
+    if !output.status.success() {
+        bail!("the proof failed: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    Ok((format!("trellis {}", arguments.join(" ")), serde_json::from_slice(&output.stdout)?))
+}
+
+/// Runs the tests one at a time, and collects what they wrote under the names of their files.
+fn tests(root: &Path, name: &str, arguments: &[&str], size: (&str, &str)) -> Result<(String, Value)> {
+    let out = std::env::temp_dir().join(format!("trellis-proof-{name}-{}", std::process::id()));
+    fs::create_dir_all(&out)?;
+    let ran = run_tests(root, arguments, size, &out);
+    let collected = ran.and_then(|()| collect(&out));
+    let _ = fs::remove_dir_all(&out);
+    let mut results = collected?;
+    let result = match results.len() {
+        0 => bail!("the proof wrote no result; is there still a test of that name?"),
+        1 => results.remove(0).1,
+        _ => Value::Object(results.into_iter().collect()),
+    };
+    Ok((format!("{}={} cargo test {}", size.0, size.1, arguments.join(" ")), result))
+}
+
+fn run_tests(root: &Path, arguments: &[&str], size: (&str, &str), out: &Path) -> Result<()> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let status = Command::new(cargo)
+        .arg("test")
+        .args(arguments)
+        .args(["--", "--test-threads=1", "--nocapture"])
+        .env(size.0, size.1)
+        .env(OUT_VARIABLE, out)
+        .env("TRELLIS_BIN", binary()?)
+        .current_dir(root)
+        .status()?;
+    if !status.success() {
+        bail!("the proof failed: see the tests' own words above");
+    }
+    Ok(())
+}
+
+fn collect(out: &Path) -> Result<Vec<(String, Value)>> {
+    let mut results = Vec::new();
+    let mut paths: Vec<PathBuf> = fs::read_dir(out)?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
+    paths.sort();
+    for path in paths {
+        let name = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default().to_owned();
+        results.push((name, serde_json::from_slice(&fs::read(path)?)?));
+    }
+    Ok(results)
+}
+
 /// Every proof that status.toml names exists; prints their ages.
 pub fn check(root: &Path) -> Result<()> {
     let states: toml::Table = fs::read_to_string(root.join("docs/spec/status.toml"))?.parse()?;
@@ -51,7 +134,7 @@ pub fn check(root: &Path) -> Result<()> {
         let Some(file) = status.get("proof").and_then(toml::Value::as_str) else { continue };
         let text = fs::read_to_string(root.join("docs/proof").join(file))
             .map_err(|error| eyre!("{row} names proof {file}: {error}"))?;
-        let proof: serde_json::Value = serde_json::from_str(&text)?;
+        let proof: Value = serde_json::from_str(&text)?;
         let made = proof["unix_seconds"].as_u64().ok_or_else(|| eyre!("{file} has no unix_seconds"))?;
         println!("{row}: {file}, {} days old, commit {}", now().saturating_sub(made) / DAY_S, proof["commit"]);
     }

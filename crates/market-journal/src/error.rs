@@ -97,13 +97,15 @@ pub enum JournalError {
         /// The bound in bytes.
         max: usize,
     },
-    /// The disk is full. Nothing of the record was kept; the journal goes on when there is space.
-    #[error("the disk of the journal is full; free some space, nothing was stored and nothing signed may be sent")]
+    /// The disk is full. Nothing of the record was kept, and the journal takes no more until it is opened again.
+    #[error(
+        "the disk of the journal is full, nothing of the record was stored; free some space, then start the role again"
+    )]
     DiskFull,
-    /// A write failed. Nothing of the record was kept.
+    /// A write failed. Nothing of the record was kept, and the journal takes no more until it is opened again.
     #[error("writing to the journal failed: {0}")]
     Write(String),
-    /// An earlier failure left the files in an unknown state; only opening the journal anew can tell.
+    /// After a failure nothing is stored any more: a later record could stand on one that is not there.
     #[error("the journal stopped after a failure: {0}; restart the role")]
     Stopped(String),
     /// The journal was closed.

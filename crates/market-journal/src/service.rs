@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use trellis_primitives::{B256, Bytes, SharedClock, UnixMs};
 
 use crate::config::JournalConfig;
@@ -44,6 +44,7 @@ struct Shared {
     index: Arc<RwLock<Index>>,
     metrics: JournalMetrics,
     report: OpenReport,
+    failed: watch::Receiver<Option<JournalError>>,
     requests: Mutex<Option<mpsc::Sender<Request>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -72,11 +73,13 @@ impl Journal {
         }
         let index = Arc::new(RwLock::new(index));
         let metrics = JournalMetrics::default();
+        let (failing, failed) = watch::channel(None);
         let writer = Writer::new(Begin {
             folder: folder.clone(),
             segment_bytes: config.segment_bytes_bounded(),
             wrap,
             tail,
+            failed: failing,
             index: index.clone(),
             metrics: metrics.clone(),
             lock,
@@ -87,7 +90,7 @@ impl Journal {
                 |source| JournalOpenError::Io { action: "starting the thread of", path: folder.clone(), source },
             )?;
         let (requests, thread) = (Mutex::new(Some(sender)), Mutex::new(Some(thread)));
-        Ok(Self { shared: Arc::new(Shared { folder, clock, index, metrics, report, requests, thread }) })
+        Ok(Self { shared: Arc::new(Shared { folder, clock, index, metrics, report, failed, requests, thread }) })
     }
 
     /// Stores one record. Resolves when it is on the disk: only then may anything that it promises be sent.
@@ -151,6 +154,18 @@ impl Journal {
     /// [`JournalReadError`].
     pub fn read(&self, position: Position) -> Result<(UnixMs, Record), JournalReadError> {
         read(&self.shared.folder, position)
+    }
+
+    /// Resolves when a record could not be stored. From then on the journal takes none; what its owner holds in memory
+    /// may be ahead of the disk, so the owner ends and begins again from the disk. Never resolves while all is well.
+    pub async fn failed(&self) -> JournalError {
+        let mut failed = self.shared.failed.clone();
+        if let Ok(error) = failed.wait_for(Option::is_some).await
+            && let Some(error) = error.as_ref()
+        {
+            return error.clone();
+        }
+        std::future::pending().await
     }
 
     /// What opening found.

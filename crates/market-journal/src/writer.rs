@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use parking_lot::RwLock;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use trellis_primitives::{B256, UnixMs};
 
 use crate::error::{JournalError, JournalOpenError};
@@ -68,6 +68,7 @@ pub(crate) struct Writer {
     length_bytes: u64,
     next_sequence: u64,
     stopped: Option<String>,
+    failed: watch::Sender<Option<JournalError>>,
     index: Arc<RwLock<Index>>,
     metrics: JournalMetrics,
     _lock: File,
@@ -79,6 +80,7 @@ pub(crate) struct Begin {
     pub(crate) segment_bytes: u64,
     pub(crate) wrap: Wrap,
     pub(crate) tail: Tail,
+    pub(crate) failed: watch::Sender<Option<JournalError>>,
     pub(crate) index: Arc<RwLock<Index>>,
     pub(crate) metrics: JournalMetrics,
     pub(crate) lock: File,
@@ -95,7 +97,7 @@ struct Group {
 impl Writer {
     /// Opens the last segment for appending, after cutting a torn tail off and keeping it aside.
     pub(crate) fn new(begin: Begin) -> Result<Self, JournalOpenError> {
-        let Begin { folder, segment_bytes, wrap, tail, index, metrics, lock } = begin;
+        let Begin { folder, segment_bytes, wrap, tail, failed, index, metrics, lock } = begin;
         let io_at = |action, path: PathBuf| move |source| JournalOpenError::Io { action, path, source };
         let number = tail.segment.max(1);
         let path = segment::segment_path(&folder, number);
@@ -123,6 +125,7 @@ impl Writer {
             length_bytes,
             next_sequence: tail.next_sequence,
             stopped: None,
+            failed,
             index,
             metrics,
             _lock: lock,
@@ -149,14 +152,13 @@ impl Writer {
         }
         let bytes_max: usize = requests.iter().map(request_bytes).sum();
         if let Err(error) = self.rotate_if_full(bytes_max) {
-            self.metrics.failures.inc();
-            return refuse(requests, &write_error(&error));
+            let error = self.fail(write_error(&error));
+            return refuse(requests, &error);
         }
         let group = self.form(requests);
         let begun = Instant::now();
         if let Err(error) = self.store(&group.bytes) {
-            self.metrics.failures.inc();
-            tracing::error!(%error, "journal group not stored");
+            let error = self.fail(error);
             return refuse(group.done.into_iter().map(|(r, _)| r).chain(group.known).collect(), &error);
         }
         self.metrics.sync_seconds.observe(begun.elapsed().as_secs_f64());
@@ -195,19 +197,26 @@ impl Writer {
             return Ok(());
         }
         if let Err(error) = self.medium.append(bytes) {
-            let answer = write_error(&error);
-            if let Err(second) = self.medium.truncate(self.length_bytes) {
-                return Err(self.stop(format!("{error}; and cutting the rest off failed: {second}")));
-            }
-            return Err(answer);
+            return Err(match self.medium.truncate(self.length_bytes) {
+                Ok(()) => write_error(&error),
+                Err(second) => JournalError::Stopped(format!("{error}; and cutting the rest off failed: {second}")),
+            });
         }
         // After a failed synchronisation nobody knows which pages are on the disk, and trying again would not tell.
-        self.medium.sync().map_err(|error| self.stop(format!("synchronising failed: {error}")))
+        self.medium.sync().map_err(|error| JournalError::Stopped(format!("synchronising failed: {error}")))
     }
 
-    fn stop(&mut self, why: String) -> JournalError {
-        self.stopped = Some(why.clone());
-        JournalError::Stopped(why)
+    /// After a failure nothing more is stored: callers count in memory what they asked to store, so a later record would
+    /// stand on one that is not there. What is on the disk is whole, and the owner begins again from it.
+    fn fail(&mut self, error: JournalError) -> JournalError {
+        self.metrics.failures.inc();
+        tracing::error!(%error, "journal group not stored; the journal stops");
+        self.stopped = Some(match &error {
+            JournalError::Stopped(why) => why.clone(),
+            other => other.to_string(),
+        });
+        self.failed.send_replace(Some(error.clone()));
+        error
     }
 
     fn acknowledge(&mut self, group: Group) {

@@ -4,6 +4,7 @@ mod adversaries;
 mod aggregator;
 mod evm;
 mod gas;
+mod large;
 mod ledger;
 mod pure;
 mod tower;

@@ -172,7 +172,7 @@ pub enum ReceiptCommand {
     },
     /// Verify the signatures of one receipt, of all, or of a JSON file.
     Verify {
-        /// The receipt's hash, the job's id, a JSON file, or `all`.
+        /// The receipt's hash, the job's id, a JSON file with one receipt or a list, or `all`.
         id: String,
         #[command(flatten)]
         list: ListArgs,

@@ -1,10 +1,13 @@
 //! The folder of a node: one process at a time, private to its owner.
 
-use crate::failure::Failure;
+use crate::failure::{Failure, cannot_write};
 use eyre::Result;
 use std::fs::{self, File, TryLockError};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+
+/// Bytes that a folder must take to count as writable: what the next few records of a node need.
+const PROBE_BYTES: usize = 64 * 1024;
 
 /// A data folder that this process holds; the lock goes with the process, however it ends.
 pub struct DataDir {
@@ -28,11 +31,14 @@ impl DataDir {
             let _ = fs::set_permissions(path, fs::Permissions::from_mode(0o700));
         }
         let file = path.join("lock");
-        let mut lock =
-            File::options().create(true).truncate(false).read(true).write(true).open(&file).map_err(|error| {
-                Failure::new(format!("cannot write in the data folder {}: {error}", path.display()))
-                    .hint("choose a folder that you may write with --datadir DIR")
-            })?;
+        let in_folder = format!("in the data folder {}", path.display());
+        let mut lock = File::options()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(&file)
+            .map_err(|error| cannot_write(&in_folder, &error))?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -50,8 +56,8 @@ impl DataDir {
                 return Err(Failure::new(format!("cannot lock {}: {error}", file.display())).into());
             }
         }
-        lock.set_len(0)?;
-        write!(lock, "{}", std::process::id())?;
+        let noted = lock.set_len(0).and_then(|()| write!(lock, "{}", std::process::id()));
+        noted.map_err(|error| cannot_write(&in_folder, &error))?;
         Ok(Self { path: path.to_path_buf(), _lock: lock })
     }
 
@@ -64,6 +70,34 @@ impl DataDir {
     pub fn join(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
+
+    /// Keeps a short text under a name; on a full disk the one that is there stays whole.
+    ///
+    /// # Errors
+    /// A [`Failure`] with a hint where the disk is full or the folder is read-only.
+    pub fn keep(&self, name: &str, text: &str) -> Result<()> {
+        let path = self.join(name);
+        if fs::read_to_string(&path).is_ok_and(|kept| kept == text) {
+            return Ok(());
+        }
+        let partial = self.join(&format!("{name}.partial"));
+        let kept = fs::write(&partial, text).and_then(|()| fs::rename(&partial, &path));
+        kept.map_err(|error| {
+            let _ = fs::remove_file(&partial);
+            cannot_write(&path.display().to_string(), &error).into()
+        })
+    }
+}
+
+/// Tries whether a folder takes anything more: what stopped a node may not have said that its disk is full.
+///
+/// # Errors
+/// A [`Failure`] with a hint where it does not.
+pub fn check_writable(folder: &Path) -> Result<(), Failure> {
+    let probe = folder.join("probe.partial");
+    let tried = fs::write(&probe, vec![0u8; PROBE_BYTES]);
+    let _ = fs::remove_file(&probe);
+    tried.map_err(|error| cannot_write(&format!("in the data folder {}", folder.display()), &error))
 }
 
 /// The folder that is used where none is given: `~/.trellis/<role>`.

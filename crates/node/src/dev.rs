@@ -2,6 +2,7 @@
 
 use crate::cli::DevArgs;
 use crate::control::ask;
+use crate::datadir::check_writable;
 use crate::failure::Failure;
 use crate::keys::dev_account;
 use crate::supervised;
@@ -20,10 +21,16 @@ const READY_MS_MAX: u64 = 60_000;
 const READY_POLL_MS: u64 = 25;
 /// How long the roles may take to end by themselves.
 const END_MS_MAX: u64 = 8_000;
-/// Between the death of a role and its restart.
-const RESTART_MS: u64 = 500;
-/// Restarts of one role before the network gives up.
+/// Between two looks whether all roles live.
+const WATCH_MS: u64 = 500;
+/// The pause before the second restart of a role in a row; each further one is twice as long.
+const RESTART_MS_MIN: u64 = 500;
+/// The longest pause before a restart.
+const RESTART_MS_MAX: u64 = 8_000;
+/// Restarts of one role in a row before the network gives up: two minutes.
 const RESTARTS_MAX: u32 = 20;
+/// A role that ran so long is well again, and its restarts are counted anew.
+const WELL_AGAIN_MS: u64 = 30_000;
 /// Inference threads of the provider, where the caller names none: its workers spin, and the other roles need the cores.
 const INFERENCE_THREADS: &str = "1";
 /// Lines of a role's log that are shown when it does not start.
@@ -34,7 +41,51 @@ struct Role {
     folder: PathBuf,
     arguments: Vec<String>,
     child: Child,
+    since: Instant,
     restarts: u32,
+    again_at: Option<Instant>,
+}
+
+impl Role {
+    /// Looks whether the role lives, and starts it again where it does not and its time has come.
+    fn look(&mut self) -> Result<()> {
+        if let Some(at) = self.again_at {
+            return self.start_again_at(at);
+        }
+        let ran = self.since.elapsed();
+        if ran > Duration::from_millis(WELL_AGAIN_MS) {
+            self.restarts = 0;
+        }
+        let Some(status) = self.child.try_wait()? else { return Ok(()) };
+        // Its own log may be on the disk that is full.
+        let disk = check_writable(&self.folder).err().map(|full| format!("; {full}")).unwrap_or_default();
+        if self.restarts >= RESTARTS_MAX {
+            let (name, tail) = (self.name, tail(&self.folder));
+            return Err(Failure::new(format!("the {name} died {RESTARTS_MAX} times{disk}:\n{tail}")).into());
+        }
+        let pause = pause_ms(self.restarts);
+        eprintln!("the {} ended ({status}); starting it again in {pause} ms{disk}", self.name);
+        self.restarts += 1;
+        self.start_again_at(Instant::now() + Duration::from_millis(pause))
+    }
+
+    fn start_again_at(&mut self, at: Instant) -> Result<()> {
+        self.again_at = Some(at);
+        if Instant::now() >= at {
+            self.child = spawn(&self.folder, &self.arguments)?;
+            (self.since, self.again_at) = (Instant::now(), None);
+        }
+        Ok(())
+    }
+}
+
+/// None before the first restart, then doubling.
+const fn pause_ms(restarts: u32) -> u64 {
+    if restarts == 0 {
+        return 0;
+    }
+    let pause = RESTART_MS_MIN << if restarts > 8 { 8 } else { restarts - 1 };
+    if pause < RESTART_MS_MAX { pause } else { RESTART_MS_MAX }
 }
 
 /// Runs the network until it is told to end.
@@ -135,7 +186,7 @@ async fn start(base: &Path, name: &'static str, flags: Vec<String>, roles: &mut 
     let mut arguments = vec![name.to_owned(), "--datadir".into(), folder.display().to_string()];
     arguments.extend(flags);
     let child = spawn(&folder, &arguments)?;
-    roles.push(Role { name, folder, arguments, child, restarts: 0 });
+    roles.push(Role { name, folder, arguments, child, since: Instant::now(), restarts: 0, again_at: None });
     let Some(role) = roles.last_mut() else { return Err(Failure::new("no role was started").into()) };
     let status = until_ready(role).await?;
     keep_ports(&mut role.arguments, &status);
@@ -211,7 +262,7 @@ fn tail(folder: &Path) -> String {
 
 /// Restarts roles that die, until the network is told to end.
 async fn watch(roles: &mut [Role]) -> Result<()> {
-    let mut tick = tokio::time::interval(Duration::from_millis(RESTART_MS));
+    let mut tick = tokio::time::interval(Duration::from_millis(WATCH_MS));
     let end = supervised::until_told_to_end();
     tokio::pin!(end);
     loop {
@@ -220,18 +271,7 @@ async fn watch(roles: &mut [Role]) -> Result<()> {
             _ = tick.tick() => {}
         }
         for role in roles.iter_mut() {
-            let Some(status) = role.child.try_wait()? else { continue };
-            if role.restarts >= RESTARTS_MAX {
-                return Err(Failure::new(format!(
-                    "the {} died {RESTARTS_MAX} times:\n{}",
-                    role.name,
-                    tail(&role.folder)
-                ))
-                .into());
-            }
-            eprintln!("the {} ended ({status}); starting it again", role.name);
-            role.restarts += 1;
-            role.child = spawn(&role.folder, &role.arguments)?;
+            role.look()?;
         }
     }
 }

@@ -1,6 +1,8 @@
 //! How a command fails: what, why, and one hint; with the exit code that scripts read (OPS-01).
 
 use std::fmt;
+use std::io::{self, Write as _};
+use trellis_market_journal::JournalError;
 
 /// Exit code of a command that failed.
 pub const EXIT_FAILED: u8 = 1;
@@ -8,6 +10,11 @@ pub const EXIT_FAILED: u8 = 1;
 pub const EXIT_USAGE: u8 = 2;
 /// Exit code of a command that lacks a key or funds.
 pub const EXIT_NEEDS_KEY_OR_FUNDS: u8 = 4;
+
+/// What to do about a disk that is full.
+const HINT_DISK_FULL: &str = "free some space on that disk, then start again: nothing that was acknowledged is lost";
+/// What to do about a place that cannot be written.
+const HINT_NOT_WRITABLE: &str = "make the folder writable for this user, or choose another one with --datadir DIR";
 
 /// A failure that is shown to a person as it is.
 #[derive(Debug)]
@@ -75,9 +82,38 @@ pub fn report(error: &eyre::Report) -> u8 {
             text.push_str(&message);
         }
     }
-    eprintln!("error: {text}");
-    if let Some(hint) = hints.first() {
-        eprintln!("hint: {hint}");
+    // Standard error may be a file on a disk that is full; the exit code must come out all the same.
+    let mut stderr = io::stderr().lock();
+    let _ = writeln!(stderr, "error: {text}");
+    if let Some(hint) = hints.first().map(String::as_str).or_else(|| hint_for_disk(error)) {
+        let _ = writeln!(stderr, "hint: {hint}");
     }
     code
+}
+
+/// What to do where a disk is the cause, whoever met it.
+fn hint_for_disk(error: &eyre::Report) -> Option<&'static str> {
+    error.chain().find_map(|cause| {
+        if matches!(cause.downcast_ref::<JournalError>(), Some(JournalError::DiskFull)) {
+            return Some(HINT_DISK_FULL);
+        }
+        cause.downcast_ref::<io::Error>().and_then(|error| hint_for_io(error.kind()))
+    })
+}
+
+fn hint_for_io(kind: io::ErrorKind) -> Option<&'static str> {
+    match kind {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Some(HINT_DISK_FULL),
+        io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => Some(HINT_NOT_WRITABLE),
+        _ => None,
+    }
+}
+
+/// A failure to write in a place, with what to do about it.
+pub fn cannot_write(what: &str, error: &io::Error) -> Failure {
+    let failure = Failure::new(format!("cannot write {what}: {error}"));
+    match hint_for_io(error.kind()) {
+        Some(hint) => failure.hint(hint),
+        None => failure.hint(HINT_NOT_WRITABLE),
+    }
 }

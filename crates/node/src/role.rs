@@ -12,6 +12,7 @@ use crate::failure::Failure;
 use crate::keys::KeyMaker;
 use crate::monitor::Health;
 use crate::settings::{Settings, commented_defaults};
+use crate::supervised::until_told_to_end;
 use crate::view::peer_json;
 use eyre::Result;
 use parking_lot::RwLock;
@@ -22,6 +23,7 @@ use std::path::Path;
 use std::sync::Arc;
 use trellis_chain_spec::{DEV_CHAIN_ID, DEV_ROLE_ACCOUNTS};
 use trellis_crypto::{AccountKey, HybridKey};
+use trellis_market_journal::Journal;
 use trellis_net_peers::{NetConfig, NetMetrics, NetworkHandle, Policy, start_with_metrics};
 use trellis_primitives::{Address, Role, RoleSet, SharedClock, SystemClock, Wei};
 
@@ -82,14 +84,12 @@ impl Status {
 pub async fn open(role: Role, settings: Settings, datadir: Option<&Path>, models: Vec<String>) -> Result<Base> {
     let chosen = datadir.map_or_else(|| default_for(role.word()), Path::to_path_buf);
     let datadir = DataDir::open(&chosen)?;
-    std::fs::write(datadir.join("role"), role.word())
-        .map_err(|error| Failure::new(format!("cannot write in {}: {error}", chosen.display())))?;
+    datadir.keep("role", role.word())?;
     let spec = std::fs::canonicalize(&settings.chain)
         .map_or_else(|_| settings.chain.clone(), |path| path.display().to_string());
-    std::fs::write(datadir.join("chain-spec"), spec)?;
-    let config_file = datadir.join("config.toml");
-    if !config_file.exists() {
-        std::fs::write(&config_file, commented_defaults()?)?;
+    datadir.keep("chain-spec", &spec)?;
+    if !datadir.join("config.toml").exists() {
+        datadir.keep("config.toml", &commented_defaults()?)?;
     }
     let chain = Chain::load(&settings.chain)?;
     let maker = KeyMaker {
@@ -217,6 +217,20 @@ pub fn port_failure(what: &str, listen: SocketAddr, source: &std::io::Error) -> 
         std::io::ErrorKind::AddrInUse => Failure::new(format!("the {what} address {listen} is taken{holder}"))
             .hint("stop that process or choose another port (0 lets the system choose)"),
         _ => Failure::new(format!("cannot listen on the {what} address {listen}: {source}")),
+    }
+}
+
+/// Waits until the node is told to end, or until its journal can store nothing more: then it must begin again from the
+/// disk, because what it holds in memory may be ahead.
+///
+/// # Errors
+/// The journal's failure.
+pub async fn until_end(journal: &Journal) -> Result<&'static str> {
+    tokio::select! {
+        cause = until_told_to_end() => Ok(cause),
+        error = journal.failed() => {
+            Err(eyre::Report::new(error).wrap_err("the journal stopped, and the node with it"))
+        }
     }
 }
 

@@ -15,6 +15,9 @@ pub fn start(json: bool, command: &Command) {
         _ => COMMAND_FILTER,
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(fallback));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A log that cannot be written, as on a full disk, must not end the thread that wrote it: the library would print
+    // its complaint to the same place, and that panics.
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).log_internal_errors(false);
     if json { builder.json().init() } else { builder.with_ansi(false).init() }
 }

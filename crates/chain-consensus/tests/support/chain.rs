@@ -260,9 +260,12 @@ pub async fn run(
     start(config, signer, GENESIS, network, app, Arc::new(SystemClock), home).await.unwrap()
 }
 
-/// Waits until the application is at `height`; fails with what it waited for.
+/// How many times longer than an idle machine a loaded one may take.
+const LOAD_FACTOR: u64 = 6;
+
+/// Waits until the application is at `height`; fails with what it waited for. The seconds are an idle machine's.
 pub async fn reach(app: &TestApp, height: u64, seconds: u64, what: &str) {
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(seconds);
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(seconds * LOAD_FACTOR);
     while app.height() < height {
         assert!(tokio::time::Instant::now() < deadline, "{what}: at {} of {height}", app.height());
         tokio::time::sleep(Duration::from_millis(5)).await;

@@ -14,7 +14,7 @@ use trellis_primitives::{Address, B256, CommitCertificate, CommitSignature, Head
 use super::node::{CHAIN_ID, Node, clock};
 use crate::{ChainClient, ChainError, Committee, RpcConfig, TxIntent};
 
-const SOON: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(60);
 
 fn key(n: u8) -> AccountKey {
     AccountKey::from_bytes(&[n; 32]).unwrap()

@@ -146,7 +146,7 @@ async fn a_client_that_goes_away_drops_the_job() {
     let mut bytes = response.bytes_stream();
     bytes.next().await.unwrap().unwrap();
     drop(bytes);
-    for _ in 0..200 {
+    for _ in 0..6_000 {
         if dropped.load(Ordering::SeqCst) == 1 {
             return;
         }

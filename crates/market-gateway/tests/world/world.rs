@@ -174,7 +174,7 @@ impl World {
     /// A killed process frees its journal when its last task is gone, which takes a moment here.
     fn open_journal(&self, name: &str) -> Journal {
         let config = self.journal(name);
-        let until = Instant::now() + Duration::from_secs(10);
+        let until = Instant::now() + Duration::from_secs(60);
         loop {
             match Journal::open(&config, clock()) {
                 Ok(journal) => return journal,
@@ -369,7 +369,7 @@ pub fn cost(tokens_in: u64, tokens_out: u64) -> Wei {
 
 /// Waits for something that another runtime does.
 pub fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while !done() {
         assert!(Instant::now() < deadline, "{what} did not happen");
         std::thread::sleep(Duration::from_millis(5));

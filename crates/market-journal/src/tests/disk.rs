@@ -41,14 +41,19 @@ fn open(config: &JournalConfig, mood: &Mood) -> Journal {
 }
 
 #[tokio::test]
-async fn a_full_disk_refuses_the_record_and_the_journal_goes_on_when_there_is_space() {
+async fn a_full_disk_refuses_the_record_and_all_after_it_until_the_journal_is_opened_again() {
     let folder = tempfile::tempdir().unwrap();
     let mood = Mood::default();
     let journal = open(&config(&folder), &mood);
     journal.append(opened(1, 5)).await.unwrap();
     mood.0.store(1, Ordering::SeqCst);
     assert!(matches!(journal.append(opened(2, 5)).await, Err(JournalError::DiskFull)));
+    assert!(matches!(journal.failed().await, JournalError::DiskFull), "its owner hears of it");
     mood.0.store(0, Ordering::SeqCst);
+    assert!(matches!(journal.append(opened(3, 5)).await, Err(JournalError::Stopped(_))));
+    journal.close().await;
+    let journal = open(&config(&folder), &mood);
+    assert_eq!(journal.report().torn_bytes, 0, "the half of the record that was written was cut off");
     journal.append(opened(3, 5)).await.unwrap();
     journal.close().await;
     let reader = JournalReader::open(&config(&folder)).unwrap();

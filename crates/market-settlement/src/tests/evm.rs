@@ -28,6 +28,7 @@ struct Evm {
     receipts: HashMap<B256, TxReceipt>,
     inputs: HashMap<B256, Bytes>,
     transactions: u64,
+    gas: u64,
     down: bool,
     /// Transactions happen, and whoever waits for them dies before it learns of it.
     lose_receipts: bool,
@@ -46,6 +47,7 @@ impl EvmChain {
             receipts: HashMap::new(),
             inputs: HashMap::new(),
             transactions: 0,
+            gas: 0,
             down: false,
             lose_receipts: false,
         }))
@@ -71,6 +73,11 @@ impl EvmChain {
     /// Transactions that happened, failed ones included.
     pub(super) fn transactions(&self) -> u64 {
         self.0.lock().transactions
+    }
+
+    /// Gas of all transactions.
+    pub(super) fn gas_used(&self) -> u64 {
+        self.0.lock().gas
     }
 
     /// Executes one step of the genesis.
@@ -196,6 +203,7 @@ impl ChainClient for EvmChain {
         }
         let result = evm.transact(from.address(), kind, value, intent.data.clone());
         evm.transactions += 1;
+        evm.gas += result.tx_gas_used();
         let (block, tx) = (evm.number, keccak256(evm.number.to_be_bytes()));
         let mut logs = Vec::new();
         for (index, log) in result.logs().iter().enumerate() {

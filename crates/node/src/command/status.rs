@@ -7,17 +7,23 @@ use crate::table::{cell, print, print_json};
 use eyre::Result;
 use serde_json::{Value, json};
 use std::path::Path;
+use std::time::Duration;
+
+/// A node that takes longer to say how it is counts as not running.
+const ANSWER_MS_MAX: u64 = 10_000;
 
 /// Shows every node below the folder; one that does not answer is shown as stopped.
 pub async fn run(list: ListArgs, datadir: Option<&Path>) -> Result<()> {
     let mut shown = Vec::new();
     for (role, folder) in nodes(datadir)? {
-        let status = match ask(&folder, "admin_status", Value::Null).await {
-            Ok(mut status) => {
+        // A process that stands still takes the question and never answers.
+        let asked = ask(&folder, "admin_status", Value::Null);
+        let status = match tokio::time::timeout(Duration::from_millis(ANSWER_MS_MAX), asked).await {
+            Ok(Ok(mut status)) => {
                 status["running"] = json!(true);
                 status
             }
-            Err(_) => json!({"role": role, "running": false}),
+            _ => json!({"role": role, "running": false}),
         };
         shown.push(status);
     }

@@ -3,9 +3,8 @@
 use crate::bridge::{connect, wallet};
 use crate::control::Admin;
 use crate::monitor::Health;
-use crate::role::{Status, common_answer, named, open, serve_control, serve_metrics};
+use crate::role::{Status, common_answer, named, open, serve_control, serve_metrics, until_end};
 use crate::settings::Settings;
-use crate::supervised::until_told_to_end;
 use async_trait::async_trait;
 use eyre::Result;
 use serde_json::{Value, json};
@@ -39,7 +38,8 @@ pub async fn run(settings: Settings, datadir: Option<&Path>) -> Result<()> {
         ..AggregatorConfig::new(Contracts::from(&chain.contracts))
     };
     let wallet = wallet(client, &base.account)?;
-    let aggregator = Aggregator::open(config, wallet, journal, &journal_config, Arc::clone(&base.clock)).await?;
+    let aggregator =
+        Aggregator::open(config, wallet, journal.clone(), &journal_config, Arc::clone(&base.clock)).await?;
     aggregator.metrics().register(named(&mut base.registry));
     let running = aggregator.run(&base.network)?;
     health.set("aggregator", true, "bonded and serving");
@@ -48,12 +48,12 @@ pub async fn run(settings: Settings, datadir: Option<&Path>) -> Result<()> {
     let answers = Answers { network: base.network.clone(), status: Arc::clone(&base.status) };
     let control = serve_control(&base.datadir, Arc::new(answers))?;
     base.status.set("ready", json!(true));
-    let cause = until_told_to_end().await;
-    tracing::info!(cause, "aggregator ending");
+    let ended = until_end(&journal).await;
+    tracing::info!(cause = ended.as_ref().copied().unwrap_or("the journal stopped"), "aggregator ending");
     control.abort();
     drop(running);
     base.network.shutdown().await;
-    Ok(())
+    ended.map(|_| ())
 }
 
 struct Answers {

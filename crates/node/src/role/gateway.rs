@@ -5,10 +5,10 @@ use crate::control::Admin;
 use crate::failure::Failure;
 use crate::monitor::Health;
 use crate::role::{
-    Base, Status, common_answer, named, open, port_failure, same_key, serve_control, serve_metrics, socket_address, wei,
+    Base, Status, common_answer, named, open, port_failure, same_key, serve_control, serve_metrics, socket_address,
+    until_end, wei,
 };
 use crate::settings::Settings;
-use crate::supervised::until_told_to_end;
 use crate::view::gateway_channel_json;
 use alloy_primitives::B256;
 use async_trait::async_trait;
@@ -43,7 +43,7 @@ const SHUTDOWN_SECONDS: u64 = 3;
 pub async fn run(settings: Settings, datadir: Option<&Path>) -> Result<()> {
     let mut base = open(Role::Gateway, settings, datadir, Vec::new()).await?;
     let health = Health::new(&mut base.registry);
-    let (market, channels, _watching) = start(&mut base).await?;
+    let (market, channels, journal, _watching) = start(&mut base).await?;
     let listen = socket_address("http_listen", &base.settings.http_listen)?;
     let listener = tokio::net::TcpListener::bind(listen).await.map_err(|error| port_failure("HTTP", listen, &error))?;
     check_open_to_others(&base.settings, listen)?;
@@ -57,13 +57,13 @@ pub async fn run(settings: Settings, datadir: Option<&Path>) -> Result<()> {
         Answers { network: base.network.clone(), status: Arc::clone(&base.status), market: market.clone(), channels };
     let control = serve_control(&base.datadir, Arc::new(answers))?;
     base.status.set("ready", json!(true));
-    let cause = until_told_to_end().await;
-    tracing::info!(cause, "gateway ending");
+    let ended = until_end(&journal).await;
+    tracing::info!(cause = ended.as_ref().copied().unwrap_or("the journal stopped"), "gateway ending");
     control.abort();
     http.abort();
     market.client().shutdown(Duration::from_secs(SHUTDOWN_SECONDS)).await;
     base.network.shutdown().await;
-    Ok(())
+    ended.map(|_| ())
 }
 
 /// Without a key anybody who reaches the port spends the gateway's money.
@@ -76,8 +76,8 @@ fn check_open_to_others(settings: &Settings, listen: std::net::SocketAddr) -> Re
     Ok(())
 }
 
-/// A market to buy on, its channels, and what watches them for as long as it is kept.
-async fn start(base: &mut Base) -> Result<(Market, Channels, Running)> {
+/// A market to buy on, its channels and journal, and what watches them for as long as it is kept.
+async fn start(base: &mut Base) -> Result<(Market, Channels, Journal, Running)> {
     let chain = &base.chain;
     let client = connect(chain, &base.settings.rpc, Arc::clone(&base.clock)).await?;
     client.metrics().register(named(&mut base.registry));
@@ -99,7 +99,7 @@ async fn start(base: &mut Base) -> Result<(Market, Channels, Running)> {
     let parts = JobClientParts {
         network: base.network.clone(),
         clock: Arc::clone(&base.clock),
-        journal,
+        journal: journal.clone(),
         journal_config,
         opener: Arc::new(channels.clone()),
         signer: same_key(&base.voucher)?,
@@ -107,7 +107,7 @@ async fn start(base: &mut Base) -> Result<(Market, Channels, Running)> {
         tokenizers: tokenizers(&base.settings)?,
         rng: Box::new(rand_chacha::ChaCha20Rng::from_os_rng()),
     };
-    Ok((Market::new(JobClient::start(config, parts).await?), channels, watching))
+    Ok((Market::new(JobClient::start(config, parts).await?), channels, journal, watching))
 }
 
 /// The tokenizers with which token counts are checked: the built-in model's and that of `--model`.

@@ -4,9 +4,10 @@ use crate::bridge::{Channels, ProviderPayouts, connect};
 use crate::control::Admin;
 use crate::failure::Failure;
 use crate::monitor::Health;
-use crate::role::{Base, Status, aggregator, common_answer, named, open, same_key, serve_control, serve_metrics, wei};
+use crate::role::{
+    Base, Status, aggregator, common_answer, named, open, same_key, serve_control, serve_metrics, until_end, wei,
+};
 use crate::settings::Settings;
-use crate::supervised::until_told_to_end;
 use crate::view::provider_channel_json;
 use async_trait::async_trait;
 use eyre::Result;
@@ -43,7 +44,7 @@ pub async fn run(settings: Settings, datadir: Option<&Path>) -> Result<()> {
     let mut base = open(Role::Provider, settings, datadir, vec![name.clone()]).await?;
     base.status.set("model", json!(name));
     let health = Health::new(&mut base.registry);
-    let (provider, _watching) = start(&mut base, name, backend).await?;
+    let (provider, journal, _watching) = start(&mut base, name, backend).await?;
     let provider = Arc::new(provider);
     provider.metrics().register(named(&mut base.registry));
     health.set("provider", true, "serving");
@@ -53,19 +54,19 @@ pub async fn run(settings: Settings, datadir: Option<&Path>) -> Result<()> {
         Answers { network: base.network.clone(), status: Arc::clone(&base.status), provider: Arc::clone(&provider) };
     let control = serve_control(&base.datadir, Arc::new(answers))?;
     base.status.set("ready", json!(true));
-    let cause = until_told_to_end().await;
-    tracing::info!(cause, "provider ending");
+    let ended = until_end(&journal).await;
+    tracing::info!(cause = ended.as_ref().copied().unwrap_or("the journal stopped"), "provider ending");
     control.abort();
     let _ = control.await;
     if let Some(provider) = Arc::into_inner(provider) {
         provider.shutdown(Duration::from_secs(SHUTDOWN_SECONDS)).await;
     }
     base.network.shutdown().await;
-    Ok(())
+    ended.map(|_| ())
 }
 
-/// A provider, and what watches its channels and its aggregator for as long as it is kept.
-async fn start(base: &mut Base, name: String, backend: Arc<dyn Backend>) -> Result<(Provider, Vec<Running>)> {
+/// A provider with its journal, and what watches its channels and its aggregator for as long as it is kept.
+async fn start(base: &mut Base, name: String, backend: Arc<dyn Backend>) -> Result<(Provider, Journal, Vec<Running>)> {
     let chain = &base.chain;
     let client = connect(chain, &base.settings.rpc, Arc::clone(&base.clock)).await?;
     client.metrics().register(named(&mut base.registry));
@@ -100,14 +101,14 @@ async fn start(base: &mut Base, name: String, backend: Arc<dyn Backend>) -> Resu
     let parts = ProviderParts {
         network: base.network.clone(),
         clock: Arc::clone(&base.clock),
-        journal,
+        journal: journal.clone(),
         channels: Arc::new(channels.clone()),
         payouts: Arc::new(ProviderPayouts::new(channels, link)),
         account: same_key(&base.account)?,
         node_key: Arc::clone(&base.node_key),
         models: vec![ModelForSale { name, prices, backend }],
     };
-    Ok((Provider::start(config, parts).await?, watching))
+    Ok((Provider::start(config, parts).await?, journal, watching))
 }
 
 /// What runs the jobs, and under which name it is sold.

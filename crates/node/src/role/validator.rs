@@ -1,6 +1,7 @@
 //! The validator: storage, execution, mempool, producer and consensus behind JSON-RPC.
 
 use crate::control::Admin;
+use crate::datadir::check_writable;
 use crate::failure::Failure;
 use crate::keys::KeyMaker;
 use crate::monitor::Health;
@@ -52,7 +53,7 @@ pub async fn run(settings: Settings, datadir: Option<&Path>) -> Result<()> {
     tracing::info!(rpc = %rpc.address(), "validator ready");
     let cause = tokio::select! {
         cause = until_told_to_end() => cause.to_owned(),
-        reason = parts.engine.ended() => format!("the engine stopped: {reason:?}"),
+        reason = parts.engine.ended() => format!("the engine stopped: {reason}"),
     };
     tracing::info!(cause, "validator ending");
     control.abort();
@@ -61,7 +62,9 @@ pub async fn run(settings: Settings, datadir: Option<&Path>) -> Result<()> {
     let stopped = parts.engine.stop().await;
     base.network.shutdown().await;
     if cause.starts_with("the engine") {
-        return Err(Failure::new(format!("{cause} ({stopped:?})")).hint("the log above says why").into());
+        tracing::error!(cause, ?stopped, "the validator ends without being told to");
+        check_writable(base.datadir.path()).map_err(|full| eyre::Report::new(full).wrap_err(cause.clone()))?;
+        return Err(Failure::new(cause).hint("the log above says why").into());
     }
     Ok(())
 }

@@ -275,7 +275,7 @@ async fn a_sent_transaction_can_be_waited_for() {
         }
         producer.produce()
     });
-    let receipt = chain.ok("eth_sendRawTransactionSync", json!([raw(&transfer(1, 0)), "0x2710"])).await;
+    let receipt = chain.ok("eth_sendRawTransactionSync", json!([raw(&transfer(1, 0)), "0x7530"])).await;
     assert_eq!(receipt["blockHash"], json!(producing.await.unwrap().hash));
     let late = chain.post(&chain.request("eth_sendRawTransactionSync", json!([raw(&transfer(1, 1)), 20]))).await;
     assert_eq!((&late["error"]["code"], &late["error"]["data"]), (&json!(4), &json!(transfer(1, 1).hash())));

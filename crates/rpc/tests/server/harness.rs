@@ -317,7 +317,7 @@ impl Socket {
     pub async fn next(&mut self) -> Value {
         let mut text = Vec::new();
         let receiving = self.receiver.receive_data(&mut text);
-        tokio::time::timeout(std::time::Duration::from_secs(10), receiving).await.unwrap().unwrap();
+        tokio::time::timeout(std::time::Duration::from_secs(60), receiving).await.unwrap().unwrap();
         serde_json::from_slice(&text).unwrap()
     }
 
