@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use libp2p::PeerId;
 use rustls::NamedGroup;
-use rustls::pki_types::CertificateDer;
 use trellis_crypto::HybridKey;
 
 use crate::admission::Permit;
@@ -18,7 +17,6 @@ use crate::kex::Negotiated;
 use crate::metrics::TransportMetrics;
 use crate::policy::Policy;
 use crate::session::{Direction, KeyExchange, Session, Sessions};
-use crate::tls::peer_id_of;
 
 /// Application close codes of the transport itself. Codes of the layers above start at 256.
 mod close {
@@ -120,16 +118,16 @@ impl UpgradeContext {
             connection.close(code.into(), error.to_string().as_bytes());
             error
         };
-        let peer = verified_peer_id(connection).ok_or_else(|| refuse(close::AUTH, TransportError::NoIdentity))?;
-        if let Some(expected) = expected.filter(|expected| *expected != peer) {
-            let error = TransportError::WrongPeer { expected: Box::new(expected), actual: Box::new(peer) };
-            return Err(refuse(close::WRONG_PEER, error));
-        }
         let negotiated = connection
             .handshake_data()
             .and_then(|data| data.downcast::<Negotiated>().ok())
             .map(|negotiated| *negotiated)
             .unwrap_or_default();
+        let peer = negotiated.peer.ok_or_else(|| refuse(close::AUTH, TransportError::NoIdentity))?;
+        if let Some(expected) = expected.filter(|expected| *expected != peer) {
+            let error = TransportError::WrongPeer { expected: Box::new(expected), actual: Box::new(peer) };
+            return Err(refuse(close::WRONG_PEER, error));
+        }
         let classical = |what| TransportError::Classical(what);
         // TLS offered nothing else under `require`; these two checks hold even if that ever changes.
         let group = negotiated.group.ok_or_else(|| refuse(close::POLICY, classical(ClassicalPeer::KeyExchange)))?;
@@ -148,9 +146,4 @@ impl UpgradeContext {
         };
         Ok(Session::new(connection.clone(), peer, direction, KeyExchange(group), &negotiated.alpn, public))
     }
-}
-
-fn verified_peer_id(connection: &quinn::Connection) -> Option<PeerId> {
-    let chain = connection.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
-    peer_id_of(chain.first()?).ok()
 }

@@ -102,6 +102,17 @@ async fn a_replaced_or_replayed_ml_dsa_proof_is_refused() {
 
 // row: NET-12
 #[tokio::test]
+async fn a_certificate_whose_signature_does_not_hold_ends_the_handshake() {
+    let mut node = Node::new(1, Policy::Require).await;
+    let (at_us, _) = rig::raw_dial(&mut node, rig::RawPeer::with_bent_certificate()).await;
+    // A peer that only stayed silent would run into the timeout.
+    let refused = at_us.err().unwrap();
+    assert!(matches!(refused, TransportError::Connection(_)), "{refused}");
+    assert_eq!(node.metrics.refused_count("connection"), 1);
+}
+
+// row: NET-12
+#[tokio::test]
 async fn an_address_that_names_another_peer_is_not_connected() {
     let (mut alice, mut bob) = (Node::new(1, Policy::Require).await, Node::new(2, Policy::Require).await);
     let wrong = keys(3);
