@@ -6,10 +6,10 @@
 //! what happened: a session in which no exchange completed shows none and is refused.
 //!
 //! The verifier of certificates notes the PeerId in the same way, once its signatures hold, so that nobody has to parse and
-//! verify the certificate again to learn it.
+//! verify the certificate again to learn it; and a listener's key schedule the secret of [`crate::exporter`].
 
 use std::any::Any;
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use libp2p::PeerId;
@@ -22,27 +22,37 @@ use rustls::crypto::aws_lc_rs::kx_group;
 use rustls::crypto::{ActiveKeyExchange, CompletedKeyExchange, SharedSecret, SupportedKxGroup};
 use rustls::ffdhe_groups::FfdheGroup;
 
+use crate::exporter::ExporterSecret;
+
 /// What a handshake has shown so far.
-#[derive(Clone, Copy, Default)]
+#[derive(Default)]
 struct Noted {
     /// The group of the exchange that completed.
     group: Option<NamedGroup>,
     /// Whose certificate and handshake signature hold.
     peer: Option<PeerId>,
+    /// What a listener may export from before its handshake is over.
+    exporter_secret: Option<ExporterSecret>,
 }
 
 thread_local! {
     /// What the handshake on this thread has shown; the session's own from before handshake bytes are read to after.
-    static NOTED: Cell<Noted> = const { Cell::new(Noted { group: None, peer: None }) };
+    static NOTED: RefCell<Noted> =
+        const { RefCell::new(Noted { group: None, peer: None, exporter_secret: None }) };
 }
 
 fn note_group(group: Option<NamedGroup>) {
-    NOTED.set(Noted { group, ..NOTED.get() });
+    NOTED.with_borrow_mut(|noted| noted.group = group);
+}
+
+/// Notes the exporter secret of the handshake on this thread.
+pub(crate) fn note_exporter_secret(secret: ExporterSecret) {
+    NOTED.with_borrow_mut(|noted| noted.exporter_secret = Some(secret));
 }
 
 /// Notes whose certificate was verified in the handshake on this thread.
 pub(crate) fn note_peer(peer: PeerId) {
-    NOTED.set(Noted { peer: Some(peer), ..NOTED.get() });
+    NOTED.with_borrow_mut(|noted| noted.peer = Some(peer));
 }
 
 /// A group that notes when an exchange in it completes.
@@ -141,6 +151,13 @@ pub(crate) struct Negotiated {
     pub(crate) peer: Option<PeerId>,
 }
 
+impl Negotiated {
+    /// What a session's `handshake_data` holds; nothing if that is missing.
+    pub(crate) fn read(data: Option<Box<dyn Any>>) -> Self {
+        data.and_then(|data| data.downcast().ok()).map(|negotiated: Box<Self>| *negotiated).unwrap_or_default()
+    }
+}
+
 /// quinn's TLS session, which also keeps what its handshake has shown.
 struct RecordingSession {
     inner: Box<dyn Session>,
@@ -154,7 +171,7 @@ impl Session for RecordingSession {
 
     fn handshake_data(&self) -> Option<Box<dyn Any>> {
         let data = self.inner.handshake_data()?.downcast::<crypto::rustls::HandshakeData>().ok()?;
-        let Noted { group, peer } = self.noted;
+        let Noted { group, peer, .. } = self.noted;
         Some(Box::new(Negotiated { alpn: data.protocol.unwrap_or_default(), group, peer }))
     }
 
@@ -175,9 +192,13 @@ impl Session for RecordingSession {
     }
 
     fn read_handshake(&mut self, buf: &[u8]) -> Result<bool, TransportError> {
-        NOTED.set(self.noted);
+        NOTED.set(std::mem::take(&mut self.noted));
         let result = self.inner.read_handshake(buf);
         self.noted = NOTED.take();
+        if !self.inner.is_handshaking() {
+            // From now on rustls exports by itself.
+            self.noted.exporter_secret = None;
+        }
         result
     }
 
@@ -203,7 +224,10 @@ impl Session for RecordingSession {
         label: &[u8],
         context: &[u8],
     ) -> Result<(), ExportKeyingMaterialError> {
-        self.inner.export_keying_material(output, label, context)
+        match (self.inner.export_keying_material(output, label, context), &self.noted.exporter_secret) {
+            (Err(_), Some(secret)) => secret.export(output, label, context).ok_or(ExportKeyingMaterialError),
+            (result, _) => result,
+        }
     }
 }
 

@@ -1,4 +1,5 @@
-//! TLS 1.3 with libp2p certificates: explicit provider, certificates always verified, no resumption, no key log.
+//! TLS 1.3 with libp2p certificates: explicit provider, certificates always verified, no resumption, no key log
+//! but the one that gives a listener's own session its exporter secret ([`crate::exporter`]).
 
 mod verifier;
 
@@ -18,6 +19,7 @@ use rustls::sign::CertifiedKey;
 use self::verifier::Libp2pVerifier;
 use crate::config::{ALPN_LIBP2P, ALPN_TRELLIS};
 use crate::error::TransportSetupError;
+use crate::exporter::EarlyExporter;
 use crate::kex::{PREFER_GROUPS, REQUIRE_GROUPS};
 use crate::policy::Policy;
 
@@ -68,6 +70,7 @@ pub(crate) fn tls_configs_with(
     server.alpn_protocols = alpn;
     server.session_storage = Arc::new(NoServerSessionStorage {});
     server.send_tls13_tickets = 0;
+    server.key_log = Arc::new(EarlyExporter);
     Ok(TlsConfigs { client, server })
 }
 

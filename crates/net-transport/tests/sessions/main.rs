@@ -23,7 +23,7 @@ async fn two_nodes_under_require_agree_on_the_hybrid_and_know_each_others_node_i
         let session = end.connection.session();
         assert_eq!(session.key_exchange().name(), "X25519MLKEM768");
         assert!(session.key_exchange().is_hybrid());
-        assert_eq!(session.alpn(), "trellis-pq/1");
+        assert_eq!(session.alpn(), "trellis-pq/2");
         assert_eq!(session.node_id(), Some(keys(peer).node_id()));
         assert_eq!(session.public().unwrap(), keys(peer).public());
     }
@@ -56,7 +56,7 @@ async fn stock_libp2p_is_refused_under_require_with_a_clear_reason_on_both_sides
     let (at_us, at_stock) = stock.dial(&mut ours).await;
     let refused = at_us.err().unwrap();
     assert!(matches!(refused, TransportError::Classical(ClassicalPeer::Protocol)), "{refused}");
-    assert_eq!(refused.to_string(), "policy (classical): the peer does not speak trellis-pq/1");
+    assert_eq!(refused.to_string(), "policy (classical): the peer does not speak trellis-pq/2");
     let seen = format!("{:?}", at_stock.err().unwrap());
     assert!(seen.contains("protocol"), "the peer reads why: {seen}");
     assert_eq!(ours.metrics.refused_count("policy (classical)"), 1);

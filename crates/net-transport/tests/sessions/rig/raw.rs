@@ -109,7 +109,7 @@ async fn send_proof(connection: &quinn::Connection, identity: &Keypair, kind: &P
         ProofKind::Garbage => vec![1; PROOF_BYTES],
         ProofKind::None => unreachable!(),
     };
-    let (mut send, _receive) = connection.open_bi().await.unwrap();
+    let mut send = connection.open_uni().await.unwrap();
     send.write_all(&wire).await.unwrap();
     send.finish().unwrap();
 }
