@@ -33,6 +33,10 @@ pub const SEND_WINDOW_BYTES: u64 = 16 * 1024 * 1024;
 pub const IDLE_TIMEOUT_MS: u32 = 10_000;
 /// A packet is sent at least this often, so that a quiet connection is not lost.
 pub const KEEP_ALIVE_MS: u64 = 3_000;
+/// Bytes of UDP payload before a path has shown that it takes more: what IPv6 guarantees (1,280 less 48 of headers). A
+/// ServerHello with the post-quantum share then fits one datagram, and a listener's TLS flight and proof together stay
+/// within three times the dialer's first two datagrams, so that they arrive in one round trip (RFC 9000, 8.1).
+pub const INITIAL_MTU_BYTES: u16 = 1_232;
 /// Size asked of the operating system for each UDP buffer; it may give less.
 pub const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 
@@ -84,6 +88,7 @@ impl TransportConfig {
 /// The bounds of this file as quinn wants them.
 pub(crate) fn quinn_transport(congestion: Congestion) -> quinn::TransportConfig {
     let mut transport = quinn::TransportConfig::default();
+    transport.initial_mtu(INITIAL_MTU_BYTES);
     transport.max_concurrent_uni_streams(PROOF_STREAMS_MAX.into());
     transport.max_concurrent_bidi_streams(STREAMS_PER_CONNECTION_MAX.into());
     transport.datagram_receive_buffer_size(None);

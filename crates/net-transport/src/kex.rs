@@ -50,6 +50,11 @@ pub(crate) fn note_exporter_secret(secret: ExporterSecret) {
     NOTED.with_borrow_mut(|noted| noted.exporter_secret = Some(secret));
 }
 
+#[cfg(test)]
+pub(crate) fn take_exporter_secret() -> Option<ExporterSecret> {
+    NOTED.with_borrow_mut(|noted| noted.exporter_secret.take())
+}
+
 /// Notes whose certificate was verified in the handshake on this thread.
 pub(crate) fn note_peer(peer: PeerId) {
     NOTED.with_borrow_mut(|noted| noted.peer = Some(peer));

@@ -121,4 +121,48 @@ mod tests {
         assert_eq!(configs.server.max_early_data_size, 0);
         assert!(!configs.client.enable_early_data);
     }
+
+    /// A client and a server over memory with this cipher suite.
+    fn ends(suite: rustls::SupportedCipherSuite) -> (rustls::ClientConnection, rustls::ServerConnection) {
+        let configs = tls_configs(&Keypair::generate_ed25519(), Policy::Require).unwrap();
+        let provider = CryptoProvider { cipher_suites: vec![suite], ..(**configs.client.crypto_provider()).clone() };
+        let mut client = rustls::ClientConfig::builder_with_provider(Arc::new(provider))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Libp2pVerifier))
+            .with_client_cert_resolver(configs.client.client_auth_cert_resolver.clone());
+        client.alpn_protocols = configs.client.alpn_protocols.clone();
+        let client = rustls::ClientConnection::new(Arc::new(client), "l".try_into().unwrap()).unwrap();
+        (client, rustls::ServerConnection::new(Arc::new(configs.server)).unwrap())
+    }
+
+    // row: NET-12
+    #[test]
+    fn a_listener_exports_early_what_both_ends_export_in_the_end() {
+        for suite in [TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256] {
+            let (mut client, mut server) = ends(suite);
+            let mut early = [0u8; 32];
+            let mut exported = false;
+            while client.is_handshaking() || server.is_handshaking() {
+                let mut flight = Vec::new();
+                client.write_tls(&mut flight).unwrap();
+                server.read_tls(&mut flight.as_slice()).unwrap();
+                server.process_new_packets().unwrap();
+                if !exported {
+                    assert!(server.is_handshaking());
+                    let secret = crate::kex::take_exporter_secret().unwrap();
+                    secret.export(&mut early, b"EXPORTER-test", b"context").unwrap();
+                    exported = true;
+                }
+                let mut flight = Vec::new();
+                server.write_tls(&mut flight).unwrap();
+                client.read_tls(&mut flight.as_slice()).unwrap();
+                client.process_new_packets().unwrap();
+            }
+            let at_server = server.export_keying_material([0u8; 32], b"EXPORTER-test", Some(b"context")).unwrap();
+            let at_client = client.export_keying_material([0u8; 32], b"EXPORTER-test", Some(b"context")).unwrap();
+            assert_eq!((early, early), (at_server, at_client), "{suite:?}");
+        }
+    }
 }

@@ -84,6 +84,24 @@ async fn a_peer_with_a_classical_key_exchange_is_refused_under_require_and_shown
     drop(at_peer);
 }
 
+// row: NET-12, NET-80
+#[tokio::test]
+async fn the_dialer_has_verified_the_listener_after_one_round_trip() {
+    use futures::future::{Either, select};
+    let (mut alice, mut bob) = (Node::new(1, Policy::Require).await, Node::new(2, Policy::Require).await);
+    // The ClientHello with its post-quantum share fills two datagrams; nothing else of the dialer arrives for now.
+    let relay = rig::Relay::start(bob.socket(), 2).await;
+    let dialing = std::pin::pin!(alice.dial(relay.address.clone()));
+    let listening = std::pin::pin!(bob.inbound());
+    let first = tokio::time::timeout(Duration::from_secs(30), select(dialing, listening)).await.unwrap();
+    let Either::Left((at_alice, listening)) = first else { panic!("the listener cannot be first") };
+    let at_alice = at_alice.unwrap();
+    assert_eq!(at_alice.connection.session().node_id(), Some(keys(2).node_id()));
+    relay.release();
+    let at_bob = listening.await.unwrap();
+    assert_eq!(at_bob.connection.session().node_id(), Some(keys(1).node_id()));
+}
+
 // row: NET-12, NET-20
 #[tokio::test]
 async fn a_replaced_or_replayed_ml_dsa_proof_is_refused() {
