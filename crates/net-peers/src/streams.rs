@@ -5,6 +5,7 @@
 //! negotiation, before any code of that protocol runs.
 
 mod handler;
+mod lazy;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,8 +16,7 @@ use libp2p::PeerId;
 use libp2p::core::transport::PortUse;
 use libp2p::core::{Endpoint, Multiaddr};
 use libp2p::swarm::{
-    ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, Stream, THandler, THandlerInEvent, THandlerOutEvent,
-    ToSwarm,
+    ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm,
 };
 use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
@@ -27,6 +27,7 @@ use trellis_net_transport::{Direction, Session, Sessions};
 use trellis_primitives::{NodeId, SharedClock};
 
 use self::handler::Handler;
+use self::lazy::SelectedStream;
 use crate::config::ACCEPT_QUEUE_STREAMS_MAX;
 use crate::error::AcceptError;
 use crate::meter::{Counters, Metered};
@@ -42,7 +43,7 @@ const OPENS_WAITING_MAX: usize = 256;
 /// Inbound handshake or goodbye streams that wait on one connection; a second one is a violation and is dropped.
 const INTERNAL_WAITING_MAX: usize = 1;
 
-pub(crate) type RawStream = Compat<Stream>;
+pub(crate) type RawStream = Compat<SelectedStream>;
 pub(crate) type MeteredStream = Metered<RawStream>;
 
 /// Why a stream was not opened on a connection.
@@ -58,7 +59,7 @@ pub(crate) enum StreamError {
 
 pub(crate) struct OpenRequest {
     protocol: Protocol,
-    reply: oneshot::Sender<Result<Stream, StreamError>>,
+    reply: oneshot::Sender<Result<SelectedStream, StreamError>>,
 }
 
 /// What one connection is, shared between its handler, the service and the handles.
@@ -94,7 +95,7 @@ impl ConnectionHandle {
         Ok(self.metered(stream))
     }
 
-    fn metered(&self, stream: Stream) -> MeteredStream {
+    fn metered(&self, stream: SelectedStream) -> MeteredStream {
         Metered::new(stream.compat(), Arc::clone(&self.clock), Arc::clone(&self.counters))
     }
 }

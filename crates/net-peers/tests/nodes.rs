@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use rand::SeedableRng;
 use trellis_crypto::{AccountKey, HybridKey};
-use trellis_net_peers::frame::{read_frame, write_frame};
+use trellis_net_peers::frame::{FrameError, read_frame, write_frame};
 use trellis_net_peers::{
     DialError, Direction, DisconnectReason, NetConfig, NetMetrics, NetworkHandle, OpenError, PeerEvent, PeerState,
     Protocol, RefusalReason, RefusedBy, StartError, start_with_metrics,
@@ -120,6 +120,45 @@ async fn streams_run_both_ways_and_are_counted() {
     assert!(matches!(unknown, OpenError::Unsupported { .. }), "{unknown}");
     let nobody = alice.net.open(NodeId([9; 32]), ECHO).await.err().unwrap();
     assert!(matches!(nobody, OpenError::NotConnected(_)), "{nobody}");
+}
+
+// row: NET-16
+#[tokio::test]
+async fn a_protocol_that_the_peer_gave_up_is_named_at_the_first_read_and_then_at_the_opening() {
+    let (alice, bob) = (node(1).await, node(2).await);
+    let mut accept = bob.net.accept(ECHO).unwrap();
+    let bob_id = alice.net.dial(&address(&bob)).await.unwrap();
+    drop(alice.net.open(bob_id, ECHO).await.unwrap());
+    accept.next().await.unwrap();
+    drop(accept);
+    // Known from the first stream, so this one opens without asking.
+    let mut stream = alice.net.open(bob_id, ECHO).await.unwrap();
+    let error = read_frame(&mut stream, 100).await.unwrap_err();
+    let FrameError::Io(error) = error else { panic!("{error}") };
+    assert_eq!(error.kind(), std::io::ErrorKind::Unsupported, "{error}");
+    assert!(error.to_string().contains(ECHO.0), "{error}");
+    let asked = alice.net.open(bob_id, ECHO).await.err().unwrap();
+    assert!(matches!(asked, OpenError::Unsupported { .. }), "{asked}");
+}
+
+#[tokio::test]
+async fn what_is_written_to_a_stream_that_is_dropped_at_once_is_still_delivered() {
+    let (alice, bob) = (node(1).await, node(2).await);
+    let mut accept = bob.net.accept(ECHO).unwrap();
+    let bob_id = alice.net.dial(&address(&bob)).await.unwrap();
+    for n in 0u32..50 {
+        let mut stream = alice.net.open(bob_id, ECHO).await.unwrap();
+        write_frame(&mut stream, &n.to_be_bytes()).await.unwrap();
+    }
+    let mut seen = Vec::new();
+    while seen.len() < 50 {
+        let next = tokio::time::timeout(Duration::from_secs(30), accept.next()).await.expect("a stream in time");
+        let (_, mut far) = next.unwrap();
+        seen.push(u32::from_be_bytes(read_frame(&mut far, 4).await.unwrap().as_ref().try_into().unwrap()));
+        assert!(matches!(read_frame(&mut far, 4).await, Err(FrameError::End)));
+    }
+    seen.sort_unstable();
+    assert_eq!(seen, (0..50).collect::<Vec<u32>>());
 }
 
 async fn refused(alice: &Rig, bob: &Rig, reason: RefusalReason) {

@@ -18,7 +18,7 @@ use libp2p_quic::tokio::Transport as StockTransport;
 use tokio::sync::oneshot;
 use trellis_net_transport::bench::{
     BenchConnection, BenchDialer, BenchError, BenchListener, BenchOptions, BenchStream, Serve, Variant, plain_quinn,
-    run_rounds, serve_stream, trellis,
+    run_variants, serve_stream, trellis,
 };
 
 const STOCK: &str = "libp2p-quic";
@@ -104,7 +104,7 @@ async fn main() -> Result<(), BenchError> {
     if let Some(rounds) = std::env::args().nth(1).and_then(|rounds| rounds.parse().ok()) {
         options.rounds = rounds;
     }
-    let report = run_rounds(vec![trellis()?, plain_quinn()?, stock()?], &options).await?;
+    let report = run_variants(&options, || Ok(vec![trellis()?, plain_quinn()?, stock()?])).await?;
     println!("{}", serde_json::to_string_pretty(&report).expect("a report is plain data"));
     Ok(())
 }

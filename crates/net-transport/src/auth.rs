@@ -1,13 +1,16 @@
-//! ML-DSA-65 proofs on the first stream of a session, bound to that session by the TLS exporter (NET-12, NET-20).
+//! ML-DSA-65 proofs on the first streams of a session, bound to that session by the TLS exporter (NET-12, NET-20).
 //!
-//! The dialer opens the stream. Each side sends one proof of fixed length and reads the other's:
+//! Each side sends one proof of fixed length on a unidirectional stream of its own, as soon as it can export, and waits for
+//! nothing before: the listener right behind its TLS flight, the dialer right behind its Finished. So the dialer has
+//! verified the listener after one round trip, and the listener the dialer with the packets that end the handshake.
 //!
 //! ```text
 //! version 1 (1 byte) ‖ ML-DSA-65 public key (1,952) ‖ ML-DSA-65 signature (3,309)
 //! signature over  "trellis/pq-auth/1" ‖ role ('d' dialer, 'l' listener) ‖ exporter (32) ‖ own PeerId
 //! ```
 //! The exporter differs in every session, so a proof cannot be replayed; the role keeps it from being reflected; the
-//! PeerId ties it to the certificate. A forger has to break Ed25519 or ECDSA *and* ML-DSA-65.
+//! PeerId ties it to the certificate. A forger has to break Ed25519 or ECDSA *and* ML-DSA-65. The listener signs before it
+//! knows the dialer; it shows a stranger no more than its certificate does, and the admission has passed the dialer on.
 
 use libp2p::PeerId;
 use thiserror::Error;
@@ -49,7 +52,10 @@ pub enum AuthError {
     /// The session exported no secret.
     #[error("the tls session exports no keying material")]
     NoExporter,
-    /// The stream of the proofs failed.
+    /// What was signed during the handshake is not what the finished session exports.
+    #[error("the tls session exports another secret than during its handshake")]
+    ExporterChanged,
+    /// The stream of a proof failed.
     #[error("proof stream: {0}")]
     Io(#[from] std::io::Error),
     /// The connection failed.
@@ -142,23 +148,43 @@ pub fn ed25519_of(peer_id: &PeerId) -> Option<[u8; 32]> {
     key.try_into_ed25519().ok().map(|key| key.to_bytes())
 }
 
-/// Runs the exchange on a fresh session and returns the peer's verified keys.
-pub(crate) async fn authenticate(
+/// The secret of a session that a proof signs.
+pub(crate) type Exporter = [u8; EXPORTER_BYTES];
+
+fn export(connection: &quinn::Connection) -> Result<Exporter, AuthError> {
+    let mut exporter = [0u8; EXPORTER_BYTES];
+    connection.export_keying_material(&mut exporter, EXPORTER_LABEL, b"").map_err(|_| AuthError::NoExporter)?;
+    Ok(exporter)
+}
+
+/// Sends this side's proof and returns the secret that it signs. A listener need not have heard the dialer's Finished.
+pub(crate) async fn send_proof(
     connection: &quinn::Connection,
     keys: &HybridKey,
     direction: Direction,
     local: &PeerId,
-    remote: &PeerId,
-) -> Result<HybridPublic, AuthError> {
-    let mut exporter = [0u8; EXPORTER_BYTES];
-    connection.export_keying_material(&mut exporter, EXPORTER_LABEL, b"").map_err(|_| AuthError::NoExporter)?;
+) -> Result<Exporter, AuthError> {
+    let exporter = export(connection)?;
     let proof = Proof::sign(keys, direction, &exporter, local)?.encode();
-    let (mut send, mut receive) = match direction {
-        Direction::Outbound => connection.open_bi().await?,
-        Direction::Inbound => connection.accept_bi().await?,
-    };
+    let mut send = connection.open_uni().await?;
     send.write_all(&proof).await.map_err(std::io::Error::from)?;
     send.finish().map_err(std::io::Error::other)?;
+    Ok(exporter)
+}
+
+/// Reads the peer's proof once the handshake is over, and returns the peer's verified keys. `signed` is what
+/// [`send_proof`] returned, `direction` this side's own view.
+pub(crate) async fn receive_proof(
+    connection: &quinn::Connection,
+    signed: &Exporter,
+    direction: Direction,
+    remote: &PeerId,
+) -> Result<HybridPublic, AuthError> {
+    let exporter = export(connection)?;
+    if exporter != *signed {
+        return Err(AuthError::ExporterChanged);
+    }
+    let mut receive = connection.accept_uni().await?;
     let mut theirs = vec![0u8; PROOF_BYTES];
     receive.read_exact(&mut theirs).await.map_err(|error| match error {
         quinn::ReadExactError::FinishedEarly(actual) => AuthError::Length { actual },

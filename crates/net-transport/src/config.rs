@@ -11,8 +11,8 @@ use crate::metrics::TransportMetrics;
 use crate::policy::Policy;
 
 /// The ALPN of sessions that carry ML-DSA-65 proofs. It stands ahead of libp2p's own and is part of the TLS transcript,
-/// so nobody on the way can strip it.
-pub const ALPN_TRELLIS: &[u8] = b"trellis-pq/1";
+/// so nobody on the way can strip it. (Version 1 had both proofs on one bidirectional stream.)
+pub const ALPN_TRELLIS: &[u8] = b"trellis-pq/2";
 /// The ALPN of the libp2p QUIC specification.
 pub const ALPN_LIBP2P: &[u8] = b"libp2p";
 /// From the first packet of an inbound connection to the end of its authentication (NET-20).
@@ -21,6 +21,8 @@ pub const HANDSHAKE_TIMEOUT_MS: u64 = 5_000;
 pub const CONNECT_TIMEOUT_MS: u64 = 10_000;
 /// Bidirectional streams that a peer may hold open on one connection (NET-15).
 pub const STREAMS_PER_CONNECTION_MAX: u32 = 256;
+/// Unidirectional streams that a peer may hold open on one connection: the one of its proof (NET-20).
+pub const PROOF_STREAMS_MAX: u32 = 1;
 /// Bytes in flight towards this node on one stream.
 pub const STREAM_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 /// Bytes in flight towards this node on one connection.
@@ -31,6 +33,10 @@ pub const SEND_WINDOW_BYTES: u64 = 16 * 1024 * 1024;
 pub const IDLE_TIMEOUT_MS: u32 = 10_000;
 /// A packet is sent at least this often, so that a quiet connection is not lost.
 pub const KEEP_ALIVE_MS: u64 = 3_000;
+/// Bytes of UDP payload before a path has shown that it takes more: what IPv6 guarantees (1,280 less 48 of headers). A
+/// ServerHello with the post-quantum share then fits one datagram, and a listener's TLS flight and proof together stay
+/// within three times the dialer's first two datagrams, so that they arrive in one round trip (RFC 9000, 8.1).
+pub const INITIAL_MTU_BYTES: u16 = 1_232;
 /// Size asked of the operating system for each UDP buffer; it may give less.
 pub const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 
@@ -82,7 +88,8 @@ impl TransportConfig {
 /// The bounds of this file as quinn wants them.
 pub(crate) fn quinn_transport(congestion: Congestion) -> quinn::TransportConfig {
     let mut transport = quinn::TransportConfig::default();
-    transport.max_concurrent_uni_streams(0u32.into());
+    transport.initial_mtu(INITIAL_MTU_BYTES);
+    transport.max_concurrent_uni_streams(PROOF_STREAMS_MAX.into());
     transport.max_concurrent_bidi_streams(STREAMS_PER_CONNECTION_MAX.into());
     transport.datagram_receive_buffer_size(None);
     transport.keep_alive_interval(Some(Duration::from_millis(KEEP_ALIVE_MS)));

@@ -69,7 +69,7 @@ pub enum ClassicalPeer {
     #[error("the peer offers no X25519MLKEM768 key exchange")]
     KeyExchange,
     /// No common protocol: it does not authenticate with ML-DSA-65.
-    #[error("the peer does not speak trellis-pq/1")]
+    #[error("the peer does not speak trellis-pq/2")]
     Protocol,
 }
 

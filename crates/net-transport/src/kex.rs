@@ -1,14 +1,18 @@
-//! Which key exchange a session really used.
+//! Which key exchange a session really used, and which PeerId it verified.
 //!
 //! Neither rustls' QUIC session behind quinn nor quinn itself shows the negotiated group. So every group that is offered
 //! is wrapped: when an exchange *completes*, its group is noted, and the session that was reading handshake bytes on this
 //! thread at that moment keeps the note. Nothing is inferred from configuration, so what is shown cannot be wrong about
 //! what happened: a session in which no exchange completed shows none and is refused.
+//!
+//! The verifier of certificates notes the PeerId in the same way, once its signatures hold, so that nobody has to parse and
+//! verify the certificate again to learn it; and a listener's key schedule the secret of [`crate::exporter`].
 
 use std::any::Any;
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::sync::Arc;
 
+use libp2p::PeerId;
 use quinn::ConnectionId;
 use quinn::crypto::{self, ExportKeyingMaterialError, KeyPair, Keys, Session, UnsupportedVersion};
 use quinn_proto::transport_parameters::TransportParameters;
@@ -18,9 +22,42 @@ use rustls::crypto::aws_lc_rs::kx_group;
 use rustls::crypto::{ActiveKeyExchange, CompletedKeyExchange, SharedSecret, SupportedKxGroup};
 use rustls::ffdhe_groups::FfdheGroup;
 
+use crate::exporter::ExporterSecret;
+
+/// What a handshake has shown so far.
+#[derive(Default)]
+struct Noted {
+    /// The group of the exchange that completed.
+    group: Option<NamedGroup>,
+    /// Whose certificate and handshake signature hold.
+    peer: Option<PeerId>,
+    /// What a listener may export from before its handshake is over.
+    exporter_secret: Option<ExporterSecret>,
+}
+
 thread_local! {
-    /// The group of the exchange that completed last on this thread; cleared before handshake bytes are read.
-    static COMPLETED: Cell<Option<NamedGroup>> = const { Cell::new(None) };
+    /// What the handshake on this thread has shown; the session's own from before handshake bytes are read to after.
+    static NOTED: RefCell<Noted> =
+        const { RefCell::new(Noted { group: None, peer: None, exporter_secret: None }) };
+}
+
+fn note_group(group: Option<NamedGroup>) {
+    NOTED.with_borrow_mut(|noted| noted.group = group);
+}
+
+/// Notes the exporter secret of the handshake on this thread.
+pub(crate) fn note_exporter_secret(secret: ExporterSecret) {
+    NOTED.with_borrow_mut(|noted| noted.exporter_secret = Some(secret));
+}
+
+#[cfg(test)]
+pub(crate) fn take_exporter_secret() -> Option<ExporterSecret> {
+    NOTED.with_borrow_mut(|noted| noted.exporter_secret.take())
+}
+
+/// Notes whose certificate was verified in the handshake on this thread.
+pub(crate) fn note_peer(peer: PeerId) {
+    NOTED.with_borrow_mut(|noted| noted.peer = Some(peer));
 }
 
 /// A group that notes when an exchange in it completes.
@@ -54,7 +91,7 @@ impl SupportedKxGroup for RecordedGroup {
 
     fn start_and_complete(&self, peer_pub_key: &[u8]) -> Result<CompletedKeyExchange, rustls::Error> {
         let completed = self.inner().start_and_complete(peer_pub_key)?;
-        COMPLETED.set(Some(completed.group));
+        note_group(Some(completed.group));
         Ok(completed)
     }
 
@@ -81,7 +118,7 @@ impl ActiveKeyExchange for RecordedExchange {
     fn complete(self: Box<Self>, peer_pub_key: &[u8]) -> Result<SharedSecret, rustls::Error> {
         let group = self.0.group();
         let secret = self.0.complete(peer_pub_key)?;
-        COMPLETED.set(Some(group));
+        note_group(Some(group));
         Ok(secret)
     }
 
@@ -93,7 +130,7 @@ impl ActiveKeyExchange for RecordedExchange {
         // Here the peer chose the classical half alone, so its group is the one to show.
         let group = self.0.hybrid_component().map(|(group, _)| group);
         let secret = self.0.complete_hybrid_component(peer_pub_key)?;
-        COMPLETED.set(group);
+        note_group(group);
         Ok(secret)
     }
 
@@ -115,12 +152,21 @@ impl ActiveKeyExchange for RecordedExchange {
 pub(crate) struct Negotiated {
     pub(crate) alpn: Vec<u8>,
     pub(crate) group: Option<NamedGroup>,
+    /// The verified peer; `None` until its certificate and signature were checked.
+    pub(crate) peer: Option<PeerId>,
 }
 
-/// quinn's TLS session, which also keeps the group of its key exchange.
+impl Negotiated {
+    /// What a session's `handshake_data` holds; nothing if that is missing.
+    pub(crate) fn read(data: Option<Box<dyn Any>>) -> Self {
+        data.and_then(|data| data.downcast().ok()).map(|negotiated: Box<Self>| *negotiated).unwrap_or_default()
+    }
+}
+
+/// quinn's TLS session, which also keeps what its handshake has shown.
 struct RecordingSession {
     inner: Box<dyn Session>,
-    group: Option<NamedGroup>,
+    noted: Noted,
 }
 
 impl Session for RecordingSession {
@@ -130,7 +176,8 @@ impl Session for RecordingSession {
 
     fn handshake_data(&self) -> Option<Box<dyn Any>> {
         let data = self.inner.handshake_data()?.downcast::<crypto::rustls::HandshakeData>().ok()?;
-        Some(Box::new(Negotiated { alpn: data.protocol.unwrap_or_default(), group: self.group }))
+        let Noted { group, peer, .. } = self.noted;
+        Some(Box::new(Negotiated { alpn: data.protocol.unwrap_or_default(), group, peer }))
     }
 
     fn peer_identity(&self) -> Option<Box<dyn Any>> {
@@ -150,10 +197,12 @@ impl Session for RecordingSession {
     }
 
     fn read_handshake(&mut self, buf: &[u8]) -> Result<bool, TransportError> {
-        COMPLETED.set(None);
+        NOTED.set(std::mem::take(&mut self.noted));
         let result = self.inner.read_handshake(buf);
-        if let Some(group) = COMPLETED.take() {
-            self.group = Some(group);
+        self.noted = NOTED.take();
+        if !self.inner.is_handshaking() {
+            // From now on rustls exports by itself.
+            self.noted.exporter_secret = None;
         }
         result
     }
@@ -180,7 +229,10 @@ impl Session for RecordingSession {
         label: &[u8],
         context: &[u8],
     ) -> Result<(), ExportKeyingMaterialError> {
-        self.inner.export_keying_material(output, label, context)
+        match (self.inner.export_keying_material(output, label, context), &self.noted.exporter_secret) {
+            (Err(_), Some(secret)) => secret.export(output, label, context).ok_or(ExportKeyingMaterialError),
+            (result, _) => result,
+        }
     }
 }
 
@@ -195,7 +247,7 @@ impl crypto::ClientConfig for RecordingClient {
         params: &TransportParameters,
     ) -> Result<Box<dyn Session>, ConnectError> {
         let inner = Arc::clone(&self.0).start_session(version, server_name, params)?;
-        Ok(Box::new(RecordingSession { inner, group: None }))
+        Ok(Box::new(RecordingSession { inner, noted: Noted::default() }))
     }
 }
 
@@ -213,6 +265,6 @@ impl crypto::ServerConfig for RecordingServer {
 
     fn start_session(self: Arc<Self>, version: u32, params: &TransportParameters) -> Box<dyn Session> {
         let inner = Arc::clone(&self.0).start_session(version, params);
-        Box::new(RecordingSession { inner, group: None })
+        Box::new(RecordingSession { inner, noted: Noted::default() })
     }
 }

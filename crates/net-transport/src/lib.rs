@@ -16,6 +16,7 @@ pub mod bench;
 mod config;
 mod connection;
 mod error;
+mod exporter;
 mod kex;
 mod metrics;
 mod policy;
@@ -32,8 +33,8 @@ pub use admission::{
 pub use auth::{AuthError, EXPORTER_BYTES, PROOF_BYTES, PROOF_VERSION, Proof, ed25519_of, proof_message};
 pub use config::{
     ALPN_LIBP2P, ALPN_TRELLIS, CONNECT_TIMEOUT_MS, CONNECTION_WINDOW_BYTES, Congestion, HANDSHAKE_TIMEOUT_MS,
-    IDLE_TIMEOUT_MS, KEEP_ALIVE_MS, SEND_WINDOW_BYTES, SOCKET_BUFFER_BYTES, STREAM_WINDOW_BYTES,
-    STREAMS_PER_CONNECTION_MAX, TransportConfig,
+    IDLE_TIMEOUT_MS, INITIAL_MTU_BYTES, KEEP_ALIVE_MS, PROOF_STREAMS_MAX, SEND_WINDOW_BYTES, SOCKET_BUFFER_BYTES,
+    STREAM_WINDOW_BYTES, STREAMS_PER_CONNECTION_MAX, TransportConfig,
 };
 pub use connection::{Connection, Stream};
 pub use error::{ClassicalPeer, TransportError, TransportSetupError};

@@ -1,24 +1,25 @@
-//! TLS 1.3 with libp2p certificates: explicit provider, certificates always verified, no resumption, no key log.
+//! TLS 1.3 with libp2p certificates: explicit provider, certificates always verified, no resumption, no key log
+//! but the one that gives a listener's own session its exporter secret ([`crate::exporter`]).
+
+mod verifier;
 
 use std::sync::Arc;
 
-use libp2p::PeerId;
 use libp2p::identity::Keypair;
 use libp2p_tls::certificate;
+use rustls::SignatureScheme;
 use rustls::client::Resumption;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::aws_lc_rs::cipher_suite::{
     TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256,
 };
 use rustls::crypto::{CryptoProvider, SupportedKxGroup};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::NoServerSessionStorage;
-use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::sign::CertifiedKey;
-use rustls::{DigitallySignedStruct, DistinguishedName, SignatureScheme};
 
+use self::verifier::Libp2pVerifier;
 use crate::config::{ALPN_LIBP2P, ALPN_TRELLIS};
 use crate::error::TransportSetupError;
+use crate::exporter::EarlyExporter;
 use crate::kex::{PREFER_GROUPS, REQUIRE_GROUPS};
 use crate::policy::Policy;
 
@@ -69,12 +70,8 @@ pub(crate) fn tls_configs_with(
     server.alpn_protocols = alpn;
     server.session_storage = Arc::new(NoServerSessionStorage {});
     server.send_tls13_tickets = 0;
+    server.key_log = Arc::new(EarlyExporter);
     Ok(TlsConfigs { client, server })
-}
-
-/// The PeerId that a verified libp2p certificate stands for.
-pub(crate) fn peer_id_of(certificate: &CertificateDer<'_>) -> Result<PeerId, rustls::Error> {
-    Ok(certificate::parse(certificate)?.peer_id())
 }
 
 #[derive(Debug)]
@@ -93,114 +90,6 @@ impl rustls::client::ResolvesClientCert for OneCertificate {
 impl rustls::server::ResolvesServerCert for OneCertificate {
     fn resolve(&self, _: rustls::server::ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(Arc::clone(&self.0))
-    }
-}
-
-/// Accepts exactly one self-signed certificate with libp2p's extension, whose signature binds it to a PeerId; there is no
-/// way to switch it off (NET-12). Which PeerId it may be is checked once the handshake is over.
-#[derive(Debug)]
-struct Libp2pVerifier;
-
-const SCHEMES: [SignatureScheme; 6] = [
-    SignatureScheme::ECDSA_NISTP384_SHA384,
-    SignatureScheme::ECDSA_NISTP256_SHA256,
-    SignatureScheme::ED25519,
-    SignatureScheme::RSA_PSS_SHA512,
-    SignatureScheme::RSA_PSS_SHA384,
-    SignatureScheme::RSA_PSS_SHA256,
-];
-
-fn verify_chain(end_entity: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>]) -> Result<(), rustls::Error> {
-    if !intermediates.is_empty() {
-        return Err(rustls::Error::General("libp2p TLS requires exactly one certificate".to_owned()));
-    }
-    peer_id_of(end_entity).map(|_| ())
-}
-
-fn verify_signature(
-    message: &[u8],
-    certificate: &CertificateDer<'_>,
-    signed: &DigitallySignedStruct,
-) -> Result<HandshakeSignatureValid, rustls::Error> {
-    certificate::parse(certificate)?.verify_signature(signed.scheme, message, signed.signature())?;
-    Ok(HandshakeSignatureValid::assertion())
-}
-
-fn no_tls12() -> rustls::Error {
-    rustls::Error::General("only TLS 1.3 is offered".to_owned())
-}
-
-impl ServerCertVerifier for Libp2pVerifier {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        verify_chain(end_entity, intermediates)?;
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(no_tls12())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_signature(message, certificate, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        SCHEMES.to_vec()
-    }
-}
-
-impl ClientCertVerifier for Libp2pVerifier {
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &[]
-    }
-
-    fn verify_client_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _: UnixTime,
-    ) -> Result<ClientCertVerified, rustls::Error> {
-        verify_chain(end_entity, intermediates)?;
-        Ok(ClientCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(no_tls12())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_signature(message, certificate, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        SCHEMES.to_vec()
     }
 }
 
@@ -233,17 +122,47 @@ mod tests {
         assert!(!configs.client.enable_early_data);
     }
 
+    /// A client and a server over memory with this cipher suite.
+    fn ends(suite: rustls::SupportedCipherSuite) -> (rustls::ClientConnection, rustls::ServerConnection) {
+        let configs = tls_configs(&Keypair::generate_ed25519(), Policy::Require).unwrap();
+        let provider = CryptoProvider { cipher_suites: vec![suite], ..(**configs.client.crypto_provider()).clone() };
+        let mut client = rustls::ClientConfig::builder_with_provider(Arc::new(provider))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Libp2pVerifier))
+            .with_client_cert_resolver(configs.client.client_auth_cert_resolver.clone());
+        client.alpn_protocols = configs.client.alpn_protocols.clone();
+        let client = rustls::ClientConnection::new(Arc::new(client), "l".try_into().unwrap()).unwrap();
+        (client, rustls::ServerConnection::new(Arc::new(configs.server)).unwrap())
+    }
+
     // row: NET-12
     #[test]
-    fn a_certificate_without_the_libp2p_extension_is_refused() {
-        let garbage = CertificateDer::from(vec![0x30, 0x03, 0x02, 0x01, 0x01]);
-        assert!(verify_chain(&garbage, &[]).is_err());
-        let (good, _) = certificate::generate(&Keypair::generate_ed25519()).unwrap();
-        assert!(verify_chain(&good, &[]).is_ok());
-        assert!(verify_chain(&good, std::slice::from_ref(&good)).is_err());
-        let mut bent = good.to_vec();
-        let middle = bent.len() / 2;
-        bent[middle] ^= 1;
-        assert!(verify_chain(&CertificateDer::from(bent), &[]).is_err());
+    fn a_listener_exports_early_what_both_ends_export_in_the_end() {
+        for suite in [TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256] {
+            let (mut client, mut server) = ends(suite);
+            let mut early = [0u8; 32];
+            let mut exported = false;
+            while client.is_handshaking() || server.is_handshaking() {
+                let mut flight = Vec::new();
+                client.write_tls(&mut flight).unwrap();
+                server.read_tls(&mut flight.as_slice()).unwrap();
+                server.process_new_packets().unwrap();
+                if !exported {
+                    assert!(server.is_handshaking());
+                    let secret = crate::kex::take_exporter_secret().unwrap();
+                    secret.export(&mut early, b"EXPORTER-test", b"context").unwrap();
+                    exported = true;
+                }
+                let mut flight = Vec::new();
+                server.write_tls(&mut flight).unwrap();
+                client.read_tls(&mut flight.as_slice()).unwrap();
+                client.process_new_packets().unwrap();
+            }
+            let at_server = server.export_keying_material([0u8; 32], b"EXPORTER-test", Some(b"context")).unwrap();
+            let at_client = client.export_keying_material([0u8; 32], b"EXPORTER-test", Some(b"context")).unwrap();
+            assert_eq!((early, early), (at_server, at_client), "{suite:?}");
+        }
     }
 }

@@ -6,11 +6,10 @@ use std::time::Duration;
 
 use libp2p::PeerId;
 use rustls::NamedGroup;
-use rustls::pki_types::CertificateDer;
-use trellis_crypto::HybridKey;
+use trellis_crypto::{HybridKey, HybridPublic};
 
 use crate::admission::Permit;
-use crate::auth::authenticate;
+use crate::auth::{AuthError, Exporter, receive_proof, send_proof};
 use crate::config::{ALPN_TRELLIS, CONNECT_TIMEOUT_MS, HANDSHAKE_TIMEOUT_MS};
 use crate::connection::Connection;
 use crate::error::{ClassicalPeer, TransportError};
@@ -18,7 +17,6 @@ use crate::kex::Negotiated;
 use crate::metrics::TransportMetrics;
 use crate::policy::Policy;
 use crate::session::{Direction, KeyExchange, Session, Sessions};
-use crate::tls::peer_id_of;
 
 /// Application close codes of the transport itself. Codes of the layers above start at 256.
 mod close {
@@ -54,8 +52,8 @@ impl UpgradeContext {
         let remote = incoming.remote_address();
         let result = within(HANDSHAKE_TIMEOUT_MS, async {
             let connecting = incoming.accept().map_err(TransportError::from_handshake)?;
-            let connection = connecting.await.map_err(TransportError::from_handshake)?;
-            let session = self.finish(&connection, Direction::Inbound, None).await?;
+            let (connection, signed) = self.accept(connecting).await?;
+            let session = self.finish(&connection, Direction::Inbound, None, signed).await?;
             Ok((connection, session))
         })
         .await;
@@ -69,6 +67,33 @@ impl UpgradeContext {
         }
     }
 
+    /// Completes the handshake of an inbound connection. To a Trellis node the proof leaves right behind the TLS flight, a
+    /// round trip before the dialer's Finished can be here; what it signs is returned.
+    async fn accept(
+        &self,
+        mut connecting: quinn::Connecting,
+    ) -> Result<(quinn::Connection, Option<Exporter>), TransportError> {
+        let data = connecting.handshake_data().await.map_err(TransportError::from_handshake)?;
+        if Negotiated::read(Some(data)).alpn != ALPN_TRELLIS {
+            return Ok((connecting.await.map_err(TransportError::from_handshake)?, None));
+        }
+        let (connection, finished) = match connecting.into_0rtt() {
+            Ok(early) => early,
+            Err(connecting) => return Ok((connecting.await.map_err(TransportError::from_handshake)?, None)),
+        };
+        let signed = send_proof(&connection, &self.keys, Direction::Inbound, &self.local).await;
+        if signed.is_ok() {
+            finished.await;
+        }
+        match connection.close_reason() {
+            // Why the handshake failed tells more than that the proof could not leave.
+            Some(error) => Err(TransportError::from_handshake(error)),
+            None => {
+                Ok((connection.clone(), Some(signed.map_err(|error| refuse(&connection, close::AUTH, error.into()))?)))
+            }
+        }
+    }
+
     /// Completes a dial.
     pub(crate) async fn outbound(
         &self,
@@ -79,7 +104,7 @@ impl UpgradeContext {
         let result = async {
             let tls = async { connecting.await.map_err(TransportError::from_handshake) };
             let connection = within(CONNECT_TIMEOUT_MS, tls).await?;
-            let finish = self.finish(&connection, Direction::Outbound, expected);
+            let finish = self.finish(&connection, Direction::Outbound, expected, None);
             let session = within(HANDSHAKE_TIMEOUT_MS, finish).await?;
             Ok((connection, session))
         }
@@ -109,27 +134,22 @@ impl UpgradeContext {
         error
     }
 
-    /// Checks identity and policy and runs the proofs; on failure the peer reads a reason.
+    /// Checks identity and policy and the peer's proof, after sending this node's own unless that has been `signed`
+    /// already; on failure the peer reads a reason.
     async fn finish(
         &self,
         connection: &quinn::Connection,
         direction: Direction,
         expected: Option<PeerId>,
+        signed: Option<Exporter>,
     ) -> Result<Session, TransportError> {
-        let refuse = |code: u32, error: TransportError| {
-            connection.close(code.into(), error.to_string().as_bytes());
-            error
-        };
-        let peer = verified_peer_id(connection).ok_or_else(|| refuse(close::AUTH, TransportError::NoIdentity))?;
+        let refuse = |code, error| refuse(connection, code, error);
+        let negotiated = Negotiated::read(connection.handshake_data());
+        let peer = negotiated.peer.ok_or_else(|| refuse(close::AUTH, TransportError::NoIdentity))?;
         if let Some(expected) = expected.filter(|expected| *expected != peer) {
             let error = TransportError::WrongPeer { expected: Box::new(expected), actual: Box::new(peer) };
             return Err(refuse(close::WRONG_PEER, error));
         }
-        let negotiated = connection
-            .handshake_data()
-            .and_then(|data| data.downcast::<Negotiated>().ok())
-            .map(|negotiated| *negotiated)
-            .unwrap_or_default();
         let classical = |what| TransportError::Classical(what);
         // TLS offered nothing else under `require`; these two checks hold even if that ever changes.
         let group = negotiated.group.ok_or_else(|| refuse(close::POLICY, classical(ClassicalPeer::KeyExchange)))?;
@@ -141,16 +161,30 @@ impl UpgradeContext {
             return Err(refuse(close::POLICY, classical(ClassicalPeer::Protocol)));
         }
         let public = if proven {
-            let proof = authenticate(connection, &self.keys, direction, &self.local, &peer).await;
-            Some(proof.map_err(|error| refuse(close::AUTH, error.into()))?)
+            let keys = self.authenticate(connection, direction, &peer, signed).await;
+            Some(keys.map_err(|error| refuse(close::AUTH, error.into()))?)
         } else {
             None
         };
         Ok(Session::new(connection.clone(), peer, direction, KeyExchange(group), &negotiated.alpn, public))
     }
+    async fn authenticate(
+        &self,
+        connection: &quinn::Connection,
+        direction: Direction,
+        peer: &PeerId,
+        signed: Option<Exporter>,
+    ) -> Result<HybridPublic, AuthError> {
+        let signed = match signed {
+            Some(signed) => signed,
+            None => send_proof(connection, &self.keys, direction, &self.local).await?,
+        };
+        receive_proof(connection, &signed, direction, peer).await
+    }
 }
 
-fn verified_peer_id(connection: &quinn::Connection) -> Option<PeerId> {
-    let chain = connection.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
-    peer_id_of(chain.first()?).ok()
+/// Closes a connection with a reason that the peer reads.
+fn refuse(connection: &quinn::Connection, code: u32, error: TransportError) -> TransportError {
+    connection.close(code.into(), error.to_string().as_bytes());
+    error
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use libp2p::core::muxing::StreamMuxerBox;
+use libp2p::core::upgrade::Version;
 use libp2p::core::{ConnectedPoint, Multiaddr, Transport};
 use libp2p::identity::Keypair;
 use libp2p::multiaddr::Protocol as Part;
@@ -105,7 +106,9 @@ pub(super) fn build(
     let boxed = transport.map(|(peer, connection), _| (peer, StreamMuxerBox::new(connection))).boxed();
     let config = libp2p::swarm::Config::with_tokio_executor()
         .with_idle_connection_timeout(Duration::from_millis(IDLE_CLASSICAL_MS))
-        .with_max_negotiating_inbound_streams(NEGOTIATING_STREAMS_MAX);
+        .with_max_negotiating_inbound_streams(NEGOTIATING_STREAMS_MAX)
+        // A stream that asks for one protocol sends its name with the first bytes; `streams::lazy` says what follows.
+        .with_substream_upgrade_protocol_override(Version::V1Lazy);
     Ok((Swarm::new(boxed, behaviour, local, config), shared))
 }
 

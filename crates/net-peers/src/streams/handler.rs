@@ -3,9 +3,12 @@
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::{Ready, ready};
+use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use libp2p::core::upgrade::{InboundUpgrade, OutboundUpgrade, UpgradeInfo};
 use libp2p::swarm::handler::{ConnectionEvent, DialUpgradeError, FullyNegotiatedInbound, FullyNegotiatedOutbound};
 use libp2p::swarm::{
@@ -13,10 +16,11 @@ use libp2p::swarm::{
 };
 use tokio::sync::{mpsc, oneshot};
 
+use super::lazy::{Confirmed, SelectedStream};
 use super::{ConnectionHandle, GOODBYE, HANDSHAKE, OpenRequest, StreamError, StreamsShared};
 use crate::network::Protocol;
 
-type Reply = oneshot::Sender<Result<Stream, StreamError>>;
+type Reply = oneshot::Sender<Result<SelectedStream, StreamError>>;
 
 pub(crate) struct Handler {
     connection: Arc<ConnectionHandle>,
@@ -24,6 +28,7 @@ pub(crate) struct Handler {
     requests: mpsc::Receiver<OpenRequest>,
     opening: HashMap<u64, Reply>,
     next_id: u64,
+    confirmed: Confirmed,
 }
 
 impl Handler {
@@ -32,11 +37,11 @@ impl Handler {
         shared: Arc<StreamsShared>,
         requests: mpsc::Receiver<OpenRequest>,
     ) -> Self {
-        Self { connection, shared, requests, opening: HashMap::new(), next_id: 0 }
+        Self { connection, shared, requests, opening: HashMap::new(), next_id: 0, confirmed: Confirmed::default() }
     }
 
     fn inbound(&self, protocol: Protocol, stream: Stream) {
-        let metered = self.connection.metered(stream);
+        let metered = self.connection.metered(SelectedStream::settled(stream));
         if protocol == HANDSHAKE || protocol == GOODBYE {
             let queue = if protocol == HANDSHAKE { &self.connection.handshakes } else { &self.connection.goodbyes };
             // A second one is not part of the protocol and is dropped.
@@ -46,12 +51,12 @@ impl Handler {
         }
     }
 
-    fn outbound_failed(&mut self, id: u64, error: StreamUpgradeError<Infallible>) {
+    fn outbound_failed(&mut self, id: u64, error: StreamUpgradeError<io::Error>) {
         let error = match error {
             StreamUpgradeError::NegotiationFailed => StreamError::Unsupported,
             StreamUpgradeError::Timeout => StreamError::Lost("negotiation timed out".to_owned()),
-            StreamUpgradeError::Io(error) => StreamError::Lost(error.to_string()),
-            StreamUpgradeError::Apply(never) => match never {},
+            StreamUpgradeError::Apply(error) if error.kind() == io::ErrorKind::Unsupported => StreamError::Unsupported,
+            StreamUpgradeError::Io(error) | StreamUpgradeError::Apply(error) => StreamError::Lost(error.to_string()),
         };
         if let Some(reply) = self.opening.remove(&id) {
             let _ = reply.send(Err(error));
@@ -59,8 +64,14 @@ impl Handler {
     }
 }
 
-/// Negotiates one of a list of protocols and yields the bare stream.
+/// Lets the peer choose one of a list of protocols and yields the bare stream.
 pub(crate) struct Offer(Vec<Protocol>);
+
+/// Asks the peer for one protocol and yields the stream when it may be used.
+pub(crate) struct Ask {
+    protocol: Protocol,
+    confirmed: Confirmed,
+}
 
 #[derive(Clone)]
 pub(crate) struct OfferedProtocol(Protocol);
@@ -96,13 +107,22 @@ impl InboundUpgrade<Stream> for Offer {
     }
 }
 
-impl OutboundUpgrade<Stream> for Offer {
-    type Output = Stream;
-    type Error = Infallible;
-    type Future = Ready<Result<Self::Output, Infallible>>;
+impl UpgradeInfo for Ask {
+    type Info = OfferedProtocol;
+    type InfoIter = std::iter::Once<OfferedProtocol>;
+
+    fn protocol_info(&self) -> Self::InfoIter {
+        std::iter::once(OfferedProtocol(self.protocol))
+    }
+}
+
+impl OutboundUpgrade<Stream> for Ask {
+    type Output = SelectedStream;
+    type Error = io::Error;
+    type Future = BoxFuture<'static, io::Result<SelectedStream>>;
 
     fn upgrade_outbound(self, stream: Stream, _: OfferedProtocol) -> Self::Future {
-        ready(Ok(stream))
+        self.confirmed.settle(self.protocol, stream).boxed()
     }
 }
 
@@ -110,7 +130,7 @@ impl ConnectionHandler for Handler {
     type FromBehaviour = Infallible;
     type ToBehaviour = Infallible;
     type InboundProtocol = Offer;
-    type OutboundProtocol = Offer;
+    type OutboundProtocol = Ask;
     type InboundOpenInfo = ();
     type OutboundOpenInfo = u64;
 
@@ -131,7 +151,7 @@ impl ConnectionHandler for Handler {
         self.connection.gate_is_open()
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ConnectionHandlerEvent<Offer, u64, Infallible>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ConnectionHandlerEvent<Ask, u64, Infallible>> {
         match self.requests.poll_recv(cx) {
             Poll::Ready(Some(OpenRequest { protocol, reply })) => {
                 let id = self.next_id;
@@ -139,7 +159,7 @@ impl ConnectionHandler for Handler {
                 // Callers that gave up leave no trace.
                 self.opening.retain(|_, reply| !reply.is_closed());
                 self.opening.insert(id, reply);
-                let protocol = SubstreamProtocol::new(Offer(vec![protocol]), id);
+                let protocol = SubstreamProtocol::new(Ask { protocol, confirmed: self.confirmed.clone() }, id);
                 Poll::Ready(ConnectionHandlerEvent::OutboundSubstreamRequest { protocol })
             }
             Poll::Ready(None) | Poll::Pending => Poll::Pending,
@@ -150,7 +170,7 @@ impl ConnectionHandler for Handler {
         match event {}
     }
 
-    fn on_connection_event(&mut self, event: ConnectionEvent<'_, Offer, Offer, (), u64>) {
+    fn on_connection_event(&mut self, event: ConnectionEvent<'_, Offer, Ask, (), u64>) {
         match event {
             ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound {
                 protocol: (protocol, stream), ..

@@ -87,8 +87,8 @@ impl BenchListener {
     }
 }
 
-/// The first figure of Linux's `schedstat`: nanoseconds this thread was on a CPU.
-fn thread_cpu_ns() -> Option<u64> {
+/// The first figure of Linux's `schedstat`: nanoseconds this thread was on a CPU; `None` where there is no such file.
+pub(super) fn thread_cpu_ns() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
     text.split_whitespace().next()?.parse().ok()
 }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use futures::{AsyncReadExt, AsyncWriteExt};
 
-use super::listener::{CHUNK_BYTES, ECHO_BYTES, MODE_ECHO, MODE_SWALLOW};
+use super::listener::{CHUNK_BYTES, ECHO_BYTES, MODE_ECHO, MODE_SWALLOW, thread_cpu_ns};
 use super::{BenchConnection, BenchError, BenchReport, BenchRow, Variant};
 
 /// How much is measured.
@@ -35,13 +35,11 @@ struct Samples {
     handshake_ms: Vec<f64>,
     refused_cpu_us: Vec<f64>,
     accepted_cpu_us: Vec<f64>,
+    dialed_cpu_us: Vec<f64>,
 }
 
-/// Runs every variant in turn, round by round.
-///
-/// # Errors
-/// [`BenchError::Run`] if a variant fails.
-pub async fn run_rounds(mut variants: Vec<Variant>, options: &BenchOptions) -> Result<BenchReport, BenchError> {
+/// Runs every variant in turn, round by round. Everything the dialers do has to happen on the calling thread.
+pub(super) async fn run_rounds(mut variants: Vec<Variant>, options: &BenchOptions) -> Result<BenchReport, BenchError> {
     let mut samples: Vec<Samples> = variants.iter().map(|_| Samples::default()).collect();
     for _ in 0..options.rounds.max(1) {
         for (variant, samples) in variants.iter_mut().zip(&mut samples) {
@@ -59,7 +57,7 @@ async fn round(variant: &mut Variant, samples: &mut Samples, options: &BenchOpti
     samples.mib_per_s.push(bulk(name, connection.as_mut(), options.bulk_mib).await?);
     drop(connection);
 
-    let before = variant.listener.cpu_ns();
+    let (before, dialer_before) = (variant.listener.cpu_ns(), thread_cpu_ns());
     for _ in 0..options.handshakes {
         let start = Instant::now();
         let mut connection = variant.dialer.dial(remote).await?;
@@ -67,6 +65,7 @@ async fn round(variant: &mut Variant, samples: &mut Samples, options: &BenchOpti
         // One echo shows that the listener has finished its part too.
         echo(name, connection.as_mut(), 1, &mut Vec::new()).await?;
     }
+    samples.dialed_cpu_us.extend(per_item_us(dialer_before, thread_cpu_ns(), options.handshakes));
     samples.accepted_cpu_us.extend(per_item_us(before, variant.listener.cpu_ns(), options.handshakes));
 
     variant.listener.set_refuse(true);
@@ -134,6 +133,7 @@ fn row(variant: &'static str, samples: &mut Samples) -> BenchRow {
         handshake_ms_p50: quantile(&mut samples.handshake_ms, 0.50),
         refused_cpu_us: quantile(&mut samples.refused_cpu_us, 0.50),
         accepted_cpu_us: quantile(&mut samples.accepted_cpu_us, 0.50),
+        dialed_cpu_us: quantile(&mut samples.dialed_cpu_us, 0.50),
     }
 }
 

@@ -23,7 +23,7 @@ async fn two_nodes_under_require_agree_on_the_hybrid_and_know_each_others_node_i
         let session = end.connection.session();
         assert_eq!(session.key_exchange().name(), "X25519MLKEM768");
         assert!(session.key_exchange().is_hybrid());
-        assert_eq!(session.alpn(), "trellis-pq/1");
+        assert_eq!(session.alpn(), "trellis-pq/2");
         assert_eq!(session.node_id(), Some(keys(peer).node_id()));
         assert_eq!(session.public().unwrap(), keys(peer).public());
     }
@@ -56,7 +56,7 @@ async fn stock_libp2p_is_refused_under_require_with_a_clear_reason_on_both_sides
     let (at_us, at_stock) = stock.dial(&mut ours).await;
     let refused = at_us.err().unwrap();
     assert!(matches!(refused, TransportError::Classical(ClassicalPeer::Protocol)), "{refused}");
-    assert_eq!(refused.to_string(), "policy (classical): the peer does not speak trellis-pq/1");
+    assert_eq!(refused.to_string(), "policy (classical): the peer does not speak trellis-pq/2");
     let seen = format!("{:?}", at_stock.err().unwrap());
     assert!(seen.contains("protocol"), "the peer reads why: {seen}");
     assert_eq!(ours.metrics.refused_count("policy (classical)"), 1);
@@ -84,6 +84,24 @@ async fn a_peer_with_a_classical_key_exchange_is_refused_under_require_and_shown
     drop(at_peer);
 }
 
+// row: NET-12, NET-80
+#[tokio::test]
+async fn the_dialer_has_verified_the_listener_after_one_round_trip() {
+    use futures::future::{Either, select};
+    let (mut alice, mut bob) = (Node::new(1, Policy::Require).await, Node::new(2, Policy::Require).await);
+    // The ClientHello with its post-quantum share fills two datagrams; nothing else of the dialer arrives for now.
+    let relay = rig::Relay::start(bob.socket(), 2).await;
+    let dialing = std::pin::pin!(alice.dial(relay.address.clone()));
+    let listening = std::pin::pin!(bob.inbound());
+    let first = tokio::time::timeout(Duration::from_secs(30), select(dialing, listening)).await.unwrap();
+    let Either::Left((at_alice, listening)) = first else { panic!("the listener cannot be first") };
+    let at_alice = at_alice.unwrap();
+    assert_eq!(at_alice.connection.session().node_id(), Some(keys(2).node_id()));
+    relay.release();
+    let at_bob = listening.await.unwrap();
+    assert_eq!(at_bob.connection.session().node_id(), Some(keys(1).node_id()));
+}
+
 // row: NET-12, NET-20
 #[tokio::test]
 async fn a_replaced_or_replayed_ml_dsa_proof_is_refused() {
@@ -98,6 +116,17 @@ async fn a_replaced_or_replayed_ml_dsa_proof_is_refused() {
         assert!(matches!(refused, TransportError::Auth(_)), "{what}: {refused}");
         assert_eq!(node.metrics.refused_count("bad signature"), 1, "{what}");
     }
+}
+
+// row: NET-12
+#[tokio::test]
+async fn a_certificate_whose_signature_does_not_hold_ends_the_handshake() {
+    let mut node = Node::new(1, Policy::Require).await;
+    let (at_us, _) = rig::raw_dial(&mut node, rig::RawPeer::with_bent_certificate()).await;
+    // A peer that only stayed silent would run into the timeout.
+    let refused = at_us.err().unwrap();
+    assert!(matches!(refused, TransportError::Connection(_)), "{refused}");
+    assert_eq!(node.metrics.refused_count("connection"), 1);
 }
 
 // row: NET-12

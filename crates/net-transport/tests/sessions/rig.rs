@@ -1,6 +1,7 @@
 //! A rig without a swarm: nodes whose transport is polled by hand, stock libp2p, and raw QUIC peers that misbehave.
 
 mod raw;
+mod relay;
 
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -18,6 +19,7 @@ use trellis_net_transport::{
 };
 
 pub use raw::{RawPeer, raw_dial};
+pub use relay::Relay;
 
 pub const DIAL: DialOpts = DialOpts { role: Endpoint::Dialer, port_use: PortUse::Reuse };
 const PATIENCE: Duration = Duration::from_secs(60);

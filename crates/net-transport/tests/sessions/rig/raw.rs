@@ -27,16 +27,17 @@ pub struct RawPeer {
     classical: bool,
     alpn: Vec<Vec<u8>>,
     proof: ProofKind,
+    certificate_bent: bool,
 }
 
 impl RawPeer {
     fn trellis(proof: ProofKind) -> Self {
-        Self { classical: false, alpn: vec![ALPN_TRELLIS.to_vec()], proof }
+        Self { classical: false, alpn: vec![ALPN_TRELLIS.to_vec()], proof, certificate_bent: false }
     }
 
     /// Speaks X25519 only, as older libp2p implementations do.
     pub fn classical_key_exchange() -> Self {
-        Self { classical: true, alpn: vec![ALPN_LIBP2P.to_vec()], proof: ProofKind::None }
+        Self { classical: true, alpn: vec![ALPN_LIBP2P.to_vec()], ..Self::silent() }
     }
 
     /// Shows its own ML-DSA key but a signature by another one.
@@ -52,6 +53,11 @@ impl RawPeer {
     /// Sends bytes of the right length and version.
     pub fn with_garbage_proof() -> Self {
         Self::trellis(ProofKind::Garbage)
+    }
+
+    /// Shows a certificate whose own signature does not hold, with the right key for the handshake.
+    pub fn with_bent_certificate() -> Self {
+        Self { certificate_bent: true, ..Self::silent() }
     }
 
     /// Finishes TLS and then says nothing.
@@ -103,13 +109,19 @@ async fn send_proof(connection: &quinn::Connection, identity: &Keypair, kind: &P
         ProofKind::Garbage => vec![1; PROOF_BYTES],
         ProofKind::None => unreachable!(),
     };
-    let (mut send, _receive) = connection.open_bi().await.unwrap();
+    let mut send = connection.open_uni().await.unwrap();
     send.write_all(&wire).await.unwrap();
     send.finish().unwrap();
 }
 
 fn client_config(identity: &Keypair, peer: &RawPeer) -> quinn::ClientConfig {
-    let (chain, key) = libp2p_tls::certificate::generate(identity).unwrap();
+    let (mut chain, key) = libp2p_tls::certificate::generate(identity).unwrap();
+    if peer.certificate_bent {
+        // The self-signature stands at the end.
+        let mut bytes = chain.to_vec();
+        *bytes.last_mut().unwrap() ^= 1;
+        chain = bytes.into();
+    }
     let key = aws_lc_rs::sign::any_ecdsa_type(&key).unwrap();
     let certified = Arc::new(rustls::sign::CertifiedKey::new(vec![chain], key));
     let mut provider = aws_lc_rs::default_provider();

@@ -15,26 +15,42 @@ pub async fn run(json: bool) -> Result<()> {
     eprintln!("{} rounds of trellis and quinn in turns; this takes about a minute", options.rounds);
     let report = measure(&options).await?;
     let rows: Vec<Value> = report.rows.iter().map(row).collect();
+    let ratios = ratios(&report.rows);
     if json {
         let note = "libp2p-quic is measured by `cargo run -p trellis-net-transport --example bench_transport`";
-        print_json(&json!({"rows": rows, "rounds": options.rounds, "note": note}));
+        let ratios = object(ratios);
+        print_json(&json!({"trellis_over_quinn": ratios, "rows": rows, "rounds": options.rounds, "note": note}));
         return Ok(());
     }
-    let heads = ["VARIANT", "ECHO p50 us", "p99 us", "MiB/s", "HANDSHAKE p50 ms", "REFUSED CPU us", "ACCEPTED CPU us"];
-    let cells: Vec<Vec<String>> = report
-        .rows
-        .iter()
-        .map(|row| {
-            let mut cells = vec![row.variant.to_owned()];
-            cells.extend(figures(row).map(|(_, figure)| format!("{figure:.1}")));
-            cells
-        })
-        .collect();
+    let heads = [
+        "VARIANT",
+        "ECHO p50 us",
+        "p99 us",
+        "MiB/s",
+        "HANDSHAKE p50 ms",
+        "REFUSED CPU us",
+        "ACCEPTED CPU us",
+        "DIALED CPU us",
+    ];
+    let mut cells = vec![cells_of("trellis / quinn", ratios.iter().map(|(_, ratio)| format!("{ratio:.2} x")))];
+    cells.extend(
+        report.rows.iter().map(|row| cells_of(row.variant, figures(row).map(|(_, figure)| format!("{figure:.1}")))),
+    );
     print(&heads, &cells);
     Ok(())
 }
 
-fn figures(row: &BenchRow) -> [(&'static str, f64); 6] {
+fn cells_of(name: &str, figures: impl IntoIterator<Item = String>) -> Vec<String> {
+    std::iter::once(name.to_owned()).chain(figures).collect()
+}
+
+/// Trellis' figures as multiples of plain quinn's, measured in the same run: they hold on any machine.
+fn ratios(rows: &[BenchRow]) -> Vec<(&'static str, f64)> {
+    let [trellis, quinn, ..] = rows else { return Vec::new() };
+    figures(trellis).into_iter().zip(figures(quinn)).map(|((key, ours), (_, theirs))| (key, ours / theirs)).collect()
+}
+
+fn figures(row: &BenchRow) -> [(&'static str, f64); 7] {
     [
         ("echo_us_p50", row.echo_us_p50),
         ("echo_us_p99", row.echo_us_p99),
@@ -42,13 +58,16 @@ fn figures(row: &BenchRow) -> [(&'static str, f64); 6] {
         ("handshake_ms_p50", row.handshake_ms_p50),
         ("refused_cpu_us", row.refused_cpu_us),
         ("accepted_cpu_us", row.accepted_cpu_us),
+        ("dialed_cpu_us", row.dialed_cpu_us),
     ]
 }
 
 fn row(row: &BenchRow) -> Value {
-    let mut value = json!({"variant": row.variant});
-    for (key, figure) in figures(row) {
-        value[key] = rounded(figure);
-    }
+    let mut value = object(figures(row));
+    value["variant"] = row.variant.into();
     value
+}
+
+fn object(figures: impl IntoIterator<Item = (&'static str, f64)>) -> Value {
+    Value::Object(figures.into_iter().map(|(key, figure)| (key.to_owned(), rounded(figure))).collect())
 }
