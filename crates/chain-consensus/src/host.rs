@@ -4,6 +4,7 @@
 //! block); a decision is durable in the application before the engine learns it may go on; evidence likewise.
 
 mod proposals;
+mod serving;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -13,13 +14,12 @@ use arc_malachitebft_core_consensus::ProposedValue;
 use arc_malachitebft_core_types::{CommitCertificate as EngineCertificate, HeightParams, Round, Validity};
 use arc_malachitebft_engine::host::{Next, SyncedValueOutcome};
 use arc_malachitebft_peer::PeerId;
-use arc_malachitebft_sync::RawDecidedValue;
 use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 use trellis_primitives::{Address, B256, CommitCertificate, SharedClock};
 
 use crate::application::{Application, DecidedBlock, Tip, Verdict};
-use crate::certificate::{certificate_from_engine, decided_to_engine, evidence_from_engine};
+use crate::certificate::{certificate_from_engine, evidence_from_engine};
 use crate::config::EngineConfig;
 use crate::context::{BlockHeight, BlockId, Committee, PartsInit, Trellis, VoterAddress};
 use crate::error::StopReason;
@@ -29,9 +29,6 @@ use crate::parts::Assembler;
 use crate::service::EngineStatus;
 use crate::signing::{EngineSigner, engine_round};
 use crate::undecided::{Undecided, UndecidedStore};
-
-/// Decided blocks served in one answer at most; the answer's size is bounded too.
-const SERVED_HEIGHTS_MAX: u64 = 64;
 
 /// Everything the host holds. One task owns it.
 pub(crate) struct Host {
@@ -128,7 +125,8 @@ impl Host {
                 let _ = reply.send(BlockHeight(1));
             }
             AppMsg::GetDecidedValues { range, reply } => {
-                let _ = reply.send(self.serve(range.start().0, range.end().0).await);
+                let blocks = serving::decided_blocks(&*self.app, range.start().0, range.end().0).await;
+                let _ = reply.send(blocks);
             }
             AppMsg::ProcessSyncedValue { height, round, proposer, value_bytes, reply } => {
                 let place = (height.0, round, proposer.0);
@@ -255,25 +253,6 @@ impl Host {
             }
         });
         evidence
-    }
-
-    /// Decided blocks for a validator that fell behind; stops at the first that is not here.
-    async fn serve(&self, first: u64, last: u64) -> Vec<RawDecidedValue<Trellis>> {
-        let last = last.min(first.saturating_add(SERVED_HEIGHTS_MAX - 1));
-        let mut values = Vec::new();
-        for height in first..=last {
-            match self.app.decided(height).await {
-                Ok(Some(block)) => {
-                    values.push(decided_to_engine(&block.certificate, block.block_rlp.0));
-                }
-                Ok(None) => break,
-                Err(error) => {
-                    tracing::warn!(height, %error, "decided block not served");
-                    break;
-                }
-            }
-        }
-        values
     }
 
     /// A block that others decided; the engine has checked its certificate.

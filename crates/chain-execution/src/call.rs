@@ -2,19 +2,22 @@
 
 use crate::database::{DatabaseError, ViewDatabase};
 use crate::env::evm_env;
-use crate::executor::{ChainEvm, chain_evm};
+use crate::executor::{ChainEvm, chain_evm_with};
 use crate::{CALL_GAS_MAX, CallError, ExecutionError, Executor, TX_GAS_MAX};
 use alloy_eips::eip7702::SignedAuthorization;
+use alloy_evm::eth::EthEvmContext;
 use alloy_evm::{Evm, EvmEnv};
 use alloy_primitives::{Address, Bytes, Log, TxKind, U256};
 use alloy_rpc_types::state::{AccountOverride, StateOverride};
 use alloy_rpc_types::{BlockOverrides, TransactionRequest};
+use revm::Inspector;
 use revm::bytecode::Bytecode;
 use revm::context::TxEnv;
 use revm::context::either::Either;
 use revm::context_interface::result::{EVMError, ExecutionResult};
 use revm::database::CacheDB;
 use revm::database_interface::DatabaseRef;
+use revm::inspector::NoOpInspector;
 use trellis_chain_storage::StateView;
 use trellis_primitives::Header;
 
@@ -25,7 +28,7 @@ const CALL_STIPEND_GAS: u64 = 2_300;
 /// The search for an estimate ends when the interval is under this many thousandths of the upper end, as in geth.
 const ESTIMATE_ERROR_PERMILLE: u64 = 15;
 
-type CallDb<'a> = CacheDB<ViewDatabase<'a>>;
+pub(crate) type CallDb<'a> = CacheDB<ViewDatabase<'a>>;
 
 /// Changes that hold for one call only.
 #[derive(Clone, Debug, Default)]
@@ -64,7 +67,7 @@ impl Executor {
         request: &TransactionRequest,
         overrides: &Overrides,
     ) -> Result<CallOutput, CallError> {
-        let mut evm = self.call_evm(view, header, request, overrides)?;
+        let mut evm = self.call_evm(view, header, request, overrides, NoOpInspector)?;
         let gas_max = evm.block().gas_limit.min(CALL_GAS_MAX);
         let tx = self.tx_env(request, request.gas.unwrap_or(gas_max).min(CALL_GAS_MAX))?;
         output_of(run(&mut evm, tx)?)
@@ -81,7 +84,7 @@ impl Executor {
         request: &TransactionRequest,
         overrides: &Overrides,
     ) -> Result<u64, CallError> {
-        let mut evm = self.call_evm(view, header, request, overrides)?;
+        let mut evm = self.call_evm(view, header, request, overrides, NoOpInspector)?;
         let gas_max = evm.block().gas_limit.min(TX_GAS_MAX);
         let asked = request.gas.filter(|gas| *gas >= TRANSFER_GAS).unwrap_or(gas_max).min(gas_max);
         let mut high = asked.min(self.affordable_gas(&mut evm, request)?);
@@ -121,13 +124,14 @@ impl Executor {
         Ok(high)
     }
 
-    fn call_evm<'a>(
+    pub(crate) fn call_evm<'a, I: Inspector<EthEvmContext<CallDb<'a>>>>(
         &'a self,
         view: &'a StateView,
         header: &Header,
         request: &TransactionRequest,
         overrides: &Overrides,
-    ) -> Result<ChainEvm<CallDb<'a>>, CallError> {
+        inspector: I,
+    ) -> Result<ChainEvm<CallDb<'a>, I>, CallError> {
         let mut env = evm_env(&self.config, header);
         env.cfg_env.disable_nonce_check = true;
         env.cfg_env.disable_eip3607 = true;
@@ -145,11 +149,14 @@ impl Executor {
         if let Some(hashes) = overrides.block.as_ref().and_then(|block| block.block_hash.as_ref()) {
             db.cache.block_hashes.extend(hashes.iter().map(|(number, hash)| (U256::from(*number), *hash)));
         }
-        Ok(chain_evm(db, env))
+        let mut evm = chain_evm_with(db, env, inspector);
+        // Whoever wants to look on says so; a plain call does not pay for it.
+        evm.disable_inspector();
+        Ok(evm)
     }
 
     /// The transaction as the EVM takes it.
-    fn tx_env(&self, request: &TransactionRequest, gas_limit: u64) -> Result<TxEnv, CallError> {
+    pub(crate) fn tx_env(&self, request: &TransactionRequest, gas_limit: u64) -> Result<TxEnv, CallError> {
         if let Some(chain_id) = request.chain_id
             && chain_id != self.config.chain_id
         {
@@ -222,7 +229,10 @@ fn is_plain_transfer(evm: &mut ChainEvm<CallDb<'_>>, request: &TransactionReques
     Ok(bare && info.is_none_or(|info| info.is_empty_code_hash()))
 }
 
-fn run(evm: &mut ChainEvm<CallDb<'_>>, tx: TxEnv) -> Result<ExecutionResult, CallError> {
+pub(crate) fn run<'a, I: Inspector<EthEvmContext<CallDb<'a>>>>(
+    evm: &mut ChainEvm<CallDb<'a>, I>,
+    tx: TxEnv,
+) -> Result<ExecutionResult, CallError> {
     match evm.transact_raw(tx) {
         Ok(outcome) => Ok(outcome.result),
         Err(EVMError::Transaction(invalid)) => Err(CallError::Invalid(invalid.to_string())),
@@ -240,7 +250,7 @@ fn succeeds(evm: &mut ChainEvm<CallDb<'_>>, tx: TxEnv) -> Result<bool, CallError
     }
 }
 
-fn output_of(result: ExecutionResult) -> Result<CallOutput, CallError> {
+pub(crate) fn output_of(result: ExecutionResult) -> Result<CallOutput, CallError> {
     let gas_used = result.tx_gas_used();
     let gas_refunded = result.gas().final_refunded();
     match result {

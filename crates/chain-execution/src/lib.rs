@@ -12,6 +12,7 @@
     )
 )]
 
+mod access_list;
 mod block;
 mod call;
 mod config;
@@ -24,6 +25,7 @@ mod outcome;
 mod precompile;
 mod recover;
 
+pub use access_list::AccessListOutput;
 pub use block::{BlockAttributes, BuiltBlock, Candidates, Skipped, Stage};
 pub use call::{CallOutput, Overrides};
 pub use config::{

@@ -130,6 +130,10 @@ pub trait ChainClient: Send + Sync + 'static {
     /// Waits until a transaction of ours is in a final block; replaces it while it is stuck.
     async fn wait(&self, tx: B256, from: &AccountKey, within: Duration) -> Result<TxReceipt, ChainError>;
 
+    /// Why a transaction failed: its call is executed again with the sender, value and gas that it had, on the state before
+    /// its block and at its block's time. What other transactions of that block did before it is not seen.
+    async fn failure_reason(&self, failed: &TxReceipt) -> Result<String, ChainError>;
+
     /// The time of the newest block that was ever seen; what happened on the chain before it is known, what came after is
     /// not. `None` before the first answer.
     fn last_view(&self) -> Option<UnixMs>;

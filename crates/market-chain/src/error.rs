@@ -78,7 +78,7 @@ pub enum ChainError {
         block: u64,
         /// The gas it used.
         gas_used: u64,
-        /// Why, as far as a call can tell afterwards.
+        /// Why, as far as the same call can tell on the state before its block.
         reason: String,
     },
     /// Another transaction took the nonce.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use alloy_primitives::{LogData, U64, U128};
+use alloy_primitives::{LogData, U64, U128, U256};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -202,6 +202,10 @@ pub(crate) struct JsonProof {
 #[serde(rename_all = "camelCase")]
 pub(crate) struct JsonTransaction {
     pub(crate) block_number: Option<U64>,
+    pub(crate) from: Address,
+    pub(crate) to: Option<Address>,
+    pub(crate) value: U256,
+    pub(crate) gas: U64,
     pub(crate) input: Bytes,
 }
 

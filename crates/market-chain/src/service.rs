@@ -41,6 +41,8 @@ pub struct RpcChainClient {
     last_view_ms: AtomicU64,
 }
 
+/// JSON-RPC's code for parameters that a node does not take.
+const INVALID_PARAMS: i64 = -32_602;
 /// Gas for four storage slots that were not there when the gas was estimated (22,100 each, EIP-2929).
 const NEW_SLOTS_GAS: u64 = 88_400;
 
@@ -361,6 +363,30 @@ impl ChainClient for RpcChainClient {
                 return Err(ChainError::Timeout { what: "the transaction's final block", waited_ms });
             }
             tokio::time::sleep(self.config.poll_interval).await;
+        }
+    }
+
+    async fn failure_reason(&self, failed: &TxReceipt) -> Result<String, ChainError> {
+        let tx: JsonTransaction = self.rpc.need("eth_getTransactionByHash", json!([failed.tx])).await?;
+        let (number, parent) = (format!("0x{:x}", failed.block), format!("0x{:x}", failed.block.saturating_sub(1)));
+        let block: JsonBlock = self.rpc.need("eth_getBlockByNumber", json!([number, false])).await?;
+        let call = json!({"from": tx.from, "to": tx.to, "value": tx.value, "gas": tx.gas, "data": tx.input});
+        let then = json!([call, parent, {}, {"number": number, "time": block.timestamp}]);
+        let answer = match self.rpc.need::<Bytes>("eth_call", then).await {
+            // Not every foreign node lets a call say in which block it is.
+            Err(ChainError::Refused { code: INVALID_PARAMS, .. }) => {
+                self.rpc.need("eth_call", json!([call, parent])).await
+            }
+            answer => answer,
+        };
+        match answer {
+            Ok(_) => {
+                Ok("the same call succeeds on the state before its block, so something in the block itself stood against it".into())
+            }
+            Err(ChainError::Reverted { reason, .. }) => Ok(reason),
+            // Out of gas and the like.
+            Err(ChainError::Refused { message, .. }) => Ok(message),
+            Err(error) => Err(error),
         }
     }
 

@@ -53,17 +53,13 @@ impl Wallet {
     /// # Errors
     /// [`ChainError`]; [`ChainError::Failed`] where it is in a block and did not succeed.
     pub async fn execute(&self, intent: TxIntent) -> Result<TxReceipt, ChainError> {
-        let (to, data) = (intent.to, intent.data.clone());
         let tx = self.client.send(intent, &self.key).await?;
         let receipt = self.client.wait(tx, &self.key, self.within).await?;
         if receipt.success {
             return Ok(receipt);
         }
-        // A call afterwards often tells why; the state may have moved on, so it is only a hint.
-        let reason = match self.client.call(to, data).await {
-            Err(ChainError::Reverted { reason, .. }) => reason,
-            _ => "unknown".to_owned(),
-        };
+        let reason = self.client.failure_reason(&receipt).await;
+        let reason = reason.unwrap_or_else(|error| format!("the chain cannot say why: {error}"));
         Err(ChainError::Failed { tx: receipt.tx, block: receipt.block, gas_used: receipt.gas_used, reason })
     }
 }

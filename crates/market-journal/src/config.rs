@@ -11,6 +11,9 @@ pub const SEGMENT_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 /// Jobs whose place is kept in memory; older finished ones are found by a scan.
 pub const JOBS_INDEXED_DEFAULT: usize = 1_000_000;
 
+/// Promises of aggregators that are kept in memory, about 300 bytes each; further ones are in the journal alone.
+pub const PROMISES_INDEXED_MAX: usize = 262_144;
+
 /// A journal's settings.
 #[derive(Debug, Clone)]
 pub struct JournalConfig {

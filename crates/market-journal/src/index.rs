@@ -6,8 +6,9 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use trellis_primitives::{Address, B256, ChannelId, JobId, UnixMs, Wei};
 
+use crate::config::PROMISES_INDEXED_MAX;
 use crate::record::{
-    Batch, ChannelOpened, ChannelUpdated, JobAborted, JobOpened, Payout, ReceiptKept, Record, Voucher,
+    Batch, ChannelOpened, ChannelUpdated, JobAborted, JobOpened, Payout, Promise, ReceiptKept, Record, Voucher,
 };
 
 /// Where a record stands; valid for as long as the journal exists.
@@ -118,6 +119,9 @@ pub struct Index {
     markers: HashMap<B256, Position>,
     pair_roots: HashMap<B256, Vec<Position>>,
     chain_seen: BTreeMap<Address, u64>,
+    /// By aggregator and number of the batch, then by the receipt's struct hash.
+    promises: BTreeMap<(Address, u64), BTreeMap<B256, Promise>>,
+    promises_indexed: usize,
     records: u64,
 }
 
@@ -158,6 +162,24 @@ impl Index {
             Record::ChainSeen(seen) => {
                 let block = self.chain_seen.entry(seen.contract).or_default();
                 *block = seen.block.max(*block);
+            }
+            Record::PromiseKept(promise) => self.apply_promise(promise),
+            Record::PromisesChecked(checked) => {
+                let batch = (checked.aggregator, checked.batch);
+                let known = self.promises.get(&batch).map_or(0, BTreeMap::len);
+                if known as u64 == checked.count {
+                    self.promises.remove(&batch);
+                    self.promises_indexed -= known;
+                }
+            }
+        }
+    }
+
+    fn apply_promise(&mut self, promise: &Promise) {
+        if self.has_room_for_promises() {
+            let of_batch = self.promises.entry((promise.aggregator, promise.batch)).or_default();
+            if of_batch.insert(promise.receipt, promise.clone()).is_none() {
+                self.promises_indexed += 1;
             }
         }
     }
@@ -340,6 +362,28 @@ impl Index {
     #[must_use]
     pub fn chain_seen(&self, contract: Address) -> Option<u64> {
         self.chain_seen.get(&contract).copied()
+    }
+
+    /// True where one more promise is kept in memory.
+    #[must_use]
+    pub fn has_room_for_promises(&self) -> bool {
+        self.promises_indexed < PROMISES_INDEXED_MAX
+    }
+
+    /// The batches into which receipts were promised and that were not checked yet: the aggregator and its number.
+    pub fn promised_batches(&self) -> impl Iterator<Item = (Address, u64)> {
+        self.promises.keys().copied()
+    }
+
+    /// The promises into a batch.
+    pub fn promises(&self, aggregator: Address, batch: u64) -> impl Iterator<Item = &Promise> {
+        self.promises.get(&(aggregator, batch)).into_iter().flat_map(BTreeMap::values)
+    }
+
+    /// The promise of a receipt into a batch.
+    #[must_use]
+    pub fn promise(&self, aggregator: Address, batch: u64, receipt: B256) -> Option<&Promise> {
+        self.promises.get(&(aggregator, batch))?.get(&receipt)
     }
 
     /// Where the post-quantum signatures with a peer stand, oldest first.

@@ -208,6 +208,34 @@ pub struct ChainSeen {
     pub block: u64,
 }
 
+/// An aggregator's promise that a receipt will be in a batch, with its signature.
+#[derive(Debug, Clone, PartialEq, Eq, RlpEncodable, RlpDecodable)]
+pub struct Promise {
+    /// The aggregator's account.
+    pub aggregator: Address,
+    /// The aggregator's number of the batch.
+    pub batch: u64,
+    /// The receipt's EIP-712 struct hash.
+    pub receipt: B256,
+    /// The receipt's channel.
+    pub channel: ChannelId,
+    /// The receipt's number within its channel.
+    pub sequence: u64,
+    /// The aggregator's 65 bytes.
+    pub signature: Bytes,
+}
+
+/// So many promises into a batch were held against it, or no longer can be. Where more are known by now, all stay.
+#[derive(Debug, Clone, PartialEq, Eq, RlpEncodable, RlpDecodable)]
+pub struct PromisesChecked {
+    /// The aggregator's account.
+    pub aggregator: Address,
+    /// The aggregator's number of the batch.
+    pub batch: u64,
+    /// How many promises.
+    pub count: u64,
+}
+
 macro_rules! records {
     ($($(#[$doc:meta])* $name:ident($body:ty) = $kind:literal,)*) => {
         /// One thing that the journal remembers.
@@ -276,6 +304,10 @@ records! {
     Marker(Marker) = 16,
     /// Events up to a block have been looked at.
     ChainSeen(ChainSeen) = 17,
+    /// An aggregator promised a receipt of ours into a batch.
+    PromiseKept(Promise) = 18,
+    /// The promises into a batch are of no more use.
+    PromisesChecked(PromisesChecked) = 19,
 }
 
 /// Why a record's body was not understood.

@@ -12,6 +12,7 @@ use trellis_market_chain::{
     BatchStatus, BatchView, ChainError, ChannelStatus, ChannelsContract, DemandStatus, SettlementContract,
     SettlementEvent, SettlementTerms, Wallet,
 };
+use trellis_market_journal::Journal;
 use trellis_market_receipt::IncludeBy;
 use trellis_market_receipt::eip712::Domain;
 use trellis_net_peers::NetworkHandle;
@@ -20,16 +21,17 @@ use trellis_primitives::{Address, B256, BatchRoot, ChannelId, NodeId};
 use crate::client::{fetch_leaves, fetch_path, node_of_account};
 use crate::config::Contracts;
 use crate::error::{AskError, SettleError};
-use crate::examine::{Charge, Descent, Fetched, Knowledge, Search, examine, wrong_sum_on};
+use crate::examine::{Charge, Descent, Fetched, Knowledge, Search, examine, omission, wrong_sum_on};
 use crate::leaf::{ChannelKeys, LeafData, Rules};
+use crate::promises::Promises;
 use crate::service::Running;
 use crate::tree::StatedTree;
 use crate::wire::LeafPath;
 
 /// Earlier batches of one aggregator that are kept to find duplicates.
 const EARLIER_BATCHES_MAX: usize = 256;
-/// Promises that are kept until their batch is seen.
-const PROMISES_MAX: usize = 1_000_000;
+/// Answers to demands that are kept until somebody asks for the same leaf; each cost somebody a bond.
+const ANSWERS_MAX: usize = 65_536;
 /// Paths that are asked for in one search: one for each level, and the first.
 const PATHS_ASKED_MAX: usize = 25;
 
@@ -116,7 +118,7 @@ pub struct Challenger {
     terms: SettlementTerms,
     source: Arc<dyn BatchSource>,
     state: tokio::sync::Mutex<Watch>,
-    promises: Mutex<BTreeMap<(Address, u64), Vec<IncludeBy>>>,
+    promises: Promises,
 }
 
 #[derive(Default)]
@@ -129,36 +131,43 @@ struct Watch {
     highest: u64,
     /// Demands of ours without an answer.
     demands: Vec<(u64, u32)>,
+    /// The transactions that answered other demands: of strangers, and of ours from before a restart.
+    answers: BTreeMap<(u64, u32), B256>,
     /// Batches that were found clean, by aggregator, newest last.
     earlier: HashMap<Address, Vec<Fetched>>,
 }
 
 impl Challenger {
-    /// A challenger over a source of data, from the chain's first block on.
+    /// A challenger over a source of data, from the chain's first block on, with the promises in a journal: those that an
+    /// [`crate::AggregatorLink`] stores there, and its own.
     ///
     /// # Errors
     /// [`SettleError::Chain`].
-    pub async fn new(wallet: Wallet, contracts: &Contracts, source: Arc<dyn BatchSource>) -> Result<Self, SettleError> {
+    pub async fn new(
+        wallet: Wallet,
+        contracts: &Contracts,
+        source: Arc<dyn BatchSource>,
+        journal: Journal,
+    ) -> Result<Self, SettleError> {
         let settlement = SettlementContract::new(contracts.settlement);
         let terms = settlement.terms(wallet.client()).await?;
         let channels = ChannelsContract::new(terms.channels);
         let state = tokio::sync::Mutex::default();
-        Ok(Self { wallet, channels, settlement, terms, source, state, promises: Mutex::default() })
+        Ok(Self { wallet, channels, settlement, terms, source, state, promises: Promises::new(journal) })
     }
 
-    /// Remembers a promise, so that its breach can be shown. False where it is not by that aggregator, or too many are kept.
-    #[must_use]
-    pub fn remember(&self, aggregator: Address, promise: IncludeBy) -> bool {
+    /// Keeps a promise that came on another way than over a link of ours, so that its breach can be shown. False where it is
+    /// not by that aggregator.
+    ///
+    /// # Errors
+    /// [`SettleError::Journal`]: it is not kept.
+    pub async fn remember(&self, aggregator: Address, promise: &IncludeBy) -> Result<bool, SettleError> {
         let domain = Domain { chain_id: self.wallet.client().chain_id(), contract: self.settlement.address };
         if promise.verify(&domain, aggregator).is_err() {
-            return false;
+            return Ok(false);
         }
-        let mut promises = self.promises.lock();
-        if promises.len() >= PROMISES_MAX {
-            return false;
-        }
-        promises.entry((aggregator, promise.batch)).or_default().push(promise);
-        true
+        self.promises.keep(aggregator, &[promise]).await?;
+        Ok(true)
     }
 
     /// One look at the chain: at every new batch, every answer to a demand of ours, every demand that ran out.
@@ -170,24 +179,7 @@ impl Challenger {
         let head = self.wallet.client().head().await?;
         let mut verdicts = Vec::new();
         if watch.cursor <= head.number {
-            let events = self.settlement.events(self.wallet.client(), watch.cursor, head.number).await?;
-            for (place, event) in events {
-                match event {
-                    // After an error the same events are read again.
-                    SettlementEvent::Submitted { id, .. } if id > watch.highest => {
-                        watch.highest = id;
-                        watch.waiting.push(id);
-                    }
-                    SettlementEvent::Toppled { id, .. } => {
-                        watch.earlier.values_mut().for_each(|batches| batches.retain(|batch| batch.id != id));
-                    }
-                    SettlementEvent::Revealed { id, index } if watch.demands.contains(&(id, index)) => {
-                        watch.demands.retain(|demand| *demand != (id, index));
-                        verdicts.extend(self.look_at_answer(id, place.tx).await?);
-                    }
-                    _ => {}
-                }
-            }
+            verdicts.extend(self.read_events(&mut watch, head.number).await?);
             watch.cursor = head.number + 1;
         }
         while let Some(id) = watch.waiting.first().copied() {
@@ -195,7 +187,38 @@ impl Challenger {
             watch.waiting.remove(0);
             verdicts.extend(verdict);
         }
+        verdicts.extend(self.late_promises(&watch).await?);
         verdicts.extend(self.expire(&mut watch, head.time_s).await?);
+        Ok(verdicts)
+    }
+
+    /// Notes what happened since the last look. After an error the same events are read again.
+    async fn read_events(&self, watch: &mut Watch, upto: u64) -> Result<Vec<Verdict>, SettleError> {
+        let mut verdicts = Vec::new();
+        for (place, event) in self.settlement.events(self.wallet.client(), watch.cursor, upto).await? {
+            match event {
+                SettlementEvent::Submitted { id, .. } if id > watch.highest => {
+                    watch.highest = id;
+                    watch.waiting.push(id);
+                }
+                SettlementEvent::Toppled { id, .. } => {
+                    watch.earlier.values_mut().for_each(|batches| batches.retain(|batch| batch.id != id));
+                }
+                SettlementEvent::Revealed { id, index } if watch.demands.contains(&(id, index)) => {
+                    let verdict = self.look_at_answer(id, place.tx).await?;
+                    watch.demands.retain(|demand| *demand != (id, index));
+                    // Who answers on the chain may serve the rest by now, promised receipts among it.
+                    if verdict.is_none() && !watch.waiting.contains(&id) {
+                        watch.waiting.push(id);
+                    }
+                    verdicts.extend(verdict);
+                }
+                SettlementEvent::Revealed { id, index } if watch.answers.len() < ANSWERS_MAX => {
+                    watch.answers.insert((id, index), place.tx);
+                }
+                _ => {}
+            }
+        }
         Ok(verdicts)
     }
 
@@ -219,6 +242,8 @@ impl Challenger {
     async fn look_at(&self, watch: &mut Watch, id: u64) -> Result<Option<Verdict>, SettleError> {
         let batch = self.settlement.batch(self.wallet.client(), id).await?;
         if batch.status == BatchStatus::Toppled || batch.status == BatchStatus::None {
+            let useless = self.promises.of_batch(batch.aggregator, batch.number).len();
+            self.promises.checked(batch.aggregator, batch.number, useless).await?;
             return Ok(None);
         }
         let served = match self.source.leaves(&batch).await {
@@ -230,7 +255,7 @@ impl Challenger {
         };
         let fetched = served.map(|leaves| {
             let tree = StatedTree::new(leaves.iter().map(LeafData::node).collect());
-            Fetched { id, leaves, tree }
+            Fetched { id, number: batch.number, leaves, tree }
         });
         let whole = |fetched: &Fetched| {
             let stated = (batch.root, batch.sum, batch.count);
@@ -250,22 +275,41 @@ impl Challenger {
         fetched: Fetched,
     ) -> Result<Option<Verdict>, SettleError> {
         let keys = self.keys_of(fetched.leaves.iter().map(|leaf| leaf.key().0)).await?;
-        let promises = self.promises.lock().get(&(batch.aggregator, batch.number)).cloned().unwrap_or_default();
+        let promises = self.promises.of_batch(batch.aggregator, batch.number);
         let earlier: Vec<&Fetched> = watch.earlier.get(&batch.aggregator).into_iter().flatten().collect();
         let knowledge = Knowledge { rules: self.rules(batch), keys: &keys, promises: &promises, earlier: &earlier };
         let charges = examine(&fetched, &knowledge);
         for charge in charges {
             if self.bring(batch.id, &charge).await? {
+                self.promises.checked(batch.aggregator, batch.number, promises.len()).await?;
                 return Ok(Some(Verdict::Toppled { id: batch.id, charge: charge.name() }));
             }
         }
-        self.promises.lock().remove(&(batch.aggregator, batch.number));
+        self.promises.checked(batch.aggregator, batch.number, promises.len()).await?;
         let kept = watch.earlier.entry(batch.aggregator).or_default();
         if kept.len() >= EARLIER_BATCHES_MAX {
             kept.remove(0);
         }
         kept.push(fetched);
         Ok(Some(Verdict::Clean { id: batch.id }))
+    }
+
+    /// Promises that came after their batch was found clean, as after a lost answer, are held against what was fetched then.
+    async fn late_promises(&self, watch: &Watch) -> Result<Vec<Verdict>, SettleError> {
+        let mut verdicts = Vec::new();
+        for (aggregator, number) in self.promises.batches() {
+            let mut known = watch.earlier.get(&aggregator).into_iter().flatten();
+            let Some(batch) = known.find(|batch| batch.number == number) else { continue };
+            let promises = self.promises.of_batch(aggregator, number);
+            for charge in promises.iter().filter_map(|promise| omission(batch, promise)) {
+                if self.bring(batch.id, &charge).await? {
+                    verdicts.push(Verdict::Toppled { id: batch.id, charge: charge.name() });
+                    break;
+                }
+            }
+            self.promises.checked(aggregator, number, promises.len()).await?;
+        }
+        Ok(verdicts)
     }
 
     fn rules(&self, batch: &BatchView) -> Rules {
@@ -309,8 +353,8 @@ impl Challenger {
 
     async fn demand(&self, watch: &mut Watch, batch: &BatchView, index: u32) -> Result<Option<Verdict>, SettleError> {
         let known = self.settlement.demand_of(self.wallet.client(), batch.id, index).await?;
-        if known.status == DemandStatus::None {
-            match self.settlement.demand(&self.wallet, &self.terms, batch.id, index).await {
+        match known.status {
+            DemandStatus::None => match self.settlement.demand(&self.wallet, &self.terms, batch.id, index).await {
                 Ok(_) => {}
                 // The window is over, or somebody was faster.
                 Err(ChainError::Reverted { reason, .. }) => {
@@ -318,7 +362,16 @@ impl Challenger {
                     return Ok(None);
                 }
                 Err(error) => return Err(error.into()),
+            },
+            // A stranger's, or ours from before a restart.
+            DemandStatus::Open => {}
+            DemandStatus::Revealed => {
+                return match watch.answers.get(&(batch.id, index)) {
+                    Some(tx) => self.look_at_answer(batch.id, *tx).await,
+                    None => Ok(None),
+                };
             }
+            DemandStatus::Refunded => return Ok(None),
         }
         watch.demands.push((batch.id, index));
         Ok(Some(Verdict::Demanded { id: batch.id, index }))

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use trellis_market_journal::Journal;
 use trellis_market_receipt::SignedReceipt;
 use trellis_market_receipt::eip712::Domain;
 use trellis_net_peers::frame::{read_message, write_message};
@@ -10,6 +11,7 @@ use trellis_primitives::{Address, BatchRoot, NodeId};
 
 use crate::error::{AskError, DataError, Refusal};
 use crate::leaf::LeafData;
+use crate::promises::Promises;
 use crate::wire::{
     BATCH_PROTOCOL, BatchAnswer, BatchRequest, LEAVES_PER_ANSWER_MAX, LatestVoucher, LeafPath, Outcome, RawVoucher,
     SETTLE_FRAME_BYTES_MAX, SETTLE_PROTOCOL, SUBMIT_RECEIPTS_MAX, SUBMIT_VOUCHERS_MAX, Submit, SubmitAnswer,
@@ -173,34 +175,52 @@ pub struct AggregatorLink {
     account: Address,
     node: Option<NodeId>,
     settlement: Domain,
+    promises: Promises,
     stream: tokio::sync::Mutex<Option<NetStream>>,
 }
 
 impl AggregatorLink {
-    /// A line to an aggregator's account. Without a node, a connected peer whose record names the account is used.
+    /// A line to an aggregator's account. Without a node, a connected peer whose record names the account is used. The
+    /// journal keeps the promises; a [`crate::Challenger`] over the same journal holds the aggregator to them.
     #[must_use]
-    pub fn new(network: NetworkHandle, account: Address, node: Option<NodeId>, settlement: Domain) -> Self {
-        Self { network, account, node, settlement, stream: tokio::sync::Mutex::default() }
+    pub fn new(
+        network: NetworkHandle,
+        account: Address,
+        node: Option<NodeId>,
+        settlement: Domain,
+        journal: Journal,
+    ) -> Self {
+        Self { network, account, node, settlement, promises: Promises::new(journal), stream: Default::default() }
     }
 
-    /// Hands receipts and vouchers in. A promise in the answer is the aggregator's own signature, checked; keep it.
+    /// Hands receipts and vouchers in. A promise in the answer is the aggregator's own signature, checked, and in the journal.
     ///
     /// # Errors
     /// [`AskError`]; handing in the same again is harmless.
     pub async fn hand_in(&self, receipts: &[SignedReceipt], vouchers: &[LatestVoucher]) -> Result<Submitted, AskError> {
+        let told = self.ask(receipts, vouchers).await?.checked(&self.settlement, self.account);
+        let promised = told.receipts.iter().filter_map(|outcome| match outcome {
+            Outcome::Promised(promise) => Some(promise),
+            Outcome::Refused(_) => None,
+        });
+        self.promises.keep(self.account, &promised.collect::<Vec<_>>()).await?;
+        Ok(told)
+    }
+
+    async fn ask(&self, receipts: &[SignedReceipt], vouchers: &[LatestVoucher]) -> Result<Submitted, AskError> {
         let mut kept = self.stream.lock().await;
         // A kept stream may have been closed by the other side while nothing was said; then a new one is tried.
         if let Some(mut stream) = kept.take()
             && let Ok(told) = exchange(&mut stream, receipts, vouchers).await
         {
             *kept = Some(stream);
-            return Ok(told.checked(&self.settlement, self.account));
+            return Ok(told);
         }
         let known = self.node.or_else(|| node_of_account(&*self.network, self.account));
         let node = known.ok_or(AskError::NoAggregator { account: self.account })?;
         let mut stream = open(&*self.network, node, SETTLE_PROTOCOL).await?;
         let told = exchange(&mut stream, receipts, vouchers).await?;
         *kept = Some(stream);
-        Ok(told.checked(&self.settlement, self.account))
+        Ok(told)
     }
 }

@@ -163,6 +163,9 @@ pub enum AskError {
         /// The batch.
         root: BatchRoot,
     },
+    /// The promises in the answer could not be stored; ask again, the aggregator promises the same.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
     /// The answer does not belong to the question.
     #[error("the answer has {actual} {what}, {expected} expected")]
     Mismatch {

@@ -70,7 +70,10 @@ impl Charge {
 
 /// A batch whose leaves were fetched and lead to its root.
 pub(crate) struct Fetched {
+    /// The contract's number.
     pub(crate) id: u64,
+    /// The aggregator's number.
+    pub(crate) number: u64,
     pub(crate) leaves: Vec<LeafData>,
     pub(crate) tree: StatedTree,
 }
@@ -135,7 +138,7 @@ fn duplicates(batch: &Fetched, knowledge: &Knowledge<'_>) -> Option<Charge> {
 }
 
 /// The proof that a promise was broken; `None` where the receipt is in its place.
-fn omission(batch: &Fetched, promise: &IncludeBy) -> Option<Charge> {
+pub(crate) fn omission(batch: &Fetched, promise: &IncludeBy) -> Option<Charge> {
     let key = (promise.channel, promise.sequence);
     let place = batch.leaves.partition_point(|leaf| leaf.key() < key);
     let there = batch.leaves.get(place).filter(|leaf| leaf.key() == key);

@@ -17,6 +17,7 @@ mod error;
 mod examine;
 mod leaf;
 mod metrics;
+mod promises;
 mod service;
 mod state;
 mod store;

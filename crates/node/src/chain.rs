@@ -38,11 +38,10 @@ impl Chain {
     /// A deployment that fails, a committee that is none.
     pub fn of(spec: ChainSpec) -> Result<Self> {
         let genesis = genesis(&input(&spec)?)?;
-        let deployer = spec.genesis.contracts.as_ref().map(|contracts| contracts.deployer).unwrap_or_default();
         Ok(Self {
             genesis_hash: genesis.hash(),
             committee: committee(&spec)?,
-            contracts: Addresses::of(deployer, 0),
+            contracts: contracts_of(&spec),
             genesis,
             spec,
         })
@@ -80,6 +79,12 @@ impl Chain {
         }
         Ok(spec)
     }
+}
+
+/// Where a spec's contracts are: they follow from the deployer, and nothing is executed to know them.
+pub fn contracts_of(spec: &ChainSpec) -> Addresses {
+    let deployer = spec.genesis.contracts.as_ref().map(|contracts| contracts.deployer).unwrap_or_default();
+    Addresses::of(deployer, 0)
 }
 
 fn committee(spec: &ChainSpec) -> Result<ValidatorSet> {

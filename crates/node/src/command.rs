@@ -18,6 +18,7 @@ use crate::control::nodes_below;
 use crate::failure::Failure;
 use eyre::Result;
 use std::path::{Path, PathBuf};
+use trellis_chain_spec::ChainSpec;
 
 /// The folder that was named, or a failure that says to name one.
 pub fn place(datadir: Option<&Path>) -> Result<PathBuf> {
@@ -49,9 +50,14 @@ pub fn node_of(datadir: Option<&Path>, role: &str) -> Result<PathBuf> {
         .ok_or_else(|| Failure::new(format!("there is no {role} in this folder")).into())
 }
 
-/// The chain that the nodes below the folder are on, as the first of them noted it when it started.
-pub fn chain_of(datadir: Option<&Path>) -> Result<Chain> {
+/// The spec of the chain that the nodes below the folder are on, as the first of them noted it when it started.
+pub fn spec_of(datadir: Option<&Path>) -> Result<ChainSpec> {
     let noted =
         nodes(datadir)?.into_iter().find_map(|(_, folder)| std::fs::read_to_string(folder.join("chain-spec")).ok());
-    Chain::load(noted.as_deref().map_or("dev", str::trim))
+    Ok(ChainSpec::load(noted.as_deref().map_or("dev", str::trim))?)
+}
+
+/// That chain with its block zero, for whoever asks it and checks the proofs in the answers.
+pub fn chain_of(datadir: Option<&Path>) -> Result<Chain> {
+    Chain::of(spec_of(datadir)?)
 }

@@ -80,6 +80,7 @@ pub(crate) const METHODS: &[Method] = {
         method(Eth, "eth_getProof", Heavy, state::proof),
         method(Eth, "eth_call", Heavy, execute::call),
         method(Eth, "eth_estimateGas", Heavy, execute::estimate_gas),
+        method(Eth, "eth_createAccessList", Heavy, execute::access_list),
         method(Eth, "eth_gasPrice", Read, fees::gas_price),
         method(Eth, "eth_maxPriorityFeePerGas", Read, fees::max_priority_fee),
         method(Eth, "eth_feeHistory", Heavy, fees::history),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use alloy_consensus::transaction::SignerRecoverable;
 use alloy_consensus::{Transaction, TxEnvelope};
 use alloy_eips::eip2718::Decodable2718;
+use alloy_sol_types::{Revert, SolError};
 use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -16,6 +17,10 @@ use trellis_primitives::{Address, B256, ManualClock, UnixMs, keccak256};
 use crate::{RpcChainClient, RpcConfig, Wire, WireError};
 
 pub(super) const CHAIN_ID: u64 = 97_001;
+/// The contract of tests: whoever comes first with one coin, while it is open, empties it; the others are told why not.
+pub(super) const TILL: Address = Address::repeat_byte(0x71);
+/// Seconds since 1970 of block zero; each block is one second later.
+const START_S: u64 = 1_795_257_000;
 
 #[derive(Default)]
 pub(super) struct State {
@@ -36,6 +41,27 @@ pub(super) struct State {
     /// What is answered for a finality proof.
     pub(super) proof: Option<Vec<u8>>,
     pub(super) other_chain_id: Option<(String, u64)>,
+    /// Senders whose transactions the producer leaves in the pool.
+    pub(super) held: BTreeSet<Address>,
+    /// The block in which the till was emptied.
+    pub(super) till_emptied_in: Option<u64>,
+    /// The block at whose time the till closes.
+    pub(super) till_closes_at: Option<u64>,
+    /// Gas that the till needs; an estimate does not know it.
+    pub(super) till_gas: u64,
+    /// Transactions in blocks that failed.
+    failed: BTreeSet<B256>,
+    /// True for a node that lets a call say no block of its own.
+    pub(super) plain_calls: bool,
+}
+
+/// A call as the till sees it: on the state after one block, at the time of another.
+struct TillCall {
+    from: Address,
+    value: u128,
+    gas: u64,
+    state_of: u64,
+    time_of: u64,
 }
 
 /// The node.
@@ -71,11 +97,14 @@ impl Node {
         while let Some(key) = state.pool.iter().find_map(|(key, tx)| {
             let next = state.nonces.get(&key.0).copied().unwrap_or(0);
             let pays = tx.max_priority_fee_per_gas().unwrap_or(0) >= state.least_tip;
-            (key.1 == next && pays).then_some(*key)
+            (key.1 == next && pays && !state.held.contains(&key.0)).then_some(*key)
         }) {
             let tx = state.pool.remove(&key).unwrap();
             state.nonces.insert(key.0, key.1 + 1);
             block.push((*tx.tx_hash(), key.1));
+            if tx.to() == Some(TILL) {
+                state.use_till(key.0, &tx);
+            }
         }
         state.blocks.push(block);
     }
@@ -103,21 +132,85 @@ fn quantity(n: u128) -> Value {
     json!(format!("0x{n:x}"))
 }
 
+fn number(value: &Value) -> u128 {
+    u128::from_str_radix(value.as_str().unwrap_or("0x0").trim_start_matches("0x"), 16).unwrap()
+}
+
 impl State {
+    fn use_till(&mut self, from: Address, tx: &TxEnvelope) {
+        let now = self.blocks.len() as u64;
+        let (value, gas) = (tx.value().to(), tx.gas_limit());
+        match self.till(&TillCall { from, value, gas, state_of: now, time_of: now }) {
+            Ok(_) => self.till_emptied_in = Some(now),
+            Err(_) => drop(self.failed.insert(*tx.tx_hash())),
+        }
+    }
+
+    fn till(&self, call: &TillCall) -> Result<Value, Value> {
+        let reverts = |reason: &str| {
+            let data = Revert::from(reason.to_owned()).abi_encode();
+            Err(json!({"code": 3, "message": "execution reverted", "data": format!("0x{}", hex::encode(data))}))
+        };
+        if call.gas < self.till_gas {
+            return Err(json!({"code": -32000, "message": "out of gas"}));
+        }
+        if call.from.is_zero() || call.value != 1 {
+            return reverts("somebody must bring one coin");
+        }
+        if self.till_closes_at.is_some_and(|block| block <= call.time_of) {
+            return reverts("the till is closed");
+        }
+        if self.till_emptied_in.is_some_and(|block| block <= call.state_of) {
+            return reverts("the till is empty");
+        }
+        Ok(json!("0x"))
+    }
+
+    fn call_till(&self, params: &Value) -> Result<Value, Value> {
+        if self.plain_calls && !params[3].is_null() {
+            return Err(json!({"code": -32602, "message": "too many arguments, want at most 2"}));
+        }
+        let newest = self.blocks.len() as u64 - 1;
+        let state_of = if params[1] == "latest" { newest } else { number(&params[1]) as u64 };
+        let time_of = match &params[3]["time"] {
+            Value::Null => state_of,
+            time => number(time) as u64 - START_S,
+        };
+        self.till(&TillCall {
+            from: params[0]["from"].as_str().map(|from| from.parse().unwrap()).unwrap_or_default(),
+            value: number(&params[0]["value"]),
+            gas: params[0]["gas"].as_str().map_or(u64::MAX, |_| number(&params[0]["gas"]) as u64),
+            state_of,
+            time_of,
+        })
+    }
+
+    /// A transaction that is in a block.
+    fn transaction(&self, hash: B256) -> Value {
+        let block = self.blocks.iter().position(|block| block.iter().any(|(tx, _)| *tx == hash));
+        let (Some(block), Some(tx)) = (block, self.taken.iter().find(|tx| *tx.tx_hash() == hash)) else {
+            return Value::Null;
+        };
+        json!({"hash": hash, "from": tx.recover_signer().unwrap(), "to": tx.to(), "input": tx.input(),
+            "value": quantity(tx.value().to()), "gas": quantity(tx.gas_limit().into()),
+            "blockNumber": quantity(block as u128)})
+    }
+
     fn block_hash(&self, number: u64) -> B256 {
         keccak256([number.to_be_bytes(), self.fork.to_be_bytes()].concat())
     }
 
     fn block(&self, number: u64) -> Value {
         json!({"number": quantity(number.into()), "hash": self.block_hash(number),
-            "timestamp": quantity(u128::from(1_795_257_000 + number)), "baseFeePerGas": quantity(self.base_fee)})
+            "timestamp": quantity(u128::from(START_S + number)), "baseFeePerGas": quantity(self.base_fee)})
     }
 
     fn receipt(&self, hash: B256) -> Value {
         for (number, block) in self.blocks.iter().enumerate() {
             if block.iter().any(|(tx, _)| *tx == hash) {
                 return json!({"transactionHash": hash, "blockNumber": quantity(number as u128),
-                    "blockHash": self.block_hash(number as u64), "status": "0x1", "gasUsed": "0x5208",
+                    "blockHash": self.block_hash(number as u64), "gasUsed": "0x5208",
+                    "status": if self.failed.contains(&hash) { "0x0" } else { "0x1" },
                     "effectiveGasPrice": "0x1", "logs": []});
             }
         }
@@ -154,7 +247,10 @@ impl State {
         Ok(match method {
             "eth_chainId" => quantity(CHAIN_ID.into()),
             "eth_getBlockByNumber" if params[0] == "finalized" => self.block(self.finalized),
-            "eth_getBlockByNumber" => self.block(newest),
+            "eth_getBlockByNumber" if params[0] == "latest" => self.block(newest),
+            "eth_getBlockByNumber" => self.block(number(&params[0]) as u64),
+            "eth_getTransactionByHash" => self.transaction(params[0].as_str().unwrap().parse().unwrap()),
+            "eth_call" if params[0]["to"] == json!(TILL) => self.call_till(params)?,
             "eth_getTransactionCount" => {
                 let account: Address = params[0].as_str().unwrap().parse().unwrap();
                 let mut next = self.nonces.get(&account).copied().unwrap_or(0);

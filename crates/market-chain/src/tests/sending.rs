@@ -9,10 +9,10 @@ use alloy_sol_types::SolError;
 use trellis_chain_finality::{FinalityProof, Validator, ValidatorSet, VoteKind, VotePlace, VotePublicKey};
 use trellis_contracts::settlement::Settlement::WrongNumber;
 use trellis_crypto::{AccountKey, vote::VoteKey};
-use trellis_primitives::{Address, B256, CommitCertificate, CommitSignature, Header, UnixMs, keccak256};
+use trellis_primitives::{Address, B256, CommitCertificate, CommitSignature, Header, UnixMs, Wei, keccak256};
 
-use super::node::{CHAIN_ID, Node, clock};
-use crate::{ChainClient, ChainError, Committee, RpcConfig, TxIntent};
+use super::node::{CHAIN_ID, Node, TILL, clock};
+use crate::{ChainClient, ChainError, Committee, RpcConfig, TxIntent, Wallet};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -189,6 +189,65 @@ async fn the_last_view_is_the_newest_blocks_own_time_and_not_when_we_asked() {
     clock.advance_ms(3_600_000);
     client.head().await.unwrap();
     assert_eq!(client.last_view(), Some(UnixMs(1_795_257_001_000)));
+}
+
+fn one_coin_to_the_till() -> TxIntent {
+    TxIntent { value: Wei(1), ..TxIntent::call(TILL, vec![7]) }
+}
+
+/// Sends a coin to the till while the state is still good for it, spoils the state, and gives the words for the failure.
+async fn words_of_a_failure(node: &Node, spoil: impl FnOnce(&Node)) -> String {
+    let client = node.client(&clock()).await;
+    let tx = client.send(one_coin_to_the_till(), &key(2)).await.unwrap();
+    spoil(node);
+    node.mine();
+    node.finalise();
+    let receipt = client.wait(tx, &key(2), SOON).await.unwrap();
+    assert!(!receipt.success);
+    client.failure_reason(&receipt).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_transaction_that_failed_says_why_it_failed_then_and_not_what_a_call_says_now() {
+    let node = Node::default();
+    let client = node.client(&clock()).await;
+    let (first, second) = (key(1), key(2));
+    node.0.lock().held.insert(second.address());
+    let wallet = Wallet::new(client.clone(), Arc::new(second), SOON);
+    let losing = tokio::spawn(async move { wallet.execute(one_coin_to_the_till()).await });
+    client.send(one_coin_to_the_till(), &first).await.unwrap();
+    while node.0.lock().pool.len() < 2 {
+        assert!(!losing.is_finished());
+        tokio::task::yield_now().await;
+    }
+    node.mine();
+    node.0.lock().held.clear();
+    node.mine();
+    node.finalise();
+    let ChainError::Failed { block, reason, .. } = losing.await.unwrap().unwrap_err() else { panic!("another error") };
+    assert_eq!((block, reason.as_str()), (2, "revert: the till is empty"));
+    // A call without sender and coin, which is what anybody would ask, has other words.
+    let asked = client.call(TILL, vec![7].into()).await.unwrap_err();
+    assert!(matches!(asked, ChainError::Reverted { reason, .. } if reason == "revert: somebody must bring one coin"));
+}
+
+#[tokio::test]
+async fn the_words_for_a_failure_come_from_the_state_time_and_gas_that_it_had() {
+    let emptied_in_the_same_block = |node: &Node| node.0.lock().till_emptied_in = Some(1);
+    let beaten = words_of_a_failure(&Node::default(), emptied_in_the_same_block).await;
+    assert!(beaten.contains("succeeds on the state before its block"), "{beaten}");
+
+    let closes_with_the_next_block = |node: &Node| node.0.lock().till_closes_at = Some(1);
+    let late = words_of_a_failure(&Node::default(), closes_with_the_next_block).await;
+    assert_eq!(late, "revert: the till is closed");
+    // A node that lets a call say no time of its own runs it at the parent's, when the till was open.
+    let plain = Node::default();
+    plain.0.lock().plain_calls = true;
+    let late = words_of_a_failure(&plain, closes_with_the_next_block).await;
+    assert!(late.contains("succeeds on the state before its block"), "{late}");
+
+    let grows = |node: &Node| node.0.lock().till_gas = 1_000_000;
+    assert_eq!(words_of_a_failure(&Node::default(), grows).await, "out of gas");
 }
 
 fn proof_by(signer: &VoteKey, number: u64, genesis_hash: &B256) -> Vec<u8> {

@@ -5,9 +5,10 @@ use std::time::Instant;
 
 use super::{channel, clock, config, job, opened, receipt, voucher};
 use crate::{
-    BatchPhase, JobPhase, Journal, JournalConfig, JournalOpenError, JournalReader, Payout, Record, SEGMENT_BYTES_MIN,
+    BatchPhase, JobPhase, Journal, JournalConfig, JournalOpenError, JournalReader, Payout, Promise, PromisesChecked,
+    Record, SEGMENT_BYTES_MIN,
 };
-use trellis_primitives::{B256, Bytes, Wei};
+use trellis_primitives::{Address, B256, Bytes, Wei};
 
 // row: MKT-21
 #[tokio::test]
@@ -53,6 +54,41 @@ async fn a_lower_voucher_or_an_earlier_form_of_a_receipt_never_replaces_a_better
     let index = journal.index();
     assert_eq!(index.channel(channel(5)).unwrap().voucher.as_ref().unwrap().cumulative, Wei(100));
     assert_eq!(index.job(job(1)).unwrap().phase, JobPhase::Complete);
+}
+
+fn promise(batch: u64, receipt: u8) -> Promise {
+    Promise {
+        aggregator: Address::repeat_byte(4),
+        batch,
+        receipt: B256::repeat_byte(receipt),
+        channel: channel(5),
+        sequence: u64::from(receipt),
+        signature: Bytes::from(vec![receipt; 65]),
+    }
+}
+
+// row: MKT-42
+#[tokio::test]
+async fn a_promise_is_there_after_a_restart_until_its_batch_was_checked_with_all_promises_into_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let journal = Journal::open(&config(&folder), clock()).unwrap();
+    for (batch, receipt) in [(1, 1), (1, 2), (2, 3), (1, 2)] {
+        journal.append(Record::PromiseKept(promise(batch, receipt))).await.unwrap();
+    }
+    let account = Address::repeat_byte(4);
+    let checked = |batch, count| Record::PromisesChecked(PromisesChecked { aggregator: account, batch, count });
+    // One of two was checked, because the other came meanwhile.
+    journal.append(checked(1, 1)).await.unwrap();
+    drop(journal);
+    let journal = Journal::open(&config(&folder), clock()).unwrap();
+    let kept = |journal: &Journal, batch| journal.index().promises(account, batch).cloned().collect::<Vec<_>>();
+    assert_eq!(kept(&journal, 1), [promise(1, 1), promise(1, 2)]);
+    assert_eq!(kept(&journal, 2), [promise(2, 3)]);
+    assert_eq!(journal.index().promise(account, 2, B256::repeat_byte(3)), Some(&promise(2, 3)));
+    journal.append(checked(1, 2)).await.unwrap();
+    drop(journal);
+    let journal = Journal::open(&config(&folder), clock()).unwrap();
+    assert_eq!(journal.index().promised_batches().collect::<Vec<_>>(), [(account, 2)]);
 }
 
 // row: MKT-40

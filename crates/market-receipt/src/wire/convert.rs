@@ -11,7 +11,7 @@ use crate::pair_root::PAIR_ROOT_RECEIPTS_MAX;
 use crate::{
     DETAIL_BYTES_MAX, JobKind, PROMPT_BYTES_MAX, Receipt, ReceiptDetails, SignedAdvert, SignedPairRoot, SignedReceipt,
 };
-use trellis_primitives::{Address, B256, Bytes, ChannelId, JobId, Wei};
+use trellis_primitives::{B256, Bytes, ChannelId, JobId, Wei};
 
 /// RLP of a pair root at most, in bytes.
 const PAIR_ROOT_BYTES_MAX: usize = 512;
@@ -20,26 +20,24 @@ const SIGNATURE_BYTES_MAX: usize = 4_096;
 /// A post-quantum proof beside a receipt at most, in bytes.
 const PQ_PROOF_BYTES_MAX: usize = 512;
 
+fn fixed<const N: usize>(field: &'static str, bytes: &[u8]) -> Result<[u8; N], WireError> {
+    bytes.try_into().map_err(|_| WireError::Length { field, expected: N, actual: bytes.len() })
+}
+
 fn word(field: &'static str, bytes: &[u8]) -> Result<B256, WireError> {
-    let fixed: [u8; 32] =
-        bytes.try_into().map_err(|_| WireError::Length { field, expected: 32, actual: bytes.len() })?;
-    Ok(B256::from(fixed))
+    fixed(field, bytes).map(B256::new)
+}
+
+fn job_id(bytes: &[u8]) -> Result<JobId, WireError> {
+    word("job", bytes).map(JobId)
+}
+
+fn channel_id(bytes: &[u8]) -> Result<ChannelId, WireError> {
+    word("channel", bytes).map(ChannelId)
 }
 
 fn wei(field: &'static str, bytes: &[u8]) -> Result<Wei, WireError> {
-    let fixed: [u8; 16] =
-        bytes.try_into().map_err(|_| WireError::Length { field, expected: 16, actual: bytes.len() })?;
-    Ok(Wei(u128::from_be_bytes(fixed)))
-}
-
-fn address(field: &'static str, bytes: &[u8]) -> Result<Address, WireError> {
-    let fixed: [u8; 20] =
-        bytes.try_into().map_err(|_| WireError::Length { field, expected: 20, actual: bytes.len() })?;
-    Ok(Address::from(fixed))
-}
-
-fn signature(field: &'static str, bytes: &[u8]) -> Result<[u8; 65], WireError> {
-    bytes.try_into().map_err(|_| WireError::Length { field, expected: 65, actual: bytes.len() })
+    fixed(field, bytes).map(|bytes| Wei(u128::from_be_bytes(bytes)))
 }
 
 fn bound(field: &'static str, max: usize, actual: usize) -> Result<(), WireError> {
@@ -116,26 +114,23 @@ impl TryFrom<raw::GatewayFrame> for GatewayFrame {
                 model: name("model", MODEL_NAME_BYTES_MAX, request.model)?,
                 request_bytes: request.request_bytes,
                 max_tokens: request.max_tokens,
-                channel: match request.channel {
-                    Some(channel) => Some(ChannelId(word("channel", &channel)?)),
-                    None => None,
-                },
+                channel: request.channel.as_deref().map(channel_id).transpose()?,
             }),
             GatewayBody::Accept(accept) => Self::Accept(accept.try_into()?),
             GatewayBody::Voucher(frame) => Self::Voucher(frame.try_into()?),
             GatewayBody::Prompt(prompt) => Self::Prompt(Prompt {
-                job: JobId(word("job", &prompt.job)?),
+                job: job_id(&prompt.job)?,
                 kind: JobKind::from_number(prompt.kind)?,
                 salt: word("salt", &prompt.salt)?,
                 request: bounded("request", PROMPT_BYTES_MAX, prompt.request)?,
             }),
             GatewayBody::Countersign(countersign) => Self::Countersign(Countersign {
-                job: JobId(word("job", &countersign.job)?),
-                signature: signature("signature", &countersign.signature)?,
+                job: job_id(&countersign.job)?,
+                signature: fixed("signature", &countersign.signature)?,
                 voucher: countersign.voucher.map(TryInto::try_into).transpose()?,
             }),
-            GatewayBody::Cancel(job) => Self::Cancel(JobId(word("job", &job.id)?)),
-            GatewayBody::ChannelSync(channel) => Self::ChannelSync(ChannelId(word("channel", &channel.id)?)),
+            GatewayBody::Cancel(job) => Self::Cancel(job_id(&job.id)?),
+            GatewayBody::ChannelSync(channel) => Self::ChannelSync(channel_id(&channel.id)?),
             GatewayBody::PairRootOffer(offer) => {
                 bound("digests", PAIR_ROOT_RECEIPTS_MAX, offer.digests.len())?;
                 let digests: Result<Vec<B256>, WireError> =
@@ -212,12 +207,12 @@ impl TryFrom<raw::ProviderFrame> for ProviderFrame {
                 prepay: quote.prepay,
             }),
             ProviderBody::Accepted(accepted) => Self::Accepted(Accepted {
-                job: JobId(word("job", &accepted.job)?),
+                job: job_id(&accepted.job)?,
                 held: accepted.held.map(TryInto::try_into).transpose()?,
                 prepay: accepted.prepay,
             }),
             ProviderBody::Due(due) => Self::Due(Due {
-                job: JobId(word("job", &due.job)?),
+                job: job_id(&due.job)?,
                 tokens_in: due.tokens_in,
                 tokens_out: due.tokens_out,
                 due: wei("due", &due.due)?,
@@ -225,9 +220,9 @@ impl TryFrom<raw::ProviderFrame> for ProviderFrame {
             ProviderBody::VoucherAck(held) => Self::VoucherAck(held.try_into()?),
             ProviderBody::Chunk(chunk) => Self::Chunk(chunk.try_into()?),
             ProviderBody::Receipt(receipt) => Self::Receipt(Box::new((*receipt).try_into()?)),
-            ProviderBody::ReceiptAck(job) => Self::ReceiptAck(JobId(word("job", &job.id)?)),
+            ProviderBody::ReceiptAck(job) => Self::ReceiptAck(job_id(&job.id)?),
             ProviderBody::Error(error) => Self::Error(JobError {
-                job: JobId(word("job", &error.job)?),
+                job: job_id(&error.job)?,
                 // A code of a newer version still ends the job; it is shown as an internal one.
                 code: JobErrorCode::from_number(error.code).unwrap_or(JobErrorCode::Internal),
                 message: name("message", ERROR_TEXT_BYTES_MAX, error.message)?,
@@ -237,7 +232,7 @@ impl TryFrom<raw::ProviderFrame> for ProviderFrame {
                 let half_signed: Result<Vec<SignedReceipt>, WireError> =
                     state.half_signed.into_iter().map(TryInto::try_into).collect();
                 Self::ChannelState(ChannelState {
-                    channel: ChannelId(word("channel", &state.channel)?),
+                    channel: channel_id(&state.channel)?,
                     held: state.held.map(TryInto::try_into).transpose()?,
                     half_signed: half_signed?,
                 })
@@ -270,18 +265,18 @@ impl TryFrom<raw::Accept> for Accept {
     type Error = WireError;
     fn try_from(accept: raw::Accept) -> Result<Self, WireError> {
         Ok(Self {
-            job: JobId(word("job", &accept.job)?),
-            channel: ChannelId(word("channel", &accept.channel)?),
+            job: job_id(&accept.job)?,
+            channel: channel_id(&accept.channel)?,
             sequence: accept.sequence,
             model: name("model", MODEL_NAME_BYTES_MAX, accept.model)?,
             price_in: wei("price_in", &accept.price_in)?,
             price_out: wei("price_out", &accept.price_out)?,
             max_cost: wei("max_cost", &accept.max_cost)?,
-            aggregator: address("aggregator", &accept.aggregator)?,
+            aggregator: fixed("aggregator", &accept.aggregator)?.into(),
             request_digest: word("request_digest", &accept.request_digest)?,
             parameters_hash: word("parameters_hash", &accept.parameters_hash)?,
             prompt_commitment: word("prompt_commitment", &accept.prompt_commitment)?,
-            signature: signature("signature", &accept.signature)?,
+            signature: fixed("signature", &accept.signature)?,
         })
     }
 }
@@ -300,9 +295,9 @@ impl TryFrom<raw::Voucher> for HeldVoucher {
     type Error = WireError;
     fn try_from(voucher: raw::Voucher) -> Result<Self, WireError> {
         Ok(Self {
-            channel: ChannelId(word("channel", &voucher.channel)?),
+            channel: channel_id(&voucher.channel)?,
             cumulative: wei("cumulative", &voucher.cumulative)?,
-            signature: signature("signature", &voucher.signature)?,
+            signature: fixed("signature", &voucher.signature)?,
         })
     }
 }
@@ -325,7 +320,7 @@ impl TryFrom<raw::VoucherFrame> for VoucherFrame {
         bound("increments", VOUCHER_INCREMENTS_MAX, frame.increments.len())?;
         let mut increments = Vec::with_capacity(frame.increments.len());
         for increment in &frame.increments {
-            increments.push((JobId(word("job", &increment.job)?), wei("amount", &increment.amount)?));
+            increments.push((job_id(&increment.job)?, wei("amount", &increment.amount)?));
         }
         let voucher = frame.voucher.ok_or(WireError::Missing { field: "voucher" })?.try_into()?;
         Ok(Self { voucher, increments })
@@ -347,7 +342,7 @@ impl TryFrom<raw::Chunk> for Chunk {
     type Error = WireError;
     fn try_from(chunk: raw::Chunk) -> Result<Self, WireError> {
         Ok(Self {
-            job: JobId(word("job", &chunk.job)?),
+            job: job_id(&chunk.job)?,
             text: name("text", CHUNK_TEXT_BYTES_MAX, chunk.text)?,
             tokens_in: chunk.tokens_in,
             tokens_out: chunk.tokens_out,

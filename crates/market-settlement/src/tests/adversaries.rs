@@ -4,15 +4,17 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use trellis_market_chain::{BatchStatus, BatchTotals, BatchView, ChainError};
 use trellis_market_receipt::{IncludeBy, SignedReceipt};
-use trellis_primitives::{B256, ChannelId, Wei};
+use trellis_net_peers::sim::SimNet;
+use trellis_primitives::{B256, ChannelId, NodeId, Wei};
 
 use super::world::{World, aggregator, challenger, key, provider};
 use crate::leaf::LeafData;
 use crate::tree::{Node, StatedTree};
 use crate::wire::LeafPath;
-use crate::{AskError, BatchSource, Challenger, Verdict};
+use crate::{AggregatorLink, AskError, BatchSource, Challenger, Outcome, Verdict};
 
 /// An aggregator that puts whatever it likes on the chain, and serves whatever it likes.
 struct Liar {
@@ -30,6 +32,23 @@ impl BatchSource for Liar {
         let tree = self.tree.as_ref().ok_or_else(not_served)?;
         let (hash, sum) = tree.node(0, index as usize).ok_or_else(not_served)?;
         Ok(LeafPath { hash, sum, steps: tree.path(0, index as usize).ok_or_else(not_served)? })
+    }
+}
+
+/// A source that changes while it is asked.
+struct Shared(Arc<Mutex<Liar>>);
+
+#[async_trait]
+impl BatchSource for Shared {
+    async fn leaves(&self, batch: &BatchView) -> Result<Vec<LeafData>, AskError> {
+        self.0.lock().leaves.clone().ok_or(AskError::NotServed { root: batch.root })
+    }
+    async fn path(&self, batch: &BatchView, index: u32) -> Result<LeafPath, AskError> {
+        let liar = {
+            let liar = self.0.lock();
+            Liar { leaves: None, tree: liar.tree.clone() }
+        };
+        liar.path(batch, index).await
     }
 }
 
@@ -57,11 +76,33 @@ async fn post(world: &World, number: u64, count: usize, tree: &StatedTree) -> u6
     world.settlement.batch_id_of(world.client(), wallet.address(), number).await.unwrap()
 }
 
-async fn watcher(world: &World, source: Liar) -> Challenger {
+/// A challenger with its journal as it is now; the one before it must have been dropped.
+async fn watcher(world: &World, source: impl BatchSource) -> Challenger {
     let wallet = world.wallet(challenger());
     let token = trellis_market_chain::WtrlContract::new(world.contracts.token);
     token.ensure_balance(&wallet, Wei::from_trl(1)).await.unwrap();
-    Challenger::new(wallet, &world.contracts, Arc::new(source)).await.unwrap()
+    let (journal, _) = world.journal("challenger");
+    Challenger::new(wallet, &world.contracts, Arc::new(source), journal).await.unwrap()
+}
+
+/// Receipts promised into batch 1 by a real aggregator over a real line, which ends with all its processes; the promises are
+/// left in the challenger's journal.
+async fn promised(world: &World, count: u64) -> Vec<SignedReceipt> {
+    let (_, receipts) = receipts(world, count).await;
+    let (settling, aggregators) = world.aggregator(|_| {}).await;
+    let net = SimNet::new(7, world.clock.clone());
+    let (theirs, ours) = (net.node(NodeId([4; 32])), net.node(NodeId([2; 32])));
+    let running = settling.run(&theirs).unwrap();
+    let node = ours.dial(&theirs.listen_addresses()[0]).await.unwrap();
+    let (journal, _) = world.journal("challenger");
+    let link = AggregatorLink::new(ours, aggregator().address(), Some(node), world.domain, journal.clone());
+    let told = link.hand_in(&receipts, &[]).await.unwrap();
+    let into_first = |outcome: &&Outcome| matches!(outcome, Outcome::Promised(promise) if promise.batch == 1);
+    assert_eq!(told.receipts.iter().filter(into_first).count(), receipts.len());
+    drop((running, link));
+    aggregators.close().await;
+    journal.close().await;
+    receipts
 }
 
 async fn status(world: &World, id: u64) -> BatchStatus {
@@ -180,8 +221,7 @@ async fn a_receipt_in_two_batches_topples_the_later_one_only() {
     }
     let one = post(&world, 1, 4, &StatedTree::new(nodes(&first))).await;
     let two = post(&world, 2, 2, &StatedTree::new(nodes(&second))).await;
-    let wallet = world.wallet(challenger());
-    let watcher = Challenger::new(wallet, &world.contracts, Arc::new(Two(first, second))).await.unwrap();
+    let watcher = watcher(&world, Two(first, second)).await;
     let verdicts = watcher.tick().await.unwrap();
     assert_eq!(verdicts, [Verdict::Clean { id: one }, Verdict::Toppled { id: two, charge: "duplicate" }]);
     assert_eq!((status(&world, one).await, status(&world, two).await), (BatchStatus::Pending, BatchStatus::Toppled));
@@ -200,8 +240,8 @@ async fn a_promised_receipt_that_is_absent_is_shown_wherever_its_place_would_be(
         let tree = StatedTree::new(nodes(&leaves));
         let id = post(&world, 1, 5, &tree).await;
         let watcher = watcher(&world, Liar { leaves: Some(leaves), tree: Some(tree) }).await;
-        assert!(watcher.remember(aggregator().address(), promise.clone()));
-        assert!(!watcher.remember(provider().address(), promise), "a promise of somebody else");
+        assert!(watcher.remember(aggregator().address(), &promise).await.unwrap());
+        assert!(!watcher.remember(provider().address(), &promise).await.unwrap(), "a promise of somebody else");
         assert_eq!(watcher.tick().await.unwrap(), [Verdict::Toppled { id, charge: "omission" }]);
     }
 }
@@ -218,7 +258,102 @@ async fn another_receipt_in_a_promised_ones_place_is_an_omission_too() {
     let tree = StatedTree::new(nodes(&leaves));
     let id = post(&world, 1, 3, &tree).await;
     let watcher = watcher(&world, Liar { leaves: Some(leaves), tree: Some(tree) }).await;
-    assert!(watcher.remember(aggregator().address(), promise));
+    assert!(watcher.remember(aggregator().address(), &promise).await.unwrap());
+    assert_eq!(watcher.tick().await.unwrap(), [Verdict::Toppled { id, charge: "omission" }]);
+}
+
+// row: MKT-42
+#[tokio::test]
+async fn a_promise_from_the_line_to_the_aggregator_is_held_against_its_batch_after_a_restart() {
+    let world = World::new();
+    let mut receipts = promised(&world, 4).await;
+    receipts.remove(1);
+    let leaves = leaves_of(&receipts);
+    let tree = StatedTree::new(nodes(&leaves));
+    let id = post(&world, 1, 3, &tree).await;
+    let source = || Liar { leaves: Some(leaves.clone()), tree: Some(tree.clone()) };
+    let watching = watcher(&world, source()).await;
+    assert_eq!(watching.tick().await.unwrap(), [Verdict::Toppled { id, charge: "omission" }]);
+    assert_eq!(status(&world, id).await, BatchStatus::Toppled);
+    drop(watching);
+    let (journal, _) = world.journal("challenger");
+    assert_eq!(journal.index().promised_batches().count(), 0, "what was used is let go of");
+}
+
+// row: MKT-42
+#[tokio::test]
+async fn promised_receipts_that_are_withheld_are_demanded_and_the_demand_runs_out_over_restarts() {
+    let world = World::new();
+    let receipts = promised(&world, 4).await;
+    let leaves = leaves_of(&receipts);
+    let id = post(&world, 1, 4, &StatedTree::new(nodes(&leaves))).await;
+    let silent = || Liar { leaves: None, tree: None };
+    let watching = watcher(&world, silent()).await;
+    assert_eq!(watching.tick().await.unwrap(), [Verdict::Demanded { id, index: 0 }]);
+    drop(watching);
+    let watching = watcher(&world, silent()).await;
+    assert_eq!(watching.tick().await.unwrap(), [Verdict::Demanded { id, index: 0 }], "found again, not paid again");
+    drop(watching);
+    world.advance_s(11);
+    let watching = watcher(&world, silent()).await;
+    let verdicts = watching.tick().await.unwrap();
+    assert_eq!(verdicts, [Verdict::Demanded { id, index: 0 }, Verdict::Expired { id, index: 0 }]);
+    assert_eq!(status(&world, id).await, BatchStatus::Toppled);
+    assert!(watching.tick().await.unwrap().is_empty());
+}
+
+// row: MKT-42
+#[tokio::test]
+async fn an_answer_that_came_while_the_challenger_was_away_is_looked_at_and_makes_it_ask_for_the_batch_again() {
+    // A false leaf that only the answer shows.
+    let world = World::new();
+    let (_, receipts) = receipts(&world, 4).await;
+    let served = leaves_of(&receipts);
+    let mut real = served.clone();
+    real[2].receipt.outcome.cost = 500;
+    real[2].sum = 500;
+    let tree = StatedTree::new(nodes(&real));
+    let id = post(&world, 1, 4, &tree).await;
+    let proof = real[2].proof(2, tree.path(0, 2).unwrap());
+    let source = || Liar { leaves: Some(served.clone()), tree: Some(tree.clone()) };
+    let watching = watcher(&world, source()).await;
+    assert_eq!(watching.tick().await.unwrap(), [Verdict::Demanded { id, index: 2 }]);
+    drop(watching);
+    world.settlement.reveal(&world.wallet(aggregator()), id, proof).await.unwrap();
+    let watching = watcher(&world, source()).await;
+    assert_eq!(watching.tick().await.unwrap(), [Verdict::Toppled { id, charge: "bad receipt" }]);
+
+    // A batch without the promised receipt, served only after the demand was answered.
+    let world = World::new();
+    let mut receipts = promised(&world, 4).await;
+    receipts.remove(3);
+    let leaves = leaves_of(&receipts);
+    let tree = StatedTree::new(nodes(&leaves));
+    let id = post(&world, 1, 3, &tree).await;
+    let late = Arc::new(Mutex::new(Liar { leaves: None, tree: None }));
+    let watching = watcher(&world, Shared(late.clone())).await;
+    assert_eq!(watching.tick().await.unwrap(), [Verdict::Demanded { id, index: 0 }]);
+    let proof = leaves[0].proof(0, tree.path(0, 0).unwrap());
+    world.settlement.reveal(&world.wallet(aggregator()), id, proof).await.unwrap();
+    *late.lock() = Liar { leaves: Some(leaves), tree: Some(tree) };
+    assert_eq!(watching.tick().await.unwrap(), [Verdict::Toppled { id, charge: "omission" }]);
+}
+
+// row: MKT-41
+#[tokio::test]
+async fn a_promise_that_comes_after_its_batch_was_found_clean_is_held_against_it_all_the_same() {
+    let world = World::new();
+    let (channel, receipts) = receipts(&world, 3).await;
+    let leaves = leaves_of(&receipts);
+    let tree = StatedTree::new(nodes(&leaves));
+    let id = post(&world, 1, 3, &tree).await;
+    let watcher = watcher(&world, Liar { leaves: Some(leaves), tree: Some(tree) }).await;
+    assert_eq!(watcher.tick().await.unwrap(), [Verdict::Clean { id }]);
+    let good = IncludeBy::sign(&world.domain, &receipts[1], 1, &aggregator());
+    assert!(watcher.remember(aggregator().address(), &good).await.unwrap());
+    assert!(watcher.tick().await.unwrap().is_empty());
+    let broken = IncludeBy::sign(&world.domain, &world.receipt(channel, 9, 1), 1, &aggregator());
+    assert!(watcher.remember(aggregator().address(), &broken).await.unwrap());
     assert_eq!(watcher.tick().await.unwrap(), [Verdict::Toppled { id, charge: "omission" }]);
 }
 
@@ -310,11 +445,12 @@ async fn no_proof_topples_an_honest_batch_of_any_size() {
         let id = post(&world, 1, count, &tree).await;
         let watcher = watcher(&world, Liar { leaves: Some(leaves.clone()), tree: Some(tree.clone()) }).await;
         for signed in &receipts {
-            assert!(watcher.remember(aggregator().address(), IncludeBy::sign(&world.domain, signed, 1, &aggregator())));
+            let promise = IncludeBy::sign(&world.domain, signed, 1, &aggregator());
+            assert!(watcher.remember(aggregator().address(), &promise).await.unwrap());
         }
         // A promise into another batch proves nothing about this one.
         let later = IncludeBy::sign(&world.domain, &world.receipt(channel, 99, 1), 2, &aggregator());
-        assert!(watcher.remember(aggregator().address(), later));
+        assert!(watcher.remember(aggregator().address(), &later).await.unwrap());
         assert_eq!(watcher.tick().await.unwrap(), [Verdict::Clean { id }]);
 
         let wallet = world.wallet(challenger());

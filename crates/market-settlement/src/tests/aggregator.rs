@@ -259,7 +259,8 @@ async fn a_line_to_the_aggregator_survives_its_restart_and_believes_no_other_acc
     let (theirs, ours) = (net.node(NodeId([4; 32])), net.node(NodeId([2; 32])));
     let running = settling.run(&theirs).unwrap();
     let node = ours.dial(&theirs.listen_addresses()[0]).await.unwrap();
-    let link = AggregatorLink::new(ours.clone(), aggregator().address(), Some(node), world.domain);
+    let (promises, _) = world.journal("provider");
+    let link = AggregatorLink::new(ours.clone(), aggregator().address(), Some(node), world.domain, promises.clone());
     let receipt = world.receipt(channel, 0, 1);
     let first = link.hand_in(std::slice::from_ref(&receipt), &[world.voucher(channel, 1)]).await.unwrap();
     assert_eq!(promised(&first.receipts), 1);
@@ -275,11 +276,14 @@ async fn a_line_to_the_aggregator_survives_its_restart_and_believes_no_other_acc
     ours.dial(&theirs.listen_addresses()[0]).await.unwrap();
     let second = link.hand_in(std::slice::from_ref(&receipt), &[]).await.unwrap();
     assert_eq!(first.receipts, second.receipts);
+    let kept = |account| promises.index().promises(account, 1).count();
+    assert_eq!(kept(aggregator().address()), 1, "the same promise is kept once");
 
-    let misled = AggregatorLink::new(ours.clone(), provider().address(), Some(node), world.domain);
+    let misled = AggregatorLink::new(ours.clone(), provider().address(), Some(node), world.domain, promises.clone());
     let told = misled.hand_in(&[receipt], &[]).await.unwrap();
     assert_eq!(told.receipts, [Outcome::Refused(Refusal::BadSignature)]);
-    let nobody = AggregatorLink::new(ours, provider().address(), None, world.domain);
+    assert_eq!(kept(provider().address()), 0, "what is not signed by the account is no promise of it");
+    let nobody = AggregatorLink::new(ours, provider().address(), None, world.domain, promises.clone());
     assert!(matches!(nobody.hand_in(&[], &[]).await, Err(AskError::NoAggregator { .. })));
 }
 

@@ -27,6 +27,7 @@ struct Evm {
     logs: Vec<Log>,
     receipts: HashMap<B256, TxReceipt>,
     inputs: HashMap<B256, Bytes>,
+    failures: HashMap<B256, String>,
     transactions: u64,
     gas: u64,
     down: bool,
@@ -46,6 +47,7 @@ impl EvmChain {
             logs: Vec::new(),
             receipts: HashMap::new(),
             inputs: HashMap::new(),
+            failures: HashMap::new(),
             transactions: 0,
             gas: 0,
             down: false,
@@ -220,6 +222,9 @@ impl ChainClient for EvmChain {
             gas_price_wei: 0,
             logs,
         };
+        if !receipt.success {
+            evm.failures.insert(tx, reverted(&result).to_string());
+        }
         evm.receipts.insert(tx, receipt);
         evm.inputs.insert(tx, intent.data);
         Ok(tx)
@@ -232,6 +237,11 @@ impl ChainClient for EvmChain {
             return Err(ChainError::Timeout { what: "the transaction's final block", waited_ms });
         }
         Ok(evm.receipts[&tx].clone())
+    }
+
+    async fn failure_reason(&self, failed: &TxReceipt) -> Result<String, ChainError> {
+        let evm = self.reachable("failure")?;
+        Ok(evm.failures[&failed.tx].clone())
     }
 
     fn last_view(&self) -> Option<UnixMs> {

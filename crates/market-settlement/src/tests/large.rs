@@ -109,7 +109,9 @@ async fn a_large_batch_is_taken_settled_fetched_and_found_clean() {
     steps.done("settled");
     let source = NetworkSource::new(ours);
     source.know(aggregator().address(), node);
-    let stranger = Challenger::new(world.wallet(challenger()), &world.contracts, Arc::new(source)).await.unwrap();
+    let (promises, _) = world.journal("challenger");
+    let stranger = Challenger::new(world.wallet(challenger()), &world.contracts, Arc::new(source), promises);
+    let stranger = stranger.await.unwrap();
     assert_eq!(stranger.tick().await.unwrap(), [Verdict::Clean { id: 1 }]);
     steps.done("fetched_and_checked_again");
     drop(running);

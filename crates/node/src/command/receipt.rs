@@ -1,14 +1,15 @@
 //! `trellis receipt …` (MKT-21): offline, from the journals.
 
-use crate::chain::Chain;
+use crate::chain::contracts_of;
 use crate::cli::{ListArgs, ReceiptCommand};
-use crate::command::chain_of;
+use crate::command::spec_of;
 use crate::failure::Failure;
 use crate::ledger::{Entry, Ledger, ledgers, phase_word};
 use crate::table::{print, print_json};
 use eyre::Result;
 use serde_json::{Value, json};
 use std::path::Path;
+use trellis_chain_spec::ChainSpec;
 use trellis_market_receipt::eip712::Domain;
 use trellis_market_receipt::{ReceiptParties, SignedReceipt};
 
@@ -115,20 +116,20 @@ struct Checked {
 }
 
 fn verify(id: &str, list: ListArgs, datadir: Option<&Path>) -> Result<()> {
-    let chain = chain_of(datadir)?;
+    let spec = spec_of(datadir)?;
     let mut checked = Vec::new();
     let file = Path::new(id);
     if file.is_file() {
         let ledgers = ledgers(datadir)?;
         for signed in of_file(file)? {
             let parties = ledgers.iter().find_map(|ledger| ledger.parties(signed.receipt.channel));
-            checked.push(check(&chain, &signed, parties));
+            checked.push(check(&spec, &signed, parties));
         }
     } else {
         for ledger in ledgers(datadir)? {
             for entry in ledger.receipts()?.into_iter().filter(|entry| id == "all" || matches(entry, id)) {
                 if entry.signed.is_complete() {
-                    checked.push(check(&chain, &entry.signed, ledger_parties(&ledger, &entry)));
+                    checked.push(check(&spec, &entry.signed, ledger_parties(&ledger, &entry)));
                 }
             }
         }
@@ -162,14 +163,15 @@ fn ledger_parties(ledger: &Ledger, entry: &Entry) -> Option<ReceiptParties> {
     ledger.parties(entry.signed.receipt.channel)
 }
 
-fn check(chain: &Chain, signed: &SignedReceipt, parties: Option<ReceiptParties>) -> Checked {
+fn check(spec: &ChainSpec, signed: &SignedReceipt, parties: Option<ReceiptParties>) -> Checked {
     let name = signed.receipt.struct_hash().to_string();
-    let domain = Domain { chain_id: chain.spec.genesis.chain_id, contract: chain.contracts.settlement };
+    let contracts = contracts_of(spec);
+    let domain = Domain { chain_id: spec.genesis.chain_id, contract: contracts.settlement };
     let fault = match parties {
         None => Some("its channel is in no journal here, so nobody knows who must have signed".to_owned()),
         Some(parties) => signed
             .verify_details()
-            .and_then(|()| signed.verify(&domain, chain.contracts.payment_channels, &parties))
+            .and_then(|()| signed.verify(&domain, contracts.payment_channels, &parties))
             .err()
             .map(|error| error.to_string()),
     };

@@ -75,7 +75,7 @@ async fn start(base: &mut Base, name: String, backend: Arc<dyn Backend>) -> Resu
     journal.metrics().register(named(&mut base.registry));
     let settles = aggregator(&base.settings, chain)?;
     let domain = Domain { chain_id: chain.spec.genesis.chain_id, contract: chain.contracts.settlement };
-    let link = settles.map(|account| AggregatorLink::new(base.network.clone(), account, None, domain));
+    let link = settles.map(|account| AggregatorLink::new(base.network.clone(), account, None, domain, journal.clone()));
     let config = ProviderConfig {
         chain_id: chain.spec.genesis.chain_id,
         channels: chain.contracts.payment_channels,
@@ -95,7 +95,9 @@ async fn start(base: &mut Base, name: String, backend: Arc<dyn Backend>) -> Resu
     let contracts = Contracts::from(&chain.contracts);
     let tower = Arc::new(WatchTower::new(channels.wallet().clone(), &contracts, journal.clone()));
     let source = Arc::new(NetworkSource::new(base.network.clone()));
-    let challenger = Arc::new(Challenger::new(channels.wallet().clone(), &contracts, source).await?);
+    // Over the same journal as the link, so that it knows what the aggregator promised, also before a restart.
+    let challenger = Challenger::new(channels.wallet().clone(), &contracts, source, journal.clone()).await?;
+    let challenger = Arc::new(challenger);
     let every = Duration::from_millis(WATCH_INTERVAL_MS);
     let watching = vec![tower.run(every), challenger.run(every)];
     let parts = ProviderParts {

@@ -9,8 +9,8 @@ use crate::params::{Args, bytes, object, quantity_u64};
 use crate::shape::{Answer, json, receipt};
 use crate::words::{halt_in_words, invalid_in_words, revert_reason};
 use alloy_eips::eip2718::Decodable2718;
-use alloy_primitives::{B256, Bytes, U64};
-use alloy_rpc_types::{BlockOverrides, TransactionRequest, state::StateOverride};
+use alloy_primitives::{B256, Bytes, U64, U256};
+use alloy_rpc_types::{AccessListResult, BlockOverrides, TransactionRequest, state::StateOverride};
 use rayon::prelude::*;
 use std::sync::Arc;
 use std::time::Duration;
@@ -66,6 +66,20 @@ pub(super) fn estimate_gas(context: &RpcContext, args: &Args) -> Result<Answer, 
     let (view, header) = context.call_site(named)?;
     let gas = context.executor.estimate_gas(&view, &header, &request, &overrides(args, 2)?);
     json(&U64::from(gas.map_err(call_error)?))
+}
+
+pub(super) fn access_list(context: &RpcContext, args: &Args) -> Result<Answer, RpcError> {
+    args.at_most(3)?;
+    let request = args.required(0, object::<TransactionRequest>)?;
+    let named = args.optional(1, block_ref)?.unwrap_or(BlockRef::Latest);
+    let (view, header) = context.call_site(named)?;
+    let found = context.executor.access_list(&view, &header, &request, &overrides(args, 2)?).map_err(call_error)?;
+    // Geth gives the bare words here, without the contract's reason.
+    let error = found.failure.map(|failure| match failure {
+        CallError::Halted { reason, .. } => halt_in_words(&reason),
+        failure => failure.to_string(),
+    });
+    json(&AccessListResult { access_list: found.list, gas_used: U256::from(found.gas_used), error })
 }
 
 fn decode(raw: &[u8]) -> Result<TxEnvelope, DecodeError> {

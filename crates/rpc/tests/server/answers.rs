@@ -127,6 +127,34 @@ async fn calls_estimates_and_state_see_the_block_they_name() {
     assert!((25_000..60_000).contains(&gas), "{gas}");
 }
 
+// row: CHN-40
+#[tokio::test(flavor = "multi_thread")]
+async fn an_access_list_names_the_touched_slots_and_a_failing_call_has_one_with_its_error() {
+    let chain = Chain::start().await;
+    let call = json!({ "from": key(1).address(), "to": EMITTER, "input": B256::repeat_byte(5) });
+    let found = chain.ok("eth_createAccessList", json!([call])).await;
+    assert_eq!(found["accessList"], json!([{ "address": EMITTER, "storageKeys": [B256::ZERO] }]));
+    assert!(found.get("error").is_none(), "{found}");
+    let mut listed = call.clone();
+    listed["accessList"] = found["accessList"].clone();
+    assert_eq!(chain.ok("eth_createAccessList", json!([listed, "latest"])).await, found);
+    // What the list says it costs is what it costs in a block.
+    let tx = with_access_list(1, 0);
+    chain.ok("eth_sendRawTransaction", json!([raw(&tx)])).await;
+    chain.produce();
+    let receipt = chain.ok("eth_getTransactionReceipt", json!([tx.hash()])).await;
+    let same = json!({ "from": key(1).address(), "to": EMITTER, "input": B256::repeat_byte(1) });
+    let before = chain.ok("eth_createAccessList", json!([same, "0x0"])).await;
+    assert_eq!(before["gasUsed"], receipt["gasUsed"]);
+    let reverted = chain.ok("eth_createAccessList", json!([{ "to": REVERTER }, "latest"])).await;
+    assert_eq!((&reverted["error"], &reverted["accessList"]), (&json!("execution reverted"), &json!([])));
+    let spun = chain.ok("eth_createAccessList", json!([{ "to": SPINNER, "gas": "0x186a0" }, "latest"])).await;
+    assert_eq!((&spun["error"], &spun["gasUsed"]), (&json!("out of gas"), &json!("0x186a0")));
+    let starved = json!({ "to": EMITTER, "input": B256::ZERO, "gas": "0x5400" });
+    let (code, message) = chain.refused("eth_createAccessList", json!([starved])).await;
+    assert!(code == -32_000 && message.starts_with("intrinsic gas too low"), "{message}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_proof_begins_at_the_state_root_and_names_keys_as_asked() {
     let chain = Chain::start().await;

@@ -137,6 +137,11 @@ async fn requests_of_the_suite_that_need_no_chain_of_its_own_get_its_answers() {
     let (_, expected) = data("eth_call.call-revert-abi-panic");
     let ours = chain.post(&chain.request("eth_call", json!([{ "to": PANICKER, "gas": "0x186a0" }, "latest"]))).await;
     assert_eq!(ours["error"], expected["error"]);
+    // A transfer of an account that has coins here touches nothing that has to be named.
+    let (request, expected) = data("eth_createAccessList.create-al-value-transfer");
+    let mut transfer = request["params"][0].clone();
+    transfer["from"] = json!(key(1).address());
+    assert_eq!(chain.ok("eth_createAccessList", json!([transfer, "latest"])).await, expected["result"]);
     // Signed for another chain, so it is refused here, and the refusal says for which.
     let (request, _) = data("eth_sendRawTransaction.send-legacy-transaction");
     let ours = chain.post(&request).await;
