@@ -131,13 +131,13 @@ fn works_again(network: &Network, role: &str, victim: u32, killed: Instant) {
     panic!("no job succeeded within {limit:?} after the {role} was killed: {last:?}");
 }
 
-// row: MKT-20, MKT-31
+// row: MKT-20, MKT-21, MKT-31
 #[test]
 fn a_provider_killed_while_it_streams_comes_back_and_the_ledgers_agree() {
     survives_the_death_of("provider");
 }
 
-// row: MKT-20, MKT-31
+// row: MKT-20, MKT-21, MKT-31
 #[test]
 fn a_gateway_killed_while_it_streams_comes_back_and_the_ledgers_agree() {
     survives_the_death_of("gateway");

@@ -67,14 +67,26 @@ async fn channels(world: &World, count: u64) -> Vec<ChannelId> {
     opened
 }
 
-/// Gas that the batch and its vouchers took, and in how many transactions.
-async fn settled(world: &World, settling: &crate::Aggregator, before: (u64, u64)) -> (u64, u64) {
+/// Waits until so many vouchers are paid and the batch is on the chain; gives the gas and the transactions that took.
+async fn settled(world: &World, settling: &crate::Aggregator, vouchers: usize, before: (u64, u64)) -> (u64, u64) {
     let deadline = Instant::now() + Duration::from_secs(SETTLE_SECONDS_MAX);
-    while settling.metrics().batches_submitted.get() == 0 {
+    let metrics = settling.metrics();
+    while metrics.batches_submitted.get() == 0 || metrics.vouchers_paid.get() < vouchers as u64 {
         assert!(Instant::now() < deadline, "not settled within {SETTLE_SECONDS_MAX} s");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     (world.chain.gas_used() - before.0, world.chain.transactions() - before.1)
+}
+
+/// What one more voucher of each channel costs: the first one of a channel writes its figure for the first time and is the
+/// dearest, every later one is as these.
+async fn later_vouchers(world: &World, settling: &crate::Aggregator, channels: &[ChannelId], cumulative: u128) -> u64 {
+    let before = (world.chain.gas_used(), world.chain.transactions());
+    let vouchers: Vec<_> = channels.iter().map(|channel| world.voucher(*channel, cumulative)).collect();
+    let (_, refused) = settling.submit(&[], &vouchers).await;
+    assert!(refused.iter().all(Option::is_none));
+    world.advance_s(3);
+    settled(world, settling, 2 * channels.len(), before).await.0
 }
 
 // row: MKT-40, MKT-42, MKT-43
@@ -101,12 +113,14 @@ async fn a_large_batch_is_taken_settled_fetched_and_found_clean() {
     assert!(told.vouchers.iter().all(Option::is_none));
     steps.done("checked_stored_and_promised");
     world.advance_s(3);
-    let (gas, transactions) = settled(&world, &settling, before).await;
+    let (gas, transactions) = settled(&world, &settling, channels.len(), before).await;
     let batch = world.settlement.batch(world.client(), 1).await.unwrap();
     assert_eq!((u64::from(batch.count), batch.sum), (wanted, Wei(u128::from(wanted))));
     let first = u128::from(wanted.min(RECEIPTS_PER_CHANNEL * CHANNELS_PER_PAYOUT));
     assert_eq!(world.tokens_of(payout(1)).await, Wei(first), "the vouchers of the first account's channels are paid");
     steps.done("settled");
+    let later_gas = later_vouchers(&world, &settling, &channels, u128::from(RECEIPTS_PER_CHANNEL) + 1).await;
+    steps.done("settled_again");
     let source = NetworkSource::new(ours);
     source.know(aggregator().address(), node);
     let (promises, _) = world.journal("challenger");
@@ -121,6 +135,8 @@ async fn a_large_batch_is_taken_settled_fetched_and_found_clean() {
         "transactions": transactions,
         "gas": gas,
         "gas_per_receipt": rounded(gas as f64 / wanted as f64),
+        "gas_of_later_vouchers": later_gas,
+        "gas_of_later_vouchers_per_receipt": rounded(later_gas as f64 / wanted as f64),
         "steps": steps.done.into_iter().map(|(step, times)| (step.to_owned(), times)).collect::<serde_json::Map<_, _>>(),
     });
     println!("{result}");
