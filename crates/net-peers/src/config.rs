@@ -27,6 +27,10 @@ pub const ACCEPT_QUEUE_STREAMS_MAX: usize = 256;
 pub const EVENTS_BUFFERED_MAX: usize = 1_024;
 /// Peers at once, unless configured otherwise (NET-50).
 pub const PEERS_MAX_DEFAULT: u32 = 125;
+/// Peers that stay connected however idle, unless configured otherwise (NET-16); the places above are for newcomers.
+pub const POOL_PEERS_DEFAULT: u32 = 100;
+/// A peer without a stream for this long may be let go, unless configured otherwise (NET-16).
+pub const POOL_IDLE_MS_DEFAULT: u64 = 10 * 60 * 1_000;
 /// A node record is valid for this long after it was signed.
 pub const RECORD_LIFETIME_MS: u64 = 24 * 60 * 60 * 1_000;
 /// A node record is signed anew when this share of its lifetime is left (one part in this many).
@@ -49,6 +53,10 @@ pub struct NetConfig {
     pub limits: AdmissionLimits,
     /// Peers at once.
     pub peers_max: u32,
+    /// Above so many peers the longest idle ones are disconnected, bootstrap peers never.
+    pub pool_peers: u32,
+    /// How long a peer is without a stream before it counts as idle, milliseconds.
+    pub pool_idle_ms: u64,
     /// The network's number; a peer with another is refused.
     pub network_magic: u32,
     /// The hash of block zero; a peer with another is refused.
@@ -78,6 +86,8 @@ impl NetConfig {
             policy: Policy::Require,
             limits: AdmissionLimits::default(),
             peers_max: PEERS_MAX_DEFAULT,
+            pool_peers: POOL_PEERS_DEFAULT,
+            pool_idle_ms: POOL_IDLE_MS_DEFAULT,
             network_magic,
             genesis_hash,
             chain_id,

@@ -20,12 +20,19 @@ pub(crate) struct Counters {
     pub(crate) messages_out: AtomicU64,
     pub(crate) streams: AtomicU64,
     last_activity_ms: AtomicU64,
+    last_stream_ms: AtomicU64,
 }
 
 impl Counters {
     /// Something came from the peer just now.
     pub(crate) fn touch(&self, now: UnixMs) {
         self.last_activity_ms.fetch_max(now.0, Ordering::Relaxed);
+    }
+
+    /// Since when there has been no stream with the peer; `None` while there is one.
+    pub(crate) fn idle_since(&self) -> Option<UnixMs> {
+        let ended = UnixMs(self.last_stream_ms.load(Ordering::Relaxed));
+        (self.streams.load(Ordering::Relaxed) == 0).then_some(ended)
     }
 
     /// When something last came from the peer.
@@ -52,6 +59,7 @@ impl<S> Metered<S> {
 
 impl<S> Drop for Metered<S> {
     fn drop(&mut self) {
+        self.counters.last_stream_ms.fetch_max(self.clock.now().0, Ordering::Relaxed);
         self.counters.streams.fetch_sub(1, Ordering::Relaxed);
     }
 }

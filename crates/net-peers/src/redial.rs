@@ -48,7 +48,9 @@ pub(crate) async fn keep_connected(shared: Arc<NodeShared>, address: String, see
             match shared.dial(&address).await {
                 Ok(peer) => {
                     backoff.reset();
+                    shared.bootstrapped.lock().insert(peer);
                     until_disconnected(&shared, &mut events, peer).await;
+                    shared.bootstrapped.lock().remove(&peer);
                 }
                 Err(error) => tracing::debug!(%address, %error, "bootstrap address not connected"),
             }

@@ -1,9 +1,11 @@
 //! The thin shell: one task that owns libp2p's swarm, and the handle that everybody else holds.
 
+mod evict;
 mod handle;
 mod shake;
 mod swarm;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +20,7 @@ use trellis_crypto::{AccountKey, HybridKey};
 use trellis_net_transport::{Admission, QuicTransport, TransportConfig, libp2p_identity};
 use trellis_primitives::{NodeId, SharedClock};
 
+use self::evict::evict_idle;
 use self::handle::NetHandle;
 use self::swarm::Service;
 use crate::broadcast::Broadcaster;
@@ -58,6 +61,8 @@ pub(crate) struct NodeShared {
     pub(crate) rng: Mutex<rand::rngs::StdRng>,
     pub(crate) streams: Arc<StreamsShared>,
     pub(crate) table: Mutex<Table>,
+    /// Peers behind the bootstrap addresses; they are never evicted, because they would be redialled at once.
+    pub(crate) bootstrapped: Mutex<HashSet<NodeId>>,
     pub(crate) listening: Mutex<Vec<Multiaddr>>,
     pub(crate) events: broadcast::Sender<PeerEvent>,
     pub(crate) broadcaster: Broadcaster,
@@ -132,6 +137,7 @@ pub async fn start_with_metrics(
         rng: Mutex::new(rng),
         streams,
         table: Mutex::default(),
+        bootstrapped: Mutex::default(),
         listening: Mutex::default(),
         events: broadcast::channel(EVENTS_BUFFERED_MAX).0,
         broadcaster: Broadcaster::default(),
@@ -148,6 +154,7 @@ pub async fn start_with_metrics(
     let hello = shared.hello().map_err(|error| StartError::Record(error.to_string()))?;
     tracing::info!(node = %shared.local_id, peer = %shared.local_peer, record_bytes = hello.record.len(), "network started");
     tokio::spawn(service.run());
+    tokio::spawn(evict_idle(Arc::clone(&shared)));
     for (seed, address) in (jitter_seed..).zip(shared.config.bootstrap.clone()) {
         tokio::spawn(keep_connected(Arc::clone(&shared), address, seed));
     }

@@ -240,6 +240,24 @@ impl Table {
         self.entries.values().filter(|entry| !entry.connections.is_empty()).count()
     }
 
+    /// The peers to let go because more than `size` are connected: the longest idle first, only such as have had no
+    /// stream for `idle_ms`, none of `kept`.
+    pub(crate) fn idle_beyond(&self, size: usize, idle_ms: u64, now: UnixMs, kept: &HashSet<NodeId>) -> Vec<NodeId> {
+        let mut idle: Vec<(UnixMs, NodeId)> = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| !entry.connections.is_empty())
+            .filter_map(|(key, entry)| match key {
+                PeerKey::Node(id) if !kept.contains(id) => Some((entry.idle_since()?, *id)),
+                _ => None,
+            })
+            .filter(|(since, _)| now.ms_since(*since) >= idle_ms)
+            .collect();
+        idle.sort_unstable();
+        idle.truncate(self.connected_count().saturating_sub(size));
+        idle.into_iter().map(|(_, id)| id).collect()
+    }
+
     /// Bans an identity for the rest of this run.
     pub(crate) fn ban(&mut self, peer: NodeId, now: UnixMs) {
         self.banned.insert(peer);

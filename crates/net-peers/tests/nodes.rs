@@ -124,6 +124,31 @@ async fn streams_run_both_ways_and_are_counted() {
 
 // row: NET-16
 #[tokio::test]
+async fn a_pool_above_its_size_lets_the_idle_peer_go_and_keeps_the_one_with_a_stream() {
+    let (alice, carol) = (node(1).await, node(3).await);
+    let mut small = config();
+    (small.pool_peers, small.pool_idle_ms) = (1, 200);
+    let bob = node_with(2, small, Arc::new(SystemClock)).await;
+    let _accept = bob.net.accept(ECHO).unwrap();
+    let mut at_alice = alice.net.events();
+    let bob_id = carol.net.dial(&address(&bob)).await.unwrap();
+    // Nobody is let go before the pool is above its size, so this one gets its stream in peace.
+    let _busy = carol.net.open(bob_id, ECHO).await.unwrap();
+    alice.net.dial(&address(&bob)).await.unwrap();
+    loop {
+        let event = tokio::time::timeout(Duration::from_secs(30), at_alice.recv()).await.expect("in time").unwrap();
+        if let PeerEvent::Disconnected { reason, .. } = event {
+            assert_eq!(reason, DisconnectReason::Inactivity);
+            break;
+        }
+    }
+    assert_eq!(carol.net.peers()[0].state, PeerState::Connected);
+    let held = bob.net.peers().into_iter().find(|info| info.id == Some(carol.net.local_id())).unwrap();
+    assert_eq!((held.state, held.streams), (PeerState::Connected, 1));
+}
+
+// row: NET-16
+#[tokio::test]
 async fn a_protocol_that_the_peer_gave_up_is_named_at_the_first_read_and_then_at_the_opening() {
     let (alice, bob) = (node(1).await, node(2).await);
     let mut accept = bob.net.accept(ECHO).unwrap();

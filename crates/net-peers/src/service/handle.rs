@@ -84,6 +84,13 @@ impl NodeShared {
         }
     }
 
+    /// Says goodbye on every connection to a peer and closes them.
+    pub(super) async fn disconnect(&self, peer: NodeId, reason: DisconnectReason) {
+        let connections = self.table.lock().connections_to(peer);
+        let parting = connections.into_iter().map(|(id, handle)| self.part(id, handle, reason));
+        futures::future::join_all(parting).await;
+    }
+
     /// Goodbye, then close, then wait until the connection is gone.
     async fn part(&self, connection: ConnectionId, handle: Arc<ConnectionHandle>, reason: DisconnectReason) {
         say_goodbye(&handle, reason).await;
@@ -152,9 +159,7 @@ impl Network for NetHandle {
         if reason == DisconnectReason::Banned {
             self.shared.table.lock().ban(peer, self.shared.clock.now());
         }
-        let connections = self.shared.table.lock().connections_to(peer);
-        let parting = connections.into_iter().map(|(id, handle)| self.shared.part(id, handle, reason));
-        futures::future::join_all(parting).await;
+        self.shared.disconnect(peer, reason).await;
     }
 
     async fn shutdown(&self) {

@@ -119,6 +119,12 @@ impl Entry {
         });
     }
 
+    /// Since when the connected peer has had no stream; `None` while it has one.
+    pub(super) fn idle_since(&self) -> Option<UnixMs> {
+        // What a former connection did does not make a new one old.
+        self.counters.idle_since().map(|since| self.connected_since.map_or(since, |connected| connected.max(since)))
+    }
+
     pub(super) fn connected(&mut self, accepted: Accepted, handle: &Arc<ConnectionHandle>, now: UnixMs) {
         let address = std::mem::take(&mut self.address);
         self.adopt(handle, address);
