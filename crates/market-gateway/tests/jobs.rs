@@ -14,7 +14,10 @@ use trellis_market_receipt::wire::JobErrorCode;
 use trellis_market_receipt::{FinishReason, PqProof, ReceiptParties, SignedPairRoot};
 use trellis_primitives::{B256, Wei};
 use world::script::{End, Script};
-use world::{MODEL, World, channels_domain, collect, cost, payee_key, request, settlement_domain, signer_key, until};
+use world::{
+    MODEL, WEI_PER_TOKEN, World, channels_domain, collect, cost, payee_key, request, settlement_domain, signer_key,
+    until,
+};
 
 // row: MKT-11, MKT-20, MKT-21, MKT-31
 #[test]
@@ -79,6 +82,31 @@ fn a_caller_that_goes_away_cancels_the_backend_and_pays_for_what_came() {
     until("the receipt of the cancelled job", || world.audit(false).complete == 1);
     let audit = world.audit(true);
     assert!(audit.promised >= cost(20, 5) && audit.promised <= cost(20, 1_000), "{audit:?}");
+}
+
+// row: MKT-31
+#[test]
+fn a_cancellation_that_crosses_a_demand_leaves_no_receipt_half_signed() {
+    let mut world = World::new();
+    // Every token is a demand of its own.
+    world.provider_config.risk_limit = Wei(WEI_PER_TOKEN);
+    world.gateway_config.risk_limit = Wei(WEI_PER_TOKEN);
+    let (_provider, gateway) = (world.provider(Script::new(1, 10_000)), world.gateway());
+    gateway.connect(&world);
+    const JOBS: usize = 24;
+    for number in 0..JOBS {
+        let (client, order) = (gateway.client.clone(), gateway.order(&world, request(MODEL, "hi", 20_000)));
+        let cancelled = gateway.runtime.spawn(async move {
+            let mut job = client.run(order);
+            let mut pieces = 0;
+            while pieces <= number {
+                pieces += usize::from(matches!(job.next().await, Some(JobEvent::Text { .. })));
+            }
+        });
+        gateway.runtime.block_on(cancelled).unwrap();
+    }
+    until("a receipt with both signatures for each job", || world.audit(false).complete == JOBS);
+    assert_eq!(world.audit(true).half_signed, 0);
 }
 
 // row: MKT-31

@@ -305,6 +305,8 @@ impl Work {
                     }
                     self.tell(JobEvent::Accepted { job: self.accept.job }).await;
                 }
+                // It crossed with the cancellation: what was delivered is paid with the receipt, and no step further.
+                ProviderFrame::Due(_) if self.cancelled => {}
                 ProviderFrame::Due(due) => {
                     let more = self.money.due(due.tokens_in, due.tokens_out, due.due)?;
                     self.pay(more).await?;
