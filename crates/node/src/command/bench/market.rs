@@ -27,6 +27,8 @@ const TOKENS_MAX: u32 = 128;
 const WARM_UP: usize = 3;
 /// Requests at once when throughput is measured.
 const STREAMS: usize = 8;
+/// How often the two sides take turns then.
+const TURNS: usize = 4;
 /// How long the network may take to start, in seconds.
 const READY_SECONDS_MAX: u64 = 120;
 /// How long one answer may take, in seconds.
@@ -35,6 +37,7 @@ const ANSWER_SECONDS_MAX: u64 = 120;
 const THREADS: &str = "1";
 
 /// One answered request.
+#[derive(Clone)]
 struct Sample {
     ttft_ms: f64,
     total_ms: f64,
@@ -95,7 +98,7 @@ async fn measure(network: &mut Node, folder: &std::path::Path, requests: usize) 
     until_served(network, &client, &address, &name).await?;
     let client = Asker { client, url, model: name, engine };
     let mut overhead = one_at_a_time(&client, requests).await?;
-    let together = at_once(&client, requests.div_ceil(STREAMS)).await?;
+    let together = at_once(&client, requests).await?;
     overhead["throughput_loss_pct"] = together["throughput_loss_pct"].clone();
     overhead["at_once"] = together;
     Ok(overhead)
@@ -153,21 +156,36 @@ fn same_work(through: &Sample, straight: &Sample) -> Result<()> {
     .into())
 }
 
-/// Rounds of [`STREAMS`] requests at once, through the gateway and straight in turns.
-async fn at_once(ask: &Asker, rounds: usize) -> Result<Value> {
+/// [`STREAMS`] clients, each with one request after the other, through the gateway and straight in turns.
+async fn at_once(ask: &Asker, requests: usize) -> Result<Value> {
+    let each = requests.div_ceil(STREAMS * TURNS);
     let (mut gateway, mut direct) = ((0, 0.0), (0, 0.0));
-    for round in 0..=rounds {
+    for turn in 0..=TURNS {
         let began = Instant::now();
-        let through = futures::future::try_join_all((0..STREAMS).map(|_| ask.gateway())).await?;
+        let clients = (0..STREAMS).map(|_| async {
+            let mut samples = Vec::with_capacity(each);
+            for _ in 0..each {
+                samples.push(ask.gateway().await?);
+            }
+            Ok::<_, eyre::Report>(samples)
+        });
+        let through = futures::future::try_join_all(clients).await?.concat();
         let through_seconds = began.elapsed().as_secs_f64();
         let began = Instant::now();
-        let straight = futures::future::try_join_all((0..STREAMS).map(|_| ask.direct())).await?;
+        let clients = (0..STREAMS).map(|_| async {
+            let mut samples = Vec::with_capacity(each);
+            for _ in 0..each {
+                samples.push(ask.direct().await?);
+            }
+            Ok::<_, eyre::Report>(samples)
+        });
+        let straight = futures::future::try_join_all(clients).await?.concat();
         let straight_seconds = began.elapsed().as_secs_f64();
         for (one, other) in through.iter().zip(&straight) {
             same_work(one, other)?;
         }
-        // The first round warms up.
-        if round > 0 {
+        // The first turn warms up.
+        if turn > 0 {
             gateway = (gateway.0 + tokens(&through), gateway.1 + through_seconds);
             direct = (direct.0 + tokens(&straight), direct.1 + straight_seconds);
         }
@@ -175,7 +193,7 @@ async fn at_once(ask: &Asker, rounds: usize) -> Result<Value> {
     let (gateway, direct) = (per_second(gateway), per_second(direct));
     Ok(json!({
         "streams": STREAMS,
-        "requests": rounds * STREAMS,
+        "requests": each * STREAMS * TURNS,
         "throughput_loss_pct": rounded((1.0 - gateway / direct) * 100.0),
         "gateway_tokens_per_s": rounded(gateway),
         "direct_tokens_per_s": rounded(direct),
