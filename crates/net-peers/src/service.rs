@@ -1,9 +1,11 @@
 //! The thin shell: one task that owns libp2p's swarm, and the handle that everybody else holds.
 
+mod defence;
 mod handle;
 mod shake;
 mod swarm;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +25,7 @@ use self::swarm::Service;
 use crate::broadcast::Broadcaster;
 use crate::config::{EVENTS_BUFFERED_MAX, NetConfig};
 use crate::error::{DialError, StartError};
+use crate::guard::Guard;
 use crate::handshake::{Checker, NonceCache};
 use crate::metrics::NetMetrics;
 use crate::network::NetworkHandle;
@@ -58,6 +61,9 @@ pub(crate) struct NodeShared {
     pub(crate) rng: Mutex<rand::rngs::StdRng>,
     pub(crate) streams: Arc<StreamsShared>,
     pub(crate) table: Mutex<Table>,
+    pub(crate) guard: Arc<Guard>,
+    /// Addresses that a person added and that are kept connected, with what ends that.
+    pub(crate) kept: Mutex<HashMap<String, CancellationToken>>,
     pub(crate) listening: Mutex<Vec<Multiaddr>>,
     pub(crate) events: broadcast::Sender<PeerEvent>,
     pub(crate) broadcaster: Broadcaster,
@@ -102,6 +108,10 @@ pub async fn start_with_metrics(
     let mut transport = TransportConfig::new(Arc::clone(&keys), config.policy);
     transport.admission = Admission::new(config.limits);
     transport.metrics = metrics.transport.clone();
+    let events = broadcast::channel(EVENTS_BUFFERED_MAX).0;
+    let file = config.peers_file.clone();
+    let guard = Guard::open(config.thresholds, file, Arc::clone(&clock), metrics.clone(), events.clone());
+    transport.admit = Some(defence::door(Arc::clone(&guard), config.limits.private_exempt));
     let transport = QuicTransport::new(transport)?;
     let sessions = transport.sessions();
     let (swarm, streams) =
@@ -132,8 +142,10 @@ pub async fn start_with_metrics(
         rng: Mutex::new(rng),
         streams,
         table: Mutex::default(),
+        guard,
+        kept: Mutex::default(),
         listening: Mutex::default(),
-        events: broadcast::channel(EVENTS_BUFFERED_MAX).0,
+        events,
         broadcaster: Broadcaster::default(),
         metrics,
         commands,
@@ -151,6 +163,7 @@ pub async fn start_with_metrics(
     for (seed, address) in (jitter_seed..).zip(shared.config.bootstrap.clone()) {
         tokio::spawn(keep_connected(Arc::clone(&shared), address, seed));
     }
+    defence::begin(&shared, jitter_seed);
     Ok(Arc::new(NetHandle::new(shared)))
 }
 
