@@ -47,6 +47,7 @@ pub mod sim;
 pub mod state;
 mod streams;
 mod table;
+mod witness;
 
 pub use broadcast::{BROADCAST_QUEUE_MESSAGES_MAX, BROADCAST_WRITE_TIMEOUT_MS};
 pub use config::{NetConfig, Policy};
@@ -59,3 +60,4 @@ pub use redial::{REDIAL_MS_MAX, REDIAL_MS_MIN};
 pub use service::{start, start_with_metrics};
 pub use state::PeerState;
 pub use table::{PEERS_REMEMBERED_MAX, PINS_MAX};
+pub use witness::Witness;

@@ -91,7 +91,7 @@ async fn a_banned_peer_stays_out_over_a_restart_until_the_ban_is_lifted() {
     drop(bob);
     let (bob, metrics) = remembering(2, folder.path()).await;
     assert_eq!(alice.dial(&address(&bob)).await, refused_as(RefusalReason::Banned));
-    assert_eq!(metrics.refused_count(RefusedBy::Us, RefusalReason::Banned), 1);
+    until("counted", || metrics.refused_count(RefusedBy::Us, RefusalReason::Banned) == 1).await;
     // The other way round as well: a banned peer is not let in because this node dialled it.
     let own = bob.dial(&address(&alice)).await;
     assert_eq!(own, Err(DialError::Refused { by: RefusedBy::Us, reason: RefusalReason::Banned }));
@@ -186,14 +186,22 @@ async fn a_hundred_dials_at_once_never_exceed_the_limit() {
         async move { hub.add_peer(&at, Priority::Low).await }
     });
     let reached = futures::future::join_all(dials).await;
+    assert!(reached.iter().any(Result::is_ok) && reached.iter().any(Result::is_err), "{reached:?}");
+    // Duplicates of one peer may have held places for a moment; once they are gone, every place is taken, and no more.
+    let connected = || hub.peers().iter().filter(|peer| peer.state == PeerState::Connected).count();
+    let began = Instant::now();
+    while connected() < LIMIT as usize {
+        assert!(began.elapsed() < PATIENCE, "places stay empty");
+        for target in &targets {
+            let _ = hub.dial(&address(target)).await;
+        }
+    }
+    for target in &targets {
+        let _ = hub.dial(&address(target)).await;
+    }
+    assert_eq!(connected(), LIMIT as usize);
     assert!(!watching.is_finished(), "the limit was exceeded");
     watching.abort();
-    let connected = hub.peers().iter().filter(|peer| peer.state == PeerState::Connected).count();
-    assert_eq!(connected, LIMIT as usize);
-    let full = |result: &&Result<NodeId, DialError>| {
-        matches!(result, Err(DialError::Refused { reason: RefusalReason::Full, .. }))
-    };
-    assert!(reached.iter().filter(full).count() > 0, "{reached:?}");
     assert!(hub.guard().added().is_empty(), "a low priority is not remembered");
 }
 

@@ -179,6 +179,10 @@ impl Nets {
     pub fn threat(&mut self, ip: IpAddr, threat: Threat, now: UnixMs) {
         for (net, tolerance) in nets(ip).into_iter().zip([1.0, SUBNET_TOLERANCE]) {
             let entry = self.entry(net, now);
+            // One banned key that hammers must not get its neighbours behind the same NAT blocked: they wait at most.
+            if threat == Threat::Flood && entry.threat.now(THREAT_HALF_LIFE_MS, now) >= THREAT_THROTTLE {
+                continue;
+            }
             entry.threat.add(threat.weight() / tolerance, THREAT_HALF_LIFE_MS, now);
             if entry.threat.now(THREAT_HALF_LIFE_MS, now) >= THREAT_BLOCK && entry.blocked_until <= now {
                 let length = BLOCK_MS_FIRST.saturating_mul(1u64 << entry.blocks.min(16)).min(BLOCK_MS_MAX);
@@ -267,6 +271,23 @@ mod tests {
         assert_eq!(nets.door(good, UnixMs(0)), Door::Open);
         assert_ne!(nets.door(bad, UnixMs(BLOCK_MS_FIRST)), Door::Blocked);
         assert_eq!(nets.door(bad, UnixMs(20 * THREAT_HALF_LIFE_MS)), Door::Open);
+    }
+
+    // row: NET-54, NET-58
+    #[test]
+    fn a_banned_key_that_hammers_makes_its_neighbours_wait_and_never_blocks_them() {
+        let mut nets = Nets::default();
+        let cgnat = ip("198.51.100.1");
+        let mut through = 0u64;
+        for second in 0..600u64 {
+            for _ in 0..20 {
+                nets.threat(cgnat, Threat::Flood, UnixMs(second * 1_000));
+            }
+            let door = nets.door(cgnat, UnixMs(second * 1_000));
+            assert_ne!(door, Door::Blocked);
+            through += u64::from(door != Door::Wait);
+        }
+        assert!(through >= 9 * NEWCOMERS_PER_MINUTE, "{through} of 600");
     }
 
     // row: NET-58

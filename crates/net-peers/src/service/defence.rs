@@ -110,7 +110,8 @@ impl NodeShared {
             RefusalReason::BadSignature | RefusalReason::Replay | RefusalReason::IdentityChanged => {
                 Threat::FailedHandshake
             }
-            RefusalReason::Banned | RefusalReason::Full => Threat::Flood,
+            RefusalReason::Banned => Threat::Flood,
+            // Being full is not the peer's fault, nor is another network or clock.
             _ => return,
         };
         let socket = address.parse::<Multiaddr>().ok().and_then(|address| crate::streams::socket_address(&address));
