@@ -7,8 +7,9 @@ use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 use trellis_market_receipt::wire::{GatewayFrame, JOB_FRAME_BYTES_MAX, JobError, JobErrorCode, ProviderFrame};
-use trellis_net_peers::NetStream;
 use trellis_net_peers::frame::{FrameError, read_frame, write_frame};
+use trellis_net_peers::guard::Pattern;
+use trellis_net_peers::{NetStream, Witness};
 use trellis_primitives::JobId;
 
 /// Frames waiting for the session at most.
@@ -43,11 +44,11 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    pub(crate) fn new(stream: NetStream, book: Arc<Book>) -> Self {
+    pub(crate) fn new(stream: NetStream, book: Arc<Book>, witness: Witness) -> Self {
         let (read, write) = tokio::io::split(stream);
         let (came_in, came) = mpsc::channel(FRAMES_AHEAD_MAX);
         let (out, to_write) = mpsc::channel(FRAMES_BEHIND_MAX);
-        let reader = tokio::spawn(read_all(read, book, came_in, out.clone()));
+        let reader = tokio::spawn(read_all(read, book, witness, came_in, out.clone()));
         let writer = tokio::spawn(write_all(write, to_write));
         Self { came, out, _reader: AbortOnDropHandle::new(reader), writer: AbortOnDropHandle::new(writer) }
     }
@@ -84,6 +85,7 @@ impl Link {
 async fn read_all(
     mut read: ReadHalf<NetStream>,
     book: Arc<Book>,
+    mut witness: Witness,
     came: mpsc::Sender<Came>,
     out: mpsc::Sender<ProviderFrame>,
 ) {
@@ -91,6 +93,7 @@ async fn read_all(
         let bytes = match read_frame(&mut read, JOB_FRAME_BYTES_MAX).await {
             Ok(bytes) => bytes,
             Err(FrameError::TooLarge { actual, max }) => {
+                witness.invalid(Pattern::Oversized);
                 let message = format!("a frame of {actual} bytes, at most {max} are accepted");
                 let _ = came.send(Came::Bad(protocol_error(message))).await;
                 return;
@@ -100,6 +103,7 @@ async fn read_all(
         let next = match GatewayFrame::decode(&bytes) {
             Ok(GatewayFrame::Voucher(frame)) => match book.voucher(&frame).await {
                 Ok(held) => {
+                    witness.valid();
                     if out.send(ProviderFrame::VoucherAck(held)).await.is_err() {
                         return;
                     }
@@ -107,8 +111,14 @@ async fn read_all(
                 }
                 Err(error) => Came::Bad(error),
             },
-            Ok(frame) => Came::Frame(Box::new(frame)),
-            Err(error) => Came::Bad(protocol_error(error.to_string())),
+            Ok(frame) => {
+                witness.valid();
+                Came::Frame(Box::new(frame))
+            }
+            Err(error) => {
+                witness.invalid(Pattern::Malformed);
+                Came::Bad(protocol_error(error.to_string()))
+            }
         };
         let ends = matches!(next, Came::Bad(_));
         if came.send(next).await.is_err() || ends {

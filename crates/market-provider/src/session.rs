@@ -10,7 +10,7 @@ use trellis_market_receipt::wire::{
     ChannelState, GatewayFrame, HALF_SIGNED_MAX, JobError, JobErrorCode, ProviderFrame, Quote, QuoteRequest,
 };
 use trellis_market_receipt::{Advert, KIND_BIT_CHAT, KIND_BIT_COMPLETION, ModelOffer, SignedAdvert};
-use trellis_net_peers::NetStream;
+use trellis_net_peers::{NetStream, Witness};
 use trellis_primitives::{ChannelId, JobId, NodeId};
 
 /// The last frames of a stream must be taken within this, in milliseconds.
@@ -18,7 +18,7 @@ const FINISH_WAIT_MS: u64 = 2_000;
 
 /// Serves one stream to its end.
 pub(crate) async fn serve(shared: Arc<Shared>, peer: NodeId, stream: NetStream) {
-    let mut link = Link::new(stream, Arc::clone(&shared.book));
+    let mut link = Link::new(stream, Arc::clone(&shared.book), Witness::new(shared.network.clone(), peer));
     loop {
         let came = tokio::select! {
             came = link.next(shared.config.idle_wait_ms) => came,

@@ -1,9 +1,12 @@
 //! What a node's network is told, and the bounds it keeps.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use trellis_primitives::{B256, RoleSet};
+use trellis_primitives::{Address, B256, RoleSet};
+
+use crate::guard::Thresholds;
 
 /// The oldest protocol version this build speaks.
 pub const PROTOCOL_VERSION_MIN: u32 = 1;
@@ -73,6 +76,12 @@ pub struct NetConfig {
     pub best_height: Arc<AtomicU64>,
     /// Seed of the jitter in redials; `None` takes one from the operating system.
     pub jitter_seed: Option<u64>,
+    /// Where bans, reputation and addresses are remembered over a restart; nowhere if `None`.
+    pub peers_file: Option<PathBuf>,
+    /// The scores below which a peer is trusted with less.
+    pub thresholds: Thresholds,
+    /// Accounts of the committee: local reputation never closes or throttles their nodes.
+    pub committee: Vec<Address>,
 }
 
 impl NetConfig {
@@ -96,6 +105,9 @@ impl NetConfig {
             models: Vec::new(),
             best_height: Arc::default(),
             jitter_seed: None,
+            peers_file: None,
+            thresholds: Thresholds::default(),
+            committee: Vec::new(),
         }
     }
 }

@@ -4,6 +4,8 @@ use bytes::Bytes;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
+use crate::guard::Pattern;
+
 /// Bytes of the length prefix.
 pub const FRAME_HEADER_BYTES: usize = 4;
 /// The largest frame any protocol may use; each protocol gives its own smaller bound to [`read_frame`].
@@ -39,6 +41,18 @@ pub enum FrameError {
     /// The stream failed.
     #[error(transparent)]
     Io(#[from] std::io::Error),
+}
+
+impl FrameError {
+    /// What the peer did wrong; `None` where the stream merely ended or failed.
+    #[must_use]
+    pub const fn pattern(&self) -> Option<Pattern> {
+        match self {
+            Self::TooLarge { .. } => Some(Pattern::Oversized),
+            Self::Decode(_) => Some(Pattern::Malformed),
+            Self::End | Self::Truncated { .. } | Self::Io(_) => None,
+        }
+    }
 }
 
 /// Reads one frame of at most `bytes_max` bytes.

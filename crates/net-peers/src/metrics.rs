@@ -8,6 +8,7 @@ use prometheus_client::registry::Registry;
 use trellis_net_transport::TransportMetrics;
 
 use crate::error::RefusedBy;
+use crate::guard::{Pattern, Response};
 use crate::reason::{DisconnectReason, RefusalReason};
 
 /// A refusal's name and author.
@@ -26,6 +27,20 @@ pub struct DisconnectedLabels {
     pub reason: &'static str,
 }
 
+/// A step of the ladder against misbehaviour.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+pub struct ResponseLabels {
+    /// Which.
+    pub response: &'static str,
+}
+
+/// A pattern of attack.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+pub struct PatternLabels {
+    /// Which.
+    pub pattern: &'static str,
+}
+
 /// The counters of one node's network. Clones count together.
 #[derive(Clone, Debug, Default)]
 pub struct NetMetrics {
@@ -41,6 +56,10 @@ pub struct NetMetrics {
     pub connected: Gauge,
     /// Inbound streams dropped because their acceptor was full or gone.
     pub streams_dropped: Counter,
+    /// What was done about peers that misbehaved.
+    pub responses: Family<ResponseLabels, Counter>,
+    /// Patterns of attack that were recognised.
+    pub patterns: Family<PatternLabels, Counter>,
 }
 
 impl NetMetrics {
@@ -55,6 +74,8 @@ impl NetMetrics {
         group.register("connected", "Peers connected now", self.connected.clone());
         let help = "Inbound streams dropped because their acceptor was full or gone";
         group.register("streams_dropped", help, self.streams_dropped.clone());
+        group.register("responses", "Responses to peers that misbehaved, by kind", self.responses.clone());
+        group.register("patterns", "Patterns of attack that were recognised, by name", self.patterns.clone());
     }
 
     pub(crate) fn count_refused(&self, by: RefusedBy, reason: RefusalReason) {
@@ -63,6 +84,20 @@ impl NetMetrics {
 
     pub(crate) fn count_disconnected(&self, reason: DisconnectReason) {
         self.disconnected.get_or_create(&DisconnectedLabels { reason: reason.name() }).inc();
+    }
+
+    pub(crate) fn count_response(&self, response: Response) {
+        self.responses.get_or_create(&ResponseLabels { response: response.name() }).inc();
+    }
+
+    pub(crate) fn count_pattern(&self, pattern: Pattern) {
+        self.patterns.get_or_create(&PatternLabels { pattern: pattern.name() }).inc();
+    }
+
+    /// How often a response of this name was counted.
+    #[must_use]
+    pub fn response_count(&self, response: &'static str) -> u64 {
+        self.responses.get_or_create(&ResponseLabels { response }).get()
     }
 
     /// How often a refusal was counted.

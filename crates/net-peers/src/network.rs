@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -10,7 +11,8 @@ use tokio::sync::{broadcast, mpsc};
 use trellis_primitives::NodeId;
 
 use crate::error::{AcceptError, BroadcastError, DialError, OpenError};
-use crate::peer::{PeerEvent, PeerInfo};
+use crate::guard::{Ban, Conduct, Guard, Priority};
+use crate::peer::{Path, PeerEvent, PeerInfo};
 use crate::reason::DisconnectReason;
 
 /// The name of a stream protocol with its version, for example `/trellis/job/1`.
@@ -84,8 +86,45 @@ pub trait Network: Send + Sync + 'static {
     /// Says goodbye to a peer with a reason and closes its connections.
     async fn disconnect(&self, peer: NodeId, reason: DisconnectReason);
 
+    /// Tells what a peer did. An offence can end in its disconnection or ban; nothing waits for that here.
+    fn report(&self, peer: NodeId, conduct: Conduct);
+
+    /// The peer manager: scores, bans, rates.
+    fn guard(&self) -> Arc<Guard>;
+
+    /// Bans an identity for so many milliseconds, or for good, closes its connections, and returns once the ban is on disk.
+    async fn ban(&self, peer: NodeId, for_ms: Option<u64>) -> Ban;
+
+    /// Connects to an address that a person named and remembers it: [`Priority::High`] keeps it connected from now on,
+    /// [`Priority::Normal`] dials it again at every start, [`Priority::Low`] only now.
+    ///
+    /// # Errors
+    /// As [`Self::dial`]; an address that cannot be reached now is remembered all the same, one that is not an address
+    /// or whose peer is refused is not.
+    async fn add_peer(&self, address: &str, priority: Priority) -> Result<NodeId, DialError>;
+
+    /// Forgets the addresses that a person added: those that `address` names, or of this peer. Says which they were.
+    fn forget_added(&self, address: Option<&str>, peer: Option<NodeId>) -> Vec<String>;
+
+    /// Asks a connected peer for an echo.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    async fn ping(&self, peer: NodeId) -> Result<Pong, OpenError>;
+
     /// Says goodbye to everyone, waits for the acknowledgements or a timeout, and stops. Streams fail afterwards.
     async fn shutdown(&self);
+}
+
+/// The answer to a ping.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Pong {
+    /// From asking to the answer.
+    pub round_trip: Duration,
+    /// The way it took.
+    pub path: Path,
+    /// The address at the other end of that way.
+    pub address: String,
 }
 
 /// What became of one broadcast.

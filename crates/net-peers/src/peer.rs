@@ -6,8 +6,9 @@ use trellis_primitives::{NodeId, NodeRecord, RoleSet, UnixMs};
 pub use trellis_net_transport::Direction;
 
 use crate::error::RefusedBy;
+use crate::guard::Response;
 use crate::reason::{DisconnectReason, RefusalReason};
-use crate::state::PeerState;
+use crate::state::{PeerState, StateChange};
 
 /// The way the packets take.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize)]
@@ -53,8 +54,12 @@ pub struct PeerInfo {
     pub state: PeerState,
     /// When that state began.
     pub state_since: UnixMs,
+    /// Its states, oldest first; the last is the present one.
+    pub history: Vec<StateChange>,
     /// Whether the identity is banned (beside the state).
     pub banned: bool,
+    /// Its score, 0 to 100 (NET-52).
+    pub reputation: f64,
     /// When the handshake was accepted.
     pub connected_since: Option<UnixMs>,
     /// When a frame or ping last came.
@@ -112,5 +117,12 @@ pub enum PeerEvent {
         by: RefusedBy,
         /// The named reason.
         reason: RefusalReason,
+    },
+    /// Something was done about a peer that misbehaved, or somebody banned it.
+    Responded {
+        /// Who.
+        peer: NodeId,
+        /// What.
+        response: Response,
     },
 }

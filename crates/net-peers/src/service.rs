@@ -1,11 +1,12 @@
 //! The thin shell: one task that owns libp2p's swarm, and the handle that everybody else holds.
 
+mod defence;
 mod evict;
 mod handle;
 mod shake;
 mod swarm;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +27,7 @@ use self::swarm::Service;
 use crate::broadcast::Broadcaster;
 use crate::config::{EVENTS_BUFFERED_MAX, NetConfig};
 use crate::error::{DialError, StartError};
+use crate::guard::Guard;
 use crate::handshake::{Checker, NonceCache};
 use crate::metrics::NetMetrics;
 use crate::network::NetworkHandle;
@@ -63,6 +65,9 @@ pub(crate) struct NodeShared {
     pub(crate) table: Mutex<Table>,
     /// Peers behind the bootstrap addresses; they are never evicted, because they would be redialled at once.
     pub(crate) bootstrapped: Mutex<HashSet<NodeId>>,
+    pub(crate) guard: Arc<Guard>,
+    /// Addresses that a person added and that are kept connected, with what ends that.
+    pub(crate) kept: Mutex<HashMap<String, CancellationToken>>,
     pub(crate) listening: Mutex<Vec<Multiaddr>>,
     pub(crate) events: broadcast::Sender<PeerEvent>,
     pub(crate) broadcaster: Broadcaster,
@@ -107,6 +112,10 @@ pub async fn start_with_metrics(
     let mut transport = TransportConfig::new(Arc::clone(&keys), config.policy);
     transport.admission = Admission::new(config.limits);
     transport.metrics = metrics.transport.clone();
+    let events = broadcast::channel(EVENTS_BUFFERED_MAX).0;
+    let file = config.peers_file.clone();
+    let guard = Guard::open(config.thresholds, file, Arc::clone(&clock), metrics.clone(), events.clone());
+    transport.admit = Some(defence::door(Arc::clone(&guard), config.limits.private_exempt));
     let transport = QuicTransport::new(transport)?;
     let sessions = transport.sessions();
     let (swarm, streams) =
@@ -138,8 +147,10 @@ pub async fn start_with_metrics(
         streams,
         table: Mutex::default(),
         bootstrapped: Mutex::default(),
+        guard,
+        kept: Mutex::default(),
         listening: Mutex::default(),
-        events: broadcast::channel(EVENTS_BUFFERED_MAX).0,
+        events,
         broadcaster: Broadcaster::default(),
         metrics,
         commands,
@@ -158,6 +169,7 @@ pub async fn start_with_metrics(
     for (seed, address) in (jitter_seed..).zip(shared.config.bootstrap.clone()) {
         tokio::spawn(keep_connected(Arc::clone(&shared), address, seed));
     }
+    defence::begin(&shared, jitter_seed);
     Ok(Arc::new(NetHandle::new(shared)))
 }
 

@@ -115,7 +115,7 @@ impl SimNet {
         let node = node.into();
         let id = node.id;
         self.kill(id);
-        let state = Arc::new(NodeState::new(node));
+        let state = Arc::new(NodeState::new(node, Arc::clone(&self.inner.clock)));
         self.inner.world.lock().nodes.insert(id, Arc::clone(&state));
         Arc::new(node::SimHandle { net: self.clone(), state })
     }
@@ -236,7 +236,9 @@ impl SimNet {
                 return Ok(to_id);
             }
             for (at, peer, by) in [(from_id, to_id, RefusedBy::Us), (to_id, from_id, RefusedBy::Them)] {
-                if let Some(reason) = world.refusals.get(&(at, peer)).copied() {
+                let banned = if at == from_id { from.guard.ban_of(peer) } else { to.guard.ban_of(peer) };
+                let banned = banned.map(|_| RefusalReason::Banned);
+                if let Some(reason) = world.refusals.get(&(at, peer)).copied().or(banned) {
                     from.refused(to_id, by, reason);
                     to.refused(from_id, if by == RefusedBy::Us { RefusedBy::Them } else { RefusedBy::Us }, reason);
                     return Err(DialError::Refused { by, reason });

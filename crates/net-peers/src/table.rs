@@ -2,7 +2,7 @@
 
 mod entry;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use libp2p::PeerId;
@@ -38,7 +38,6 @@ pub(crate) struct Table {
     entries: HashMap<PeerKey, Entry>,
     connections: HashMap<ConnectionId, (PeerKey, Arc<ConnectionHandle>)>,
     pins: HashMap<PeerId, NodeId>,
-    banned: HashSet<NodeId>,
 }
 
 /// What an acceptance changed.
@@ -258,15 +257,25 @@ impl Table {
         idle.into_iter().map(|(_, id)| id).collect()
     }
 
-    /// Bans an identity for the rest of this run.
-    pub(crate) fn ban(&mut self, peer: NodeId, now: UnixMs) {
-        self.banned.insert(peer);
-        self.entry(PeerKey::Node(peer), now).set_banned();
+    /// The identity at the other end of a connection.
+    pub(crate) fn node_of(&self, connection: ConnectionId) -> Option<NodeId> {
+        self.connections.get(&connection)?.1.session.node_id()
     }
 
-    /// Whether an identity is banned.
-    pub(crate) fn is_banned(&self, peer: NodeId) -> bool {
-        self.banned.contains(&peer)
+    /// The address of the peer at the other end of a connection, as it was dialled or came.
+    pub(crate) fn address_of(&self, connection: ConnectionId) -> Option<String> {
+        let (key, _) = self.connections.get(&connection)?;
+        Some(self.entries.get(key)?.address.clone())
+    }
+
+    /// The IP address at the other end of a connection.
+    pub(crate) fn remote_ip(&self, connection: ConnectionId) -> Option<std::net::IpAddr> {
+        Some(self.connections.get(&connection)?.1.session.remote().ip())
+    }
+
+    /// The identity that a PeerId was seen with.
+    pub(crate) fn pinned(&self, peer: &PeerId) -> Option<NodeId> {
+        self.pins.get(peer).copied()
     }
 
     /// Everything known, newest state first.

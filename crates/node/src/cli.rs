@@ -35,6 +35,16 @@ pub enum Command {
     /// Peers of a running node.
     #[command(subcommand)]
     Peer(PeerCommand),
+    /// Ask a connected peer for echoes; shows the path and time of every reply (online).
+    Ping {
+        /// The peer's id, or the beginning of it.
+        id: String,
+        /// How many.
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=50))]
+        count: u32,
+        #[command(flatten)]
+        asked: Asked,
+    },
     /// Receipts in a node's journal (offline or online).
     #[command(subcommand)]
     Receipt(ReceiptCommand),
@@ -142,15 +152,105 @@ pub enum PeerFilter {
 pub enum PeerCommand {
     /// List peers with state, latency, direction, path and key exchange (online).
     List {
-        #[command(flatten)]
-        list: ListArgs,
         /// Which peers.
         #[arg(long, value_enum, default_value_t = PeerFilter::All)]
         filter: PeerFilter,
+        #[command(flatten)]
+        asked: Asked,
+    },
+    /// Connect to an address and remember it (online).
+    Add {
+        /// IP or name with a port, a multiaddr, or trellis://ID@HOST:PORT, which pins who answers there.
+        address: String,
+        /// `high` keeps it connected, `normal` dials it at every start, `low` only now.
+        #[arg(long, value_enum, default_value_t = PeerPriority::Normal)]
+        priority: PeerPriority,
+        #[command(flatten)]
+        asked: Asked,
+    },
+    /// Disconnect a peer and forget that it was added (online).
+    Remove {
+        /// The peer's id, the beginning of it, or one of its addresses.
+        peer: String,
+        /// Keep it out as well.
+        #[arg(long)]
+        ban: bool,
+        /// For how long, as 24h; for good otherwise.
+        #[arg(long = "for", value_name = "DURATION", requires = "ban", value_parser = humantime::parse_duration)]
+        length: Option<std::time::Duration>,
+        #[command(flatten)]
+        asked: Asked,
+    },
+    /// Keep an identity out, now and after a restart (online).
+    Ban {
+        /// The peer's id, or the beginning of it where it is known.
+        id: String,
+        /// For how long, as 24h; for good otherwise.
+        #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration)]
+        length: Option<std::time::Duration>,
+        #[command(flatten)]
+        asked: Asked,
+    },
+    /// Let an identity in again (online).
+    Unban {
+        /// The peer's id, or the beginning of it.
+        id: String,
+        #[command(flatten)]
+        asked: Asked,
+    },
+    /// Everything known about a peer: traffic, score with its inputs, states, addresses (online).
+    Info {
+        /// The peer's id, or the beginning of it.
+        id: String,
+        #[command(flatten)]
+        asked: Asked,
+    },
+    /// Print what is remembered of peers: bans, reputation, addresses (online).
+    Export {
         /// Which role of a `trellis dev` folder to ask.
         #[arg(long)]
         role: Option<String>,
     },
+    /// Take over bans and addresses from a file that `peer export` printed (online).
+    Import {
+        /// The file.
+        file: PathBuf,
+        #[command(flatten)]
+        asked: Asked,
+    },
+}
+
+/// Which node a command asks and how it prints the answer.
+#[derive(Args, Clone, Default)]
+pub struct Asked {
+    #[command(flatten)]
+    pub list: ListArgs,
+    /// Which role of a `trellis dev` folder to ask.
+    #[arg(long)]
+    pub role: Option<String>,
+}
+
+/// How much an added peer is wanted.
+#[derive(ValueEnum, Clone, Copy, Default, PartialEq, Eq)]
+pub enum PeerPriority {
+    /// Kept connected.
+    High,
+    /// Dialled at every start.
+    #[default]
+    Normal,
+    /// Dialled once.
+    Low,
+}
+
+impl PeerPriority {
+    /// The word that the node is told.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::High => "high",
+            Self::Normal => "normal",
+            Self::Low => "low",
+        }
+    }
 }
 
 #[derive(Subcommand)]

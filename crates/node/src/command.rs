@@ -8,6 +8,7 @@ pub mod config;
 pub mod job;
 pub mod key;
 pub mod peer;
+pub mod ping;
 pub mod receipt;
 pub mod reference;
 pub mod status;

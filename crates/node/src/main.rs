@@ -79,6 +79,7 @@ async fn run(cli: Cli, matches: &clap::ArgMatches) -> Result<()> {
         Command::Aggregator(given) => role::aggregator::run(settle(&given, "aggregator")?, datadir).await,
         Command::Status(list) => command::status::run(list, datadir).await,
         Command::Peer(peer) => command::peer::run(peer, datadir).await,
+        Command::Ping { id, count, asked } => command::ping::run(&id, count, &asked, datadir).await,
         Command::Receipt(receipt) => command::receipt::run(receipt, datadir).await,
         Command::Channel(channel) => command::channel::run(channel, datadir).await,
         Command::Wallet(wallet) => command::wallet::run(wallet, datadir).await,

@@ -1,7 +1,9 @@
 //! What every role shares: data folder, keys, chain, network, metrics, control socket; and how it ends.
 
+mod address;
 pub mod aggregator;
 pub mod gateway;
+mod peers;
 pub mod provider;
 pub mod validator;
 
@@ -13,7 +15,7 @@ use crate::keys::KeyMaker;
 use crate::monitor::Health;
 use crate::settings::{Settings, commented_defaults};
 use crate::supervised::until_told_to_end;
-use crate::view::peer_json;
+use crate::view::{banned_json, peer_json};
 use eyre::Result;
 use parking_lot::RwLock;
 use prometheus_client::registry::Registry;
@@ -24,6 +26,7 @@ use std::sync::Arc;
 use trellis_chain_spec::{DEV_CHAIN_ID, DEV_ROLE_ACCOUNTS};
 use trellis_crypto::{AccountKey, HybridKey};
 use trellis_market_journal::Journal;
+use trellis_net_peers::guard::{NEUTRAL, Thresholds};
 use trellis_net_peers::{NetConfig, NetMetrics, NetworkHandle, Policy, start_with_metrics};
 use trellis_primitives::{Address, Role, RoleSet, SharedClock, SystemClock, Wei};
 
@@ -107,7 +110,8 @@ pub async fn open(role: Role, settings: Settings, datadir: Option<&Path>, models
     let metrics = NetMetrics::default();
     metrics.register(&mut registry);
     let best_height = Arc::default();
-    let config = net_config(role, &settings, &chain, models, Arc::clone(&best_height))?;
+    let mut config = net_config(role, &settings, &chain, models, Arc::clone(&best_height))?;
+    config.peers_file = Some(datadir.join("peers.json"));
     let node_id = keys.node.node_id();
     let network = start_with_metrics(config, keys.node, network_account, Arc::clone(&clock), metrics).await?;
     let status = Arc::new(Status { fields: RwLock::default() });
@@ -157,7 +161,23 @@ fn net_config(
     config.roles = RoleSet::of(&[role]);
     config.models = models;
     config.best_height = best_height;
+    config.thresholds = thresholds(settings)?;
+    config.committee = chain.spec.genesis.validators.iter().map(|validator| validator.account).collect();
     Ok(config)
+}
+
+/// The scores below which a peer is trusted with less. A file may hold what the flags would refuse.
+fn thresholds(settings: &Settings) -> Result<Thresholds> {
+    let all = [settings.relay_below, settings.consensus_below, settings.disconnect_below, settings.ban_below];
+    if all.iter().any(|below| f64::from(*below) > NEUTRAL) {
+        return Err(Failure::usage(format!(
+            "a new peer has a reputation of {NEUTRAL}; a threshold above it keeps everybody out"
+        ))
+        .hint("relay_below, consensus_below, disconnect_below and ban_below are 0 to 50")
+        .into());
+    }
+    let [relay, consensus, disconnect, ban] = all.map(f64::from);
+    Ok(Thresholds { relay, consensus, disconnect, ban })
 }
 
 /// Parses `ADDR:PORT` of a setting.
@@ -172,11 +192,21 @@ pub fn socket_address(setting: &str, text: &str) -> Result<SocketAddr> {
 
 /// Peers, for `admin_peers` of every role.
 pub fn peers_json(network: &NetworkHandle) -> Value {
-    Value::Array(network.peers().iter().map(peer_json).collect())
+    let infos = network.peers();
+    let here: std::collections::BTreeSet<_> = infos.iter().filter_map(|peer| peer.id).collect();
+    let standings = network.guard().standings();
+    // A ban outlives the connection and the process, so those that are kept out are shown though they are not here.
+    let absent = standings.iter().filter(|standing| standing.ban.is_some() && !here.contains(&standing.id));
+    Value::Array(infos.iter().map(peer_json).chain(absent.map(banned_json)).collect())
 }
 
 /// The answers that every role gives on its control socket.
-pub async fn common_answer(base_network: &NetworkHandle, status: &Status, method: &str) -> Option<Result<Value>> {
+pub async fn common_answer(
+    base_network: &NetworkHandle,
+    status: &Status,
+    method: &str,
+    params: &Value,
+) -> Option<Result<Value>> {
     match method {
         "admin_status" => {
             let mut value = status.to_json();
@@ -185,7 +215,7 @@ pub async fn common_answer(base_network: &NetworkHandle, status: &Status, method
             Some(Ok(value))
         }
         "admin_peers" => Some(Ok(peers_json(base_network))),
-        _ => None,
+        other => peers::answer(base_network, other, params).await,
     }
 }
 

@@ -70,6 +70,18 @@ pub struct Given {
     /// File that holds the keystore's passphrase; `TRELLIS_PASSPHRASE` otherwise.
     #[arg(long, env = "TRELLIS_PASSPHRASE_FILE", value_name = "FILE")]
     pub passphrase_file: Option<PathBuf>,
+    /// Nothing is relayed for peers whose reputation is below this.
+    #[arg(long, env = "TRELLIS_RELAY_BELOW", value_name = "0-50", value_parser = clap::value_parser!(u8).range(0..=50))]
+    pub relay_below: Option<u8>,
+    /// Peers whose reputation is below this get no duties in consensus where the chain lets us choose.
+    #[arg(long, env = "TRELLIS_CONSENSUS_BELOW", value_name = "0-50", value_parser = clap::value_parser!(u8).range(0..=50))]
+    pub consensus_below: Option<u8>,
+    /// Peers whose reputation falls below this are disconnected.
+    #[arg(long, env = "TRELLIS_DISCONNECT_BELOW", value_name = "0-50", value_parser = clap::value_parser!(u8).range(0..=50))]
+    pub disconnect_below: Option<u8>,
+    /// Peers whose reputation falls below this are banned.
+    #[arg(long, env = "TRELLIS_BAN_BELOW", value_name = "0-50", value_parser = clap::value_parser!(u8).range(0..=50))]
+    pub ban_below: Option<u8>,
 }
 
 /// Where the data of a node is; the one setting that cannot be in its own config file.
@@ -103,6 +115,10 @@ pub struct Settings {
     pub aggregator: Option<String>,
     pub dev_account: Option<u32>,
     pub passphrase_file: Option<PathBuf>,
+    pub relay_below: u8,
+    pub consensus_below: u8,
+    pub disconnect_below: u8,
+    pub ban_below: u8,
 }
 
 impl Default for Settings {
@@ -127,6 +143,10 @@ impl Default for Settings {
             aggregator: None,
             dev_account: None,
             passphrase_file: None,
+            relay_below: 30,
+            consensus_below: 50,
+            disconnect_below: 20,
+            ban_below: 10,
         }
     }
 }

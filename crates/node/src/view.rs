@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 use trellis_net_peers::PeerInfo;
+use trellis_net_peers::guard::{Ban, Standing, WEIGHTS};
 use trellis_primitives::{Role, UnixMs};
 
 /// One peer.
@@ -15,10 +16,13 @@ pub fn peer_json(peer: &PeerInfo) -> Value {
         "status": peer.state,
         "status_since": peer.state_since.to_rfc3339(),
         "banned": peer.banned,
+        "reputation_score": rounded(peer.reputation),
         "version": peer.user_agent,
         "protocol_version": peer.protocol_version,
         "latency_ms": peer.latency_ms,
         "messages_exchanged": peer.messages_in.saturating_add(peer.messages_out),
+        "messages_in": peer.messages_in,
+        "messages_out": peer.messages_out,
         "bytes_in": peer.bytes_in,
         "bytes_out": peer.bytes_out,
         "connected_since": time(peer.connected_since),
@@ -32,6 +36,70 @@ pub fn peer_json(peer: &PeerInfo) -> Value {
         "best_height": peer.best_height,
         "disconnect_reason": peer.disconnect_reason,
         "refusal_reason": peer.refusal_reason,
+    })
+}
+
+/// A peer that is kept out and not here.
+pub fn banned_json(standing: &Standing) -> Value {
+    json!({
+        "id": standing.id,
+        "address": standing.addresses.last().map(|known| known.address.clone()),
+        "addresses": standing.addresses.iter().map(|known| known.address.clone()).collect::<Vec<_>>(),
+        "status": "disconnected",
+        "banned": true,
+        "reputation_score": rounded(standing.score),
+        "version": standing.user_agent,
+        "messages_exchanged": 0,
+        "last_activity": standing.seen.to_rfc3339(),
+        "capabilities": [],
+    })
+}
+
+/// A score as it is shown, with one digit after the point.
+fn rounded(score: f64) -> f64 {
+    (score * 10.0).round() / 10.0
+}
+
+/// A ban.
+pub fn ban_json(ban: &Ban) -> Value {
+    json!({
+        "since": ban.since.to_rfc3339(),
+        "until": ban.until.map(UnixMs::to_rfc3339),
+        "cause": ban.cause,
+    })
+}
+
+/// A score: total, cap, and each part with its weight and the inputs it comes from (NET-74).
+pub fn score_json(standing: &Standing) -> Value {
+    let (parts, inputs) = (&standing.parts, &standing.inputs);
+    let part =
+        |score: f64, weight: f64, inputs: Value| json!({"score": rounded(score), "weight": weight, "inputs": inputs});
+    let ms = |us: f64| (us / 10.0).round() / 100.0;
+    json!({
+        "total": rounded(standing.score),
+        "cap": rounded(standing.cap),
+        "parts": {
+            "uptime": part(parts.uptime, WEIGHTS.uptime, json!({
+                "online_ms": inputs.online_ms, "dropped": inputs.dropped, "unreachable": inputs.unreachable,
+            })),
+            "latency": part(parts.latency, WEIGHTS.latency, json!({
+                "round_trips": inputs.round_trips,
+                "mean_ms": ms(inputs.round_trip_us_mean),
+                "deviation_ms": ms(inputs.round_trip_us2_variance.sqrt()),
+            })),
+            "validity": part(parts.validity, WEIGHTS.validity, json!({
+                "valid": inputs.valid, "invalid": inputs.invalid, "proven": inputs.proven,
+            })),
+            "consensus": part(parts.consensus, WEIGHTS.consensus, json!({
+                "participated": inputs.participated, "violated": inputs.violated,
+            })),
+            "relay": part(parts.relay, WEIGHTS.relay, json!({
+                "relayed": inputs.relayed, "failed": inputs.relay_failed,
+            })),
+        },
+        "throttled": standing.throttled,
+        "exclusions": standing.exclusions,
+        "bans": standing.bans,
     })
 }
 

@@ -11,7 +11,8 @@ use prost::Message;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 use trellis_net_peers::frame::{FrameError, read_frame};
-use trellis_net_peers::{Acceptor, NetStream};
+use trellis_net_peers::guard::Pattern;
+use trellis_net_peers::{Acceptor, NetStream, Witness};
 use trellis_primitives::NodeId;
 
 use super::{Shared, engine_peer};
@@ -97,21 +98,27 @@ async fn read_all(
         return;
     };
     let mut pace = Pace::new(frames_max);
+    let mut witness = Witness::new(shared.network.clone(), peer);
     loop {
         let frame = match read_frame(&mut stream, frame_bytes_max).await {
             Ok(frame) => frame,
             Err(FrameError::End | FrameError::Io(_) | FrameError::Truncated { .. }) => return,
             Err(error) => {
                 shared.metrics.refuse("frame");
+                witness.failed(&error);
                 tracing::warn!(%peer, %error, "consensus stream closed");
                 return;
             }
         };
         pace.step(&shared).await;
         match decode(engine_id, frame) {
-            Ok(event) => shared.emit(event),
+            Ok(event) => {
+                witness.valid();
+                shared.emit(event);
+            }
             Err(error) => {
                 shared.metrics.refuse("undecodable");
+                witness.invalid(Pattern::Malformed);
                 tracing::warn!(%peer, %error, "consensus message not understood");
                 return;
             }

@@ -16,7 +16,8 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use trellis_net_peers::frame::{FrameError, read_frame, write_frame};
-use trellis_net_peers::{Acceptor, NetStream, OpenError};
+use trellis_net_peers::guard::Pattern;
+use trellis_net_peers::{Acceptor, NetStream, OpenError, Witness};
 use trellis_primitives::NodeId;
 
 use super::{SYNC_PROTOCOL, Shared, engine_peer, our_peer};
@@ -125,7 +126,10 @@ async fn answer(shared: Arc<Shared>, peer: NodeId, mut stream: NetStream) {
     let request: Request<Trellis> = match timeout(limit, read_frame(&mut stream, REQUEST_BYTES_MAX)).await {
         Ok(Ok(frame)) => match EngineCodec.decode(frame) {
             Ok(request) => request,
-            Err(_) => return shared.metrics.refuse("sync_request"),
+            Err(_) => {
+                Witness::new(shared.network.clone(), peer).invalid(Pattern::Malformed);
+                return shared.metrics.refuse("sync_request");
+            }
         },
         _ => return shared.metrics.refuse("sync_request"),
     };

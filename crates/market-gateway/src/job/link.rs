@@ -8,7 +8,8 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 use trellis_market_receipt::wire::{GatewayFrame, JOB_FRAME_BYTES_MAX, JOB_PROTOCOL, ProviderFrame};
 use trellis_net_peers::frame::{read_frame, write_frame};
-use trellis_net_peers::{NetStream, NetworkHandle, Protocol};
+use trellis_net_peers::guard::Pattern;
+use trellis_net_peers::{NetStream, NetworkHandle, Protocol, Witness};
 use trellis_primitives::NodeId;
 
 /// Frames waiting for the owner at most; beyond it the provider waits.
@@ -30,7 +31,8 @@ impl Link {
         let stream = network.open(provider, Protocol(JOB_PROTOCOL)).await?;
         let (read, write) = tokio::io::split(stream);
         let (sender, came) = mpsc::channel(FRAMES_AHEAD_MAX);
-        let reader = AbortOnDropHandle::new(tokio::spawn(read_all(read, sender)));
+        let reader =
+            AbortOnDropHandle::new(tokio::spawn(read_all(read, sender, Witness::new(network.clone(), provider))));
         Ok(Self { came, write, _reader: reader })
     }
 
@@ -82,11 +84,25 @@ impl Link {
     }
 }
 
-async fn read_all(mut read: ReadHalf<NetStream>, sender: mpsc::Sender<Result<ProviderFrame, JobFault>>) {
+async fn read_all(
+    mut read: ReadHalf<NetStream>,
+    sender: mpsc::Sender<Result<ProviderFrame, JobFault>>,
+    mut witness: Witness,
+) {
     loop {
         let came = match read_frame(&mut read, JOB_FRAME_BYTES_MAX).await {
-            Ok(bytes) => ProviderFrame::decode(&bytes).map_err(JobFault::Wire),
-            Err(error) => Err(JobFault::Lost { detail: error.to_string() }),
+            Ok(bytes) => {
+                let frame = ProviderFrame::decode(&bytes);
+                match &frame {
+                    Ok(_) => witness.valid(),
+                    Err(_) => witness.invalid(Pattern::Malformed),
+                }
+                frame.map_err(JobFault::Wire)
+            }
+            Err(error) => {
+                witness.failed(&error);
+                Err(JobFault::Lost { detail: error.to_string() })
+            }
         };
         let ends = came.is_err();
         if sender.send(came).await.is_err() || ends {

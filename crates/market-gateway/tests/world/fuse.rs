@@ -8,9 +8,10 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::broadcast;
+use trellis_net_peers::guard::{Ban, Conduct, Guard, Priority};
 use trellis_net_peers::{
     AcceptError, Acceptor, BroadcastReport, DialError, DisconnectReason, NetStream, Network, NetworkHandle, OpenError,
-    PeerEvent, PeerInfo, Protocol,
+    PeerEvent, PeerInfo, Pong, Protocol,
 };
 use trellis_primitives::NodeId;
 
@@ -190,6 +191,30 @@ impl Network for FusedNetwork {
 
     async fn disconnect(&self, peer: NodeId, reason: DisconnectReason) {
         self.inner.disconnect(peer, reason).await;
+    }
+
+    fn report(&self, peer: NodeId, conduct: Conduct) {
+        self.inner.report(peer, conduct);
+    }
+
+    fn guard(&self) -> Arc<Guard> {
+        self.inner.guard()
+    }
+
+    async fn ban(&self, peer: NodeId, for_ms: Option<u64>) -> Ban {
+        self.inner.ban(peer, for_ms).await
+    }
+
+    async fn add_peer(&self, address: &str, priority: Priority) -> Result<NodeId, DialError> {
+        self.inner.add_peer(address, priority).await
+    }
+
+    fn forget_added(&self, address: Option<&str>, peer: Option<NodeId>) -> Vec<String> {
+        self.inner.forget_added(address, peer)
+    }
+
+    async fn ping(&self, peer: NodeId) -> Result<Pong, OpenError> {
+        self.inner.ping(peer).await
     }
 
     async fn shutdown(&self) {

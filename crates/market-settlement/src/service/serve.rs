@@ -7,7 +7,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use trellis_market_receipt::SignedReceipt;
 use trellis_net_peers::frame::{FrameError, read_message, write_message};
-use trellis_net_peers::{Acceptor, NetStream, NetworkHandle};
+use trellis_net_peers::{Acceptor, NetStream, NetworkHandle, Witness};
 use trellis_primitives::{B256, BatchRoot};
 
 use super::Inner;
@@ -43,21 +43,23 @@ pub(super) fn spawn(inner: &Arc<Inner>, network: &NetworkHandle) -> Result<Vec<J
     let receipts = network.accept(SETTLE_PROTOCOL)?;
     let batches = network.accept(BATCH_PROTOCOL)?;
     Ok(vec![
-        tokio::spawn(accept(Arc::clone(inner), receipts, Serving::Receipts)),
-        tokio::spawn(accept(Arc::clone(inner), batches, Serving::Batches)),
+        tokio::spawn(accept(Arc::clone(inner), network.clone(), receipts, Serving::Receipts)),
+        tokio::spawn(accept(Arc::clone(inner), network.clone(), batches, Serving::Batches)),
     ])
 }
 
-async fn accept(inner: Arc<Inner>, mut acceptor: Acceptor, serving: Serving) {
+async fn accept(inner: Arc<Inner>, network: NetworkHandle, mut acceptor: Acceptor, serving: Serving) {
     let places = Arc::new(Semaphore::new(STREAMS_MAX));
     let mut streams = tokio::task::JoinSet::new();
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         let Some((peer, stream)) = acceptor.next().await else { return };
         let inner = Arc::clone(&inner);
+        let mut witness = Witness::new(network.clone(), peer);
         while streams.try_join_next().is_some() {}
         streams.spawn(async move {
-            if let Err(error) = inner.serve(stream, serving).await {
+            if let Err(error) = inner.serve(stream, serving, &mut witness).await {
+                witness.failed(&error);
                 tracing::debug!(%peer, %error, "settlement stream ended");
             }
             drop(place);
@@ -66,7 +68,12 @@ async fn accept(inner: Arc<Inner>, mut acceptor: Acceptor, serving: Serving) {
 }
 
 impl Inner {
-    async fn serve(self: &Arc<Self>, mut stream: NetStream, serving: Serving) -> Result<(), FrameError> {
+    async fn serve(
+        self: &Arc<Self>,
+        mut stream: NetStream,
+        serving: Serving,
+        witness: &mut Witness,
+    ) -> Result<(), FrameError> {
         loop {
             let served = async {
                 match serving {
@@ -83,7 +90,7 @@ impl Inner {
                 }
             };
             match tokio::time::timeout(IDLE_TIMEOUT, served).await {
-                Ok(Ok(())) => {}
+                Ok(Ok(())) => witness.valid(),
                 Ok(Err(FrameError::End)) | Err(_) => return Ok(()),
                 Ok(Err(error)) => return Err(error),
             }

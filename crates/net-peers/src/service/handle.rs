@@ -16,7 +16,8 @@ use super::shake::say_goodbye;
 use super::{Command, NodeShared};
 use crate::config::{CONNECT_TIMEOUT_MS, GOODBYE_TIMEOUT_MS, HANDSHAKE_TIMEOUT_MS, OPEN_TIMEOUT_MS};
 use crate::error::{AcceptError, BroadcastError, DialError, OpenError};
-use crate::network::{Acceptor, BroadcastReport, NetStream, Network, Protocol};
+use crate::guard::{Ban, Conduct, Guard, Priority};
+use crate::network::{Acceptor, BroadcastReport, NetStream, Network, Pong, Protocol};
 use crate::peer::{PeerEvent, PeerInfo};
 use crate::reason::DisconnectReason;
 use crate::streams::{ConnectionHandle, StreamError};
@@ -69,7 +70,7 @@ impl NodeShared {
         }
     }
 
-    async fn open(self: Arc<Self>, peer: NodeId, protocol: Protocol) -> Result<NetStream, OpenError> {
+    pub(super) async fn open(self: Arc<Self>, peer: NodeId, protocol: Protocol) -> Result<NetStream, OpenError> {
         if self.closing.is_cancelled() {
             return Err(OpenError::Closed);
         }
@@ -148,7 +149,9 @@ impl Network for NetHandle {
     }
 
     fn peers(&self) -> Vec<PeerInfo> {
-        self.shared.table.lock().infos()
+        let mut infos = self.shared.table.lock().infos();
+        self.shared.guard.mark(&mut infos);
+        infos
     }
 
     fn events(&self) -> broadcast::Receiver<PeerEvent> {
@@ -157,9 +160,36 @@ impl Network for NetHandle {
 
     async fn disconnect(&self, peer: NodeId, reason: DisconnectReason) {
         if reason == DisconnectReason::Banned {
-            self.shared.table.lock().ban(peer, self.shared.clock.now());
+            self.shared.guard.ban(peer, None);
         }
         self.shared.disconnect(peer, reason).await;
+    }
+
+    fn report(&self, peer: NodeId, conduct: Conduct) {
+        self.shared.report(peer, conduct);
+    }
+
+    fn guard(&self) -> Arc<Guard> {
+        Arc::clone(&self.shared.guard)
+    }
+
+    async fn ban(&self, peer: NodeId, for_ms: Option<u64>) -> Ban {
+        let ban = self.shared.guard.ban(peer, for_ms);
+        self.shared.guard.saved().await;
+        self.shared.disconnect(peer, DisconnectReason::Banned).await;
+        ban
+    }
+
+    async fn add_peer(&self, address: &str, priority: Priority) -> Result<NodeId, DialError> {
+        self.shared.add_peer(address, priority).await
+    }
+
+    fn forget_added(&self, address: Option<&str>, peer: Option<NodeId>) -> Vec<String> {
+        self.shared.forget_added(address, peer)
+    }
+
+    async fn ping(&self, peer: NodeId) -> Result<Pong, OpenError> {
+        Arc::clone(&self.shared).ping(peer).await
     }
 
     async fn shutdown(&self) {
@@ -174,5 +204,6 @@ impl Network for NetHandle {
         futures::future::join_all(parting).await;
         self.shared.stop.cancel();
         self.shared.ended.cancelled().await;
+        self.shared.guard.saved().await;
     }
 }

@@ -1,5 +1,6 @@
 //! The handshake of one connection, and goodbyes.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use super::swarm::{CLOSE_DISCONNECT, CLOSE_REFUSAL};
 use crate::config::{GOODBYE_TIMEOUT_MS, HANDSHAKE_TIMEOUT_MS, PROTOCOL_VERSION_MAX, PROTOCOL_VERSION_MIN};
 use crate::error::{DialError, RefusedBy};
 use crate::frame::{read_frame, read_message, write_frame, write_message};
+use crate::guard::Entry;
 use crate::handshake::{
     Accepted, Circumstances, Goodbye, HandshakeFailure, Hello, Refusal, as_dialer, as_listener, confirm,
 };
@@ -130,7 +132,7 @@ async fn handshake(
 ) -> Result<(Accepted, Option<MeteredStream>), ShakeError> {
     let hello = shared.hello()?;
     let check = |theirs: &Hello| {
-        let accepted = shared.check(theirs, peer)?;
+        let accepted = shared.check(theirs, peer, handle.session.remote().ip())?;
         handle.open_gate();
         Ok(accepted)
     };
@@ -168,19 +170,26 @@ impl NodeShared {
         })
     }
 
-    fn check(&self, hello: &Hello, session_id: NodeId) -> Result<Accepted, Refusal> {
+    fn check(&self, hello: &Hello, session_id: NodeId, from: IpAddr) -> Result<Accepted, Refusal> {
         if session_id == self.local_id {
             return Err(Refusal::new(RefusalReason::SelfConnection, "same identity"));
         }
-        let (banned, full) = {
-            let table = self.table.lock();
-            let peers_max = usize::try_from(self.config.peers_max).unwrap_or(usize::MAX);
-            let full = table.connected_count() >= peers_max && !table.is_connected(session_id);
-            (table.is_banned(session_id), full)
+        let banned = match self.guard.enter(session_id, self.counted(from)) {
+            Entry::Welcome => false,
+            Entry::Banned(_) => true,
+            Entry::Wait => return Err(Refusal::new(RefusalReason::Full, "strangers from this network have to wait")),
         };
+        let full = !self.has_room(session_id);
         let now = self.clock.now();
         let nonces = &mut *self.nonces.lock();
         self.checker.check(hello, Circumstances { session_id, now, banned, full, nonces })
+    }
+
+    /// Whether a peer can be taken in beside those that are connected.
+    pub(super) fn has_room(&self, peer: NodeId) -> bool {
+        let table = self.table.lock();
+        let peers_max = usize::try_from(self.config.peers_max).unwrap_or(usize::MAX);
+        table.is_connected(peer) || table.connected_count() < peers_max
     }
 }
 

@@ -23,7 +23,8 @@ use super::shake::{Finished, Shake, ShakeError, remote_reason};
 use super::{Command, NodeShared};
 use crate::config::{CONNECT_TIMEOUT_MS, NetConfig, PING_INTERVAL_MS};
 use crate::error::{DialError, RefusedBy, StartError};
-use crate::handshake::Accepted;
+use crate::guard::{Arrival, Conduct};
+use crate::handshake::{Accepted, HandshakeFailure, Refusal};
 use crate::peer::{Direction, PeerEvent};
 use crate::reason::{DisconnectReason, RefusalReason};
 use crate::streams::{Streams, StreamsShared};
@@ -219,6 +220,9 @@ impl Service {
     fn dial_failed(&mut self, connection: ConnectionId, error: &SwarmDialError) {
         let Some(dial) = self.dials.remove(&connection) else { return };
         let error = dial_error(&dial.address, error);
+        if matches!(error, DialError::Unreachable { .. } | DialError::Timeout { .. }) {
+            self.shared.unreachable(&dial.address);
+        }
         let refusal = match &error {
             DialError::Refused { by, reason } => {
                 self.report_refusal(None, dial.address.clone(), *by, *reason, "");
@@ -262,7 +266,14 @@ impl Service {
             }
             SwarmEvent::Behaviour(BehaviourEvent::Ping(ping::Event { connection, result: Ok(rtt), .. })) => {
                 let ms = rtt.as_secs_f64() * 1_000.0;
-                self.shared.table.lock().round_trip(connection, ms, self.shared.clock.now());
+                let mut table = self.shared.table.lock();
+                table.round_trip(connection, ms, self.shared.clock.now());
+                let node = table.node_of(connection);
+                drop(table);
+                if let Some(node) = node {
+                    let us = u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX);
+                    self.shared.report(node, Conduct::RoundTrip { us });
+                }
             }
             SwarmEvent::Behaviour(BehaviourEvent::Identify(identify::Event::Received {
                 connection_id, info, ..
@@ -334,6 +345,12 @@ impl Service {
 
     fn on_finished(&mut self, finished: Finished) {
         let Finished { connection, peer, outcome, reply, address, registered } = finished;
+        // Many handshakes may have found the same last place free; here they come one after the other.
+        let outcome = outcome.and_then(|accepted| {
+            let refusal = Refusal::new(RefusalReason::Full, "no room for another peer");
+            let full = HandshakeFailure::Refused { by: RefusedBy::Us, refusal };
+            if self.shared.has_room(peer) { Ok(accepted) } else { Err(full.into()) }
+        });
         let failure = match outcome {
             Ok(accepted) => match self.accept(connection, accepted) {
                 Some(peer) => {
@@ -364,6 +381,19 @@ impl Service {
         let peer = accepted.id;
         let mut table = self.shared.table.lock();
         let direction = table.direction(connection)?;
+        let address = table.address_of(connection).unwrap_or_default();
+        let from = table.remote_ip(connection).and_then(|ip| self.shared.counted(ip));
+        self.shared.guard.arrived(
+            peer,
+            &Arrival {
+                address: &address,
+                outbound: direction == Direction::Outbound,
+                record_addresses: &accepted.record.addresses,
+                agent: &accepted.user_agent,
+                ip: from,
+                exempt: self.shared.config.committee.contains(&accepted.record.chain_address),
+            },
+        );
         let acceptance = table.accepted(connection, accepted, self.shared.clock.now());
         let connected = table.connected_count();
         drop(table);
@@ -423,6 +453,9 @@ impl Service {
     ) {
         tracing::info!(?peer, %address, %by, %reason, detail, "connection refused");
         self.shared.metrics.count_refused(by, reason);
+        if by == RefusedBy::Us {
+            self.shared.hold_against(&address, reason);
+        }
         let _ = self.shared.events.send(PeerEvent::Refused { peer, address, by, reason });
     }
 
@@ -443,6 +476,7 @@ impl Service {
         if let Some(peer) = gone {
             tracing::info!(%peer, %reason, "peer disconnected");
             self.shared.metrics.count_disconnected(reason);
+            self.shared.guard.left(peer, reason == DisconnectReason::NetworkError);
             self.shared.broadcaster.forget(peer);
             let _ = self.shared.events.send(PeerEvent::Disconnected { peer, reason });
         }

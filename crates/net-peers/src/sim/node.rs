@@ -9,15 +9,17 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{broadcast, mpsc};
 use tokio_util::sync::CancellationToken;
-use trellis_primitives::NodeId;
+use trellis_primitives::{NodeId, SharedClock};
 
 use super::pipe::pipe;
 use super::{Link, SimNet, SimNode, other, pair};
 use crate::broadcast::Broadcaster;
 use crate::config::{ACCEPT_QUEUE_STREAMS_MAX, EVENTS_BUFFERED_MAX};
 use crate::error::{AcceptError, BroadcastError, DialError, OpenError, RefusedBy};
+use crate::guard::{Added, Ban, Conduct, Guard, Priority, Response, Thresholds};
 use crate::meter::{Counters, Metered};
-use crate::network::{Acceptor, BroadcastReport, NetStream, NetStreamSlot, Network, Protocol};
+use crate::metrics::NetMetrics;
+use crate::network::{Acceptor, BroadcastReport, NetStream, NetStreamSlot, Network, Pong, Protocol};
 use crate::peer::{Direction, Path, PeerEvent, PeerInfo};
 use crate::reason::{DisconnectReason, RefusalReason};
 use crate::state::PeerState;
@@ -31,13 +33,17 @@ pub(super) struct NodeState {
     acceptors: Mutex<HashMap<Protocol, AcceptSender>>,
     counters: Mutex<BTreeMap<NodeId, Arc<Counters>>>,
     broadcaster: Broadcaster,
+    pub(super) guard: Arc<Guard>,
 }
 
 impl NodeState {
-    pub(super) fn new(node: SimNode) -> Self {
+    pub(super) fn new(node: SimNode, clock: SharedClock) -> Self {
+        let events = broadcast::channel(EVENTS_BUFFERED_MAX).0;
+        let guard = Guard::open(Thresholds::default(), None, clock, NetMetrics::default(), events.clone());
         Self {
             node,
-            events: broadcast::channel(EVENTS_BUFFERED_MAX).0,
+            events,
+            guard,
             closed: CancellationToken::new(),
             acceptors: Mutex::default(),
             counters: Mutex::default(),
@@ -119,7 +125,9 @@ impl SimHandle {
             direction: if outbound { Direction::Outbound } else { Direction::Inbound },
             state: PeerState::Connected,
             state_since: link.since,
+            history: Vec::new(),
             banned: false,
+            reputation: self.state.guard.score(id),
             connected_since: Some(link.since),
             last_activity: counters.last_activity(),
             latency_ms: Some(latency_ms),
@@ -200,7 +208,54 @@ impl Network for SimHandle {
     }
 
     async fn disconnect(&self, peer: NodeId, reason: DisconnectReason) {
+        if reason == DisconnectReason::Banned {
+            self.state.guard.ban(peer, None);
+        }
         self.net.cut(self.state.node.id, peer, reason);
+    }
+
+    fn report(&self, peer: NodeId, conduct: Conduct) {
+        match self.state.guard.report(peer, conduct) {
+            Some(Response::Disconnected { .. }) => {
+                self.net.cut(self.state.node.id, peer, DisconnectReason::InvalidMessage);
+            }
+            Some(Response::Banned { .. }) => self.net.cut(self.state.node.id, peer, DisconnectReason::Banned),
+            Some(Response::Warned | Response::Throttled { .. }) | None => {}
+        }
+    }
+
+    fn guard(&self) -> Arc<Guard> {
+        Arc::clone(&self.state.guard)
+    }
+
+    async fn ban(&self, peer: NodeId, for_ms: Option<u64>) -> Ban {
+        let ban = self.state.guard.ban(peer, for_ms);
+        self.net.cut(self.state.node.id, peer, DisconnectReason::Banned);
+        ban
+    }
+
+    async fn add_peer(&self, address: &str, priority: Priority) -> Result<NodeId, DialError> {
+        let reached = self.net.connect(&self.state, address).await;
+        if priority != Priority::Low && matches!(reached, Ok(_) | Err(DialError::Unreachable { .. })) {
+            self.state.guard.add(Added { address: address.to_owned(), priority });
+        }
+        reached
+    }
+
+    fn forget_added(&self, address: Option<&str>, peer: Option<NodeId>) -> Vec<String> {
+        let own = peer.map(SimNet::address);
+        let names = [address, own.as_deref()];
+        let gone = self.state.guard.remove_added(|added| names.contains(&Some(added.address.as_str())));
+        gone.into_iter().map(|added| added.address).collect()
+    }
+
+    async fn ping(&self, peer: NodeId) -> Result<Pong, OpenError> {
+        let round_trip = self.net.draw_latency() * 2;
+        tokio::time::sleep(round_trip).await;
+        if !self.net.inner.world.lock().links.contains_key(&pair(self.state.node.id, peer)) {
+            return Err(OpenError::NotConnected(peer));
+        }
+        Ok(Pong { round_trip, path: Path::Simulated, address: SimNet::address(peer) })
     }
 
     async fn shutdown(&self) {

@@ -97,10 +97,6 @@ impl Entry {
         matches!(self.state(), PeerState::Discovered | PeerState::Disconnected | PeerState::Failed)
     }
 
-    pub(super) const fn set_banned(&mut self) {
-        self.track.set_banned(true);
-    }
-
     /// Takes over what the newest session shows.
     pub(super) fn adopt(&mut self, handle: &Arc<ConnectionHandle>, address: String) {
         let session = &handle.session;
@@ -158,7 +154,9 @@ impl Entry {
             direction: session.map_or(Direction::Outbound, |session| session.direction),
             state: current.state,
             state_since: current.since,
-            banned: self.track.banned(),
+            history: self.track.history().copied().chain([current]).collect(),
+            banned: false,
+            reputation: crate::guard::NEUTRAL,
             connected_since: self.connected_since.filter(|_| current.state == PeerState::Connected),
             last_activity: counters.last_activity(),
             latency_ms: self.round_trip.mean(),

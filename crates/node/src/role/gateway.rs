@@ -136,7 +136,7 @@ impl Admin for Answers {
             "admin_closeChannel" => Some(self.close(&params).await),
             "admin_sync" => Some(self.sync().await),
             "admin_runJob" => Some(self.run_job(&params).await),
-            other => common_answer(&self.network, &self.status, other).await,
+            other => common_answer(&self.network, &self.status, other, &params).await,
         }
     }
 }

@@ -174,7 +174,7 @@ impl Admin for Answers {
                 Some(Ok(Value::Array(self.provider.channels().iter().map(provider_channel_json).collect())))
             }
             "admin_redeem" => Some(redeem(&self.provider, &params).await),
-            other => common_answer(&self.network, &self.status, other).await,
+            other => common_answer(&self.network, &self.status, other, &params).await,
         }
     }
 }

@@ -240,7 +240,7 @@ struct Answers {
 
 #[async_trait]
 impl Admin for Answers {
-    async fn call(&self, method: &str, _params: Value) -> Option<Result<Value>> {
-        common_answer(&self.network, &self.status, method).await
+    async fn call(&self, method: &str, params: Value) -> Option<Result<Value>> {
+        common_answer(&self.network, &self.status, method, &params).await
     }
 }

@@ -1,0 +1,265 @@
+//! The peer manager with real sockets: bans over a restart, invalid messages, limits under many dials at once.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rand::SeedableRng;
+use trellis_crypto::{AccountKey, HybridKey};
+use trellis_net_peers::guard::{Conduct, Pattern, Priority};
+use trellis_net_peers::{
+    DialError, DisconnectReason, NetConfig, NetMetrics, NetworkHandle, PeerEvent, PeerState, RefusalReason, RefusedBy,
+    start_with_metrics,
+};
+use trellis_primitives::{B256, NodeId, SystemClock};
+
+const INVALID: Conduct = Conduct::Invalid { pattern: Pattern::Malformed };
+/// A loaded machine is slow; nothing here is about speed but what says so.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn config() -> NetConfig {
+    let mut config = NetConfig::new(97_001, 0x5452_4c53, B256::repeat_byte(7));
+    config.listen = vec!["/ip4/127.0.0.1/udp/0/quic-v1".to_owned()];
+    config
+}
+
+fn keys(seed: u64) -> (HybridKey, AccountKey) {
+    let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
+    (HybridKey::generate(&mut rng).unwrap(), AccountKey::generate(&mut rng))
+}
+
+fn id(seed: u64) -> NodeId {
+    keys(seed).0.node_id()
+}
+
+async fn node_with(seed: u64, config: NetConfig) -> (NetworkHandle, NetMetrics) {
+    let (node, account) = keys(seed);
+    let metrics = NetMetrics::default();
+    let net = start_with_metrics(config, node, account, Arc::new(SystemClock), metrics.clone()).await.unwrap();
+    (net, metrics)
+}
+
+async fn node(seed: u64) -> NetworkHandle {
+    node_with(seed, config()).await.0
+}
+
+async fn remembering(seed: u64, folder: &Path) -> (NetworkHandle, NetMetrics) {
+    let mut config = config();
+    config.peers_file = Some(folder.join("peers.json"));
+    node_with(seed, config).await
+}
+
+fn address(net: &NetworkHandle) -> String {
+    net.listen_addresses()[0].clone()
+}
+
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !holds() {
+        assert!(began.elapsed() < PATIENCE, "{what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+async fn disconnected(events: &mut tokio::sync::broadcast::Receiver<PeerEvent>) -> DisconnectReason {
+    loop {
+        let event = tokio::time::timeout(PATIENCE, events.recv()).await.expect("an event in time").unwrap();
+        if let PeerEvent::Disconnected { reason, .. } = event {
+            return reason;
+        }
+    }
+}
+
+fn refused_as(reason: RefusalReason) -> Result<NodeId, DialError> {
+    Err(DialError::Refused { by: RefusedBy::Them, reason })
+}
+
+// row: NET-54, NET-73
+#[tokio::test]
+async fn a_banned_peer_stays_out_over_a_restart_until_the_ban_is_lifted() {
+    let folder = tempfile::tempdir().unwrap();
+    let (bob, metrics) = remembering(2, folder.path()).await;
+    let alice = node(1).await;
+    let mut at_alice = alice.events();
+    alice.dial(&address(&bob)).await.unwrap();
+    bob.ban(id(1), Some(3_600_000)).await;
+    assert_eq!(disconnected(&mut at_alice).await, DisconnectReason::Banned);
+    assert_eq!(alice.dial(&address(&bob)).await, refused_as(RefusalReason::Banned));
+    assert_eq!(metrics.response_count("temporary_ban"), 1);
+    // Without a goodbye, as when the process is killed: the ban was on disk before `ban` returned.
+    drop(bob);
+    let (bob, metrics) = remembering(2, folder.path()).await;
+    assert_eq!(alice.dial(&address(&bob)).await, refused_as(RefusalReason::Banned));
+    until("counted", || metrics.refused_count(RefusedBy::Us, RefusalReason::Banned) == 1).await;
+    // The other way round as well: a banned peer is not let in because this node dialled it.
+    let own = bob.dial(&address(&alice)).await;
+    assert_eq!(own, Err(DialError::Refused { by: RefusedBy::Us, reason: RefusalReason::Banned }));
+    assert!(bob.guard().unban(id(1)));
+    assert_eq!(alice.dial(&address(&bob)).await, Ok(id(2)));
+}
+
+// row: NET-73, NET-59, NET-54
+#[tokio::test]
+async fn ten_invalid_messages_disconnect_within_a_second_and_keep_the_peer_out() {
+    let (bob, metrics) = node_with(2, config()).await;
+    let alice = node(1).await;
+    let (mut at_alice, mut at_bob) = (alice.events(), bob.events());
+    alice.dial(&address(&bob)).await.unwrap();
+    for _ in 0..9 {
+        bob.report(id(1), INVALID);
+    }
+    until("bob is connected", || bob.peers().iter().any(|peer| peer.state == PeerState::Connected)).await;
+    assert!(bob.peers()[0].reputation > 20.0, "nine are not enough");
+    let tenth = Instant::now();
+    bob.report(id(1), INVALID);
+    assert_eq!(disconnected(&mut at_bob).await, DisconnectReason::InvalidMessage);
+    assert!(tenth.elapsed() < Duration::from_secs(1), "took {:?}", tenth.elapsed());
+    assert_eq!(disconnected(&mut at_alice).await, DisconnectReason::InvalidMessage);
+    assert_eq!(alice.dial(&address(&bob)).await, refused_as(RefusalReason::Banned));
+    let counted: Vec<u64> = ["warn", "throttle", "disconnect"].map(|name| metrics.response_count(name)).into();
+    assert_eq!(counted, [4, 5, 1]);
+    assert!((bob.guard().score(id(1)) - 15.0).abs() < 0.1);
+}
+
+// row: NET-73, NET-51
+#[tokio::test]
+async fn frames_that_break_the_ping_protocol_are_counted_and_end_the_connection() {
+    use tokio::io::AsyncWriteExt;
+    let (bob, _) = node_with(2, config()).await;
+    let alice = node(1).await;
+    let mut at_alice = alice.events();
+    alice.dial(&address(&bob)).await.unwrap();
+    let ping = trellis_net_peers::Protocol("/trellis/ping/1");
+    for _ in 0..10 {
+        let Ok(mut stream) = alice.open(id(2), ping).await else { break };
+        // A frame that says it has four thousand million bytes.
+        let _ = stream.write_all(&[0xff; 8]).await;
+        let _ = stream.flush().await;
+    }
+    assert_eq!(disconnected(&mut at_alice).await, DisconnectReason::InvalidMessage);
+    let standing = bob.guard().standing(id(1)).unwrap();
+    assert_eq!(standing.inputs.invalid, 10);
+}
+
+// row: NET-59, NET-54
+#[tokio::test]
+async fn a_forger_is_banned_at_once_and_the_ban_survives_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let (bob, _) = remembering(2, folder.path()).await;
+    let alice = node(1).await;
+    let mut events = bob.events();
+    alice.dial(&address(&bob)).await.unwrap();
+    bob.report(id(1), Conduct::Forged);
+    assert_eq!(disconnected(&mut events).await, DisconnectReason::Banned);
+    bob.shutdown().await;
+    let (bob, _) = remembering(2, folder.path()).await;
+    assert_eq!(alice.dial(&address(&bob)).await, refused_as(RefusalReason::Banned));
+    assert!(bob.guard().score(id(1)) < 10.0);
+}
+
+// row: NET-50, NET-73
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_dials_at_once_never_exceed_the_limit() {
+    const TARGETS: u64 = 10;
+    const LIMIT: u32 = 4;
+    let mut small = config();
+    small.peers_max = LIMIT;
+    let (hub, _) = node_with(1, small).await;
+    let mut targets = Vec::new();
+    for seed in 0..TARGETS {
+        targets.push(node(100 + seed).await);
+    }
+    let watching = tokio::spawn({
+        let hub = hub.clone();
+        async move {
+            let mut most = 0;
+            loop {
+                most = most.max(hub.peers().iter().filter(|peer| peer.state == PeerState::Connected).count());
+                assert!(most <= LIMIT as usize, "{most} peers");
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+    });
+    let dials = (0..100u64).map(|n| {
+        let (hub, at) = (hub.clone(), address(&targets[(n % TARGETS) as usize]));
+        async move { hub.add_peer(&at, Priority::Low).await }
+    });
+    let reached = futures::future::join_all(dials).await;
+    assert!(reached.iter().any(Result::is_ok) && reached.iter().any(Result::is_err), "{reached:?}");
+    // Duplicates of one peer may have held places for a moment; once they are gone, every place is taken, and no more.
+    let connected = || hub.peers().iter().filter(|peer| peer.state == PeerState::Connected).count();
+    let began = Instant::now();
+    while connected() < LIMIT as usize {
+        assert!(began.elapsed() < PATIENCE, "places stay empty");
+        for target in &targets {
+            let _ = hub.dial(&address(target)).await;
+        }
+    }
+    for target in &targets {
+        let _ = hub.dial(&address(target)).await;
+    }
+    assert_eq!(connected(), LIMIT as usize);
+    assert!(!watching.is_finished(), "the limit was exceeded");
+    watching.abort();
+    assert!(hub.guard().added().is_empty(), "a low priority is not remembered");
+}
+
+// row: NET-72
+#[tokio::test]
+async fn a_ping_shows_its_round_trip_and_counts_in_the_latency_part() {
+    let (alice, bob) = (node(1).await, node(2).await);
+    alice.dial(&address(&bob)).await.unwrap();
+    let pong = alice.ping(id(2)).await.unwrap();
+    assert!(pong.round_trip > Duration::ZERO && pong.address.starts_with("127.0.0.1:"), "{pong:?}");
+    assert!(alice.guard().standing(id(2)).unwrap().inputs.round_trips >= 1);
+    assert!(alice.ping(id(3)).await.is_err());
+}
+
+// row: NET-71
+#[tokio::test]
+async fn an_added_peer_of_high_priority_is_connected_again_after_a_restart_until_it_is_forgotten() {
+    let folder = tempfile::tempdir().unwrap();
+    let bob = node(2).await;
+    let (alice, _) = remembering(1, folder.path()).await;
+    assert_eq!(alice.add_peer(&address(&bob), Priority::High).await, Ok(id(2)));
+    alice.shutdown().await;
+    drop(alice);
+    let (alice, _) = remembering(1, folder.path()).await;
+    until("connected again", || alice.peers().iter().any(|peer| peer.state == PeerState::Connected)).await;
+    assert_eq!(alice.forget_added(None, Some(id(2))), [address(&bob)]);
+    assert!(alice.guard().added().is_empty());
+    let refused = alice.add_peer("nonsense", Priority::High).await;
+    assert!(matches!(refused, Err(DialError::BadAddress { .. })), "{refused:?}");
+    assert!(alice.guard().added().is_empty(), "what is no address is not remembered");
+}
+
+// row: NET-54
+#[tokio::test]
+async fn a_member_of_the_committee_is_warned_and_stays_connected() {
+    let mut with_committee = config();
+    with_committee.committee = vec![keys(1).1.address()];
+    let (bob, metrics) = node_with(2, with_committee).await;
+    let alice = node(1).await;
+    alice.dial(&address(&bob)).await.unwrap();
+    for _ in 0..20 {
+        bob.report(id(1), INVALID);
+    }
+    assert_eq!(metrics.response_count("warn"), 20);
+    assert!(bob.guard().ban_of(id(1)).is_none());
+    alice.ping(id(2)).await.unwrap();
+}
+
+// row: NET-52
+#[tokio::test]
+async fn a_damaged_file_is_set_aside_and_the_node_starts() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("peers.json"), "{\"magic\":").unwrap();
+    let (bob, _) = remembering(2, folder.path()).await;
+    assert!(bob.guard().standings().is_empty());
+    assert!(folder.path().join("peers.damaged").exists());
+    bob.guard().unban(id(1));
+    bob.ban(id(1), None).await;
+    let text = std::fs::read_to_string(folder.path().join("peers.json")).unwrap();
+    assert!(text.contains("\"cause\": \"operator\""), "{text}");
+}
