@@ -188,6 +188,26 @@ fn with_hand<F: AsyncFnOnce(&World, Hand, ChannelId)>(test: F) -> World {
     world
 }
 
+// row: NET-73
+#[test]
+fn a_gateway_that_sends_ten_undecodable_frames_loses_its_connection_and_stays_out() {
+    let world = World::new();
+    let provider = world.provider(Script::new(10, 5_000));
+    let network = world.node(&world.gateway_key, Role::Gateway, Address::repeat_byte(0x11));
+    provider.runtime.block_on(async {
+        for _ in 0..9 {
+            let mut hand = Hand::open(&world, &network).await;
+            write_frame(&mut hand.stream, b"\xff\xff\xff").await.unwrap();
+            assert_eq!(hand.until_error().await.0, JobErrorCode::Protocol);
+        }
+        let mut hand = Hand::open(&world, &network).await;
+        write_frame(&mut hand.stream, b"\xff\xff\xff").await.unwrap();
+        while read_frame(&mut hand.stream, JOB_FRAME_BYTES_MAX).await.is_ok() {}
+        let again = network.dial(&SimNet::address(world.provider_id())).await.unwrap_err();
+        assert!(again.to_string().contains("banned"), "{again}");
+    });
+}
+
 // row: MKT-31
 #[test]
 fn a_gateway_that_never_pays_gets_no_token() {

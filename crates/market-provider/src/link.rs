@@ -109,7 +109,12 @@ async fn read_all(
                     }
                     continue;
                 }
-                Err(error) => Came::Bad(error),
+                Err(error) => {
+                    if error.code == JobErrorCode::Voucher {
+                        witness.invalid(Pattern::Unverified);
+                    }
+                    Came::Bad(error)
+                }
             },
             Ok(frame) => {
                 witness.valid();

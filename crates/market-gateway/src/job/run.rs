@@ -23,6 +23,7 @@ use trellis_market_receipt::wire::{
 use trellis_market_receipt::{
     FinishReason, JobRequest, ModelOffer, OutputHasher, SignedReceipt, prompt_commitment, request_digest,
 };
+use trellis_net_peers::guard::{Conduct, Pattern};
 use trellis_primitives::{B256, JobId, NodeId, Wei};
 
 /// Events waiting for the caller at most; beyond it the provider is not read, and waits.
@@ -446,6 +447,10 @@ impl Work {
         self.opened().await;
         self.money.finish(JobState::Aborted);
         learn_from(&self.shared, &self.entry, &fault);
+        if matches!(fault, JobFault::Receipt { .. } | JobFault::Recount { .. } | JobFault::Claim(_)) {
+            let pattern = Pattern::Unverified;
+            self.shared.network.report(self.entry.provider, Conduct::Invalid { pattern });
+        }
         // A refusal before anything was promised leaves both sides as they were.
         let refused = matches!(fault, JobFault::Provider(_)) && self.waiting.0 == WaitedFor::Accepted;
         if !refused {
