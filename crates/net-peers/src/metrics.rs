@@ -41,12 +41,15 @@ pub struct NetMetrics {
     pub connected: Gauge,
     /// Inbound streams dropped because their acceptor was full or gone.
     pub streams_dropped: Counter,
+    /// Discovery's counters.
+    pub discovery: crate::discovery::DiscoveryMetrics,
 }
 
 impl NetMetrics {
     /// Registers every counter, under the prefixes `trellis_transport` and `trellis_peers`.
     pub fn register(&self, registry: &mut Registry) {
         self.transport.register(registry);
+        self.discovery.register(registry);
         let group = registry.sub_registry_with_prefix("trellis_peers");
         group.register("accepted", "Handshakes that both sides accepted", self.accepted.clone());
         group.register("refused", "Handshakes refused, by reason and author", self.refused.clone());

@@ -16,12 +16,13 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use trellis_crypto::{AccountKey, HybridKey};
 use trellis_net_transport::{Admission, QuicTransport, TransportConfig, libp2p_identity};
-use trellis_primitives::{NodeId, SharedClock};
+use trellis_primitives::{NodeId, SharedClock, UnixMs};
 
 use self::handle::NetHandle;
 use self::swarm::Service;
 use crate::broadcast::Broadcaster;
 use crate::config::{EVENTS_BUFFERED_MAX, NetConfig};
+use crate::discovery::{self, Discovery};
 use crate::error::{DialError, StartError};
 use crate::handshake::{Checker, NonceCache};
 use crate::metrics::NetMetrics;
@@ -62,6 +63,7 @@ pub(crate) struct NodeShared {
     pub(crate) events: broadcast::Sender<PeerEvent>,
     pub(crate) broadcaster: Broadcaster,
     pub(crate) metrics: NetMetrics,
+    pub(crate) discovery: Option<Arc<Discovery>>,
     pub(crate) commands: mpsc::Sender<Command>,
     /// Cancelled when nothing new is to begin.
     pub(crate) closing: CancellationToken,
@@ -109,6 +111,7 @@ pub async fn start_with_metrics(
     let (commands, command_queue) = mpsc::channel(COMMANDS_WAITING_MAX);
     let mut rng = rand::rngs::StdRng::from_os_rng();
     let jitter_seed = config.jitter_seed.unwrap_or_else(|| rng.random());
+    let clock_now = clock.now();
     let shared = Arc::new(NodeShared {
         local_id: keys.node_id(),
         local_peer: identity.public().to_peer_id(),
@@ -135,6 +138,7 @@ pub async fn start_with_metrics(
         listening: Mutex::default(),
         events: broadcast::channel(EVENTS_BUFFERED_MAX).0,
         broadcaster: Broadcaster::default(),
+        discovery: open_discovery(&config, clock_now, jitter_seed, &metrics),
         metrics,
         commands,
         closing: CancellationToken::new(),
@@ -151,7 +155,14 @@ pub async fn start_with_metrics(
     for (seed, address) in (jitter_seed..).zip(shared.config.bootstrap.clone()) {
         tokio::spawn(keep_connected(Arc::clone(&shared), address, seed));
     }
+    discovery::start(&shared);
     Ok(Arc::new(NetHandle::new(shared)))
+}
+
+fn open_discovery(config: &NetConfig, now: UnixMs, seed: u64, metrics: &NetMetrics) -> Option<Arc<Discovery>> {
+    let rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
+    let (told, metrics) = (config.discovery.clone()?, metrics.discovery.clone());
+    Some(Arc::new(Discovery::open(told, &config.bootstrap, config.network_magic, now, rng, metrics)))
 }
 
 impl NodeShared {

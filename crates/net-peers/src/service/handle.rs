@@ -15,6 +15,7 @@ use trellis_primitives::NodeId;
 use super::shake::say_goodbye;
 use super::{Command, NodeShared};
 use crate::config::{CONNECT_TIMEOUT_MS, GOODBYE_TIMEOUT_MS, HANDSHAKE_TIMEOUT_MS, OPEN_TIMEOUT_MS};
+use crate::discovery::DiscoveryReport;
 use crate::error::{AcceptError, BroadcastError, DialError, OpenError};
 use crate::network::{Acceptor, BroadcastReport, NetStream, Network, Protocol};
 use crate::peer::{PeerEvent, PeerInfo};
@@ -84,6 +85,13 @@ impl NodeShared {
         }
     }
 
+    /// Says goodbye to a peer and closes its connections.
+    pub(crate) async fn hang_up(&self, peer: NodeId, reason: DisconnectReason) {
+        let connections = self.table.lock().connections_to(peer);
+        let parting = connections.into_iter().map(|(id, handle)| self.part(id, handle, reason));
+        futures::future::join_all(parting).await;
+    }
+
     /// Goodbye, then close, then wait until the connection is gone.
     async fn part(&self, connection: ConnectionId, handle: Arc<ConnectionHandle>, reason: DisconnectReason) {
         say_goodbye(&handle, reason).await;
@@ -144,6 +152,10 @@ impl Network for NetHandle {
         self.shared.table.lock().infos()
     }
 
+    fn discovery(&self) -> Option<DiscoveryReport> {
+        self.shared.discovery_report()
+    }
+
     fn events(&self) -> broadcast::Receiver<PeerEvent> {
         self.shared.events.subscribe()
     }
@@ -152,13 +164,12 @@ impl Network for NetHandle {
         if reason == DisconnectReason::Banned {
             self.shared.table.lock().ban(peer, self.shared.clock.now());
         }
-        let connections = self.shared.table.lock().connections_to(peer);
-        let parting = connections.into_iter().map(|(id, handle)| self.shared.part(id, handle, reason));
-        futures::future::join_all(parting).await;
+        self.shared.hang_up(peer, reason).await;
     }
 
     async fn shutdown(&self) {
         self.shared.closing.cancel();
+        self.shared.save_book().await;
         let handshaken: Vec<_> = {
             let table = self.shared.table.lock();
             let all = table.all_connections();
