@@ -119,13 +119,13 @@ async fn with_every_seed_dead_a_node_that_ran_before_rejoins_from_its_book() {
     drop(alice);
     let dead_seeds = DiscoveryConfig {
         compiled_in: vec![DEAD.to_owned()],
-        dns_seeds: vec!["seed.invalid".to_owned()],
+        dns_seeds: vec!["gone.seed.example".to_owned()],
         dns_servers: vec!["127.0.0.1:9".parse().unwrap()],
         ..remembers
     };
     let carol = node(3, &[DEAD.to_owned()], dead_seeds).await;
     until("carol is back with bob", &carol, || is_connected(&carol, bob.net.local_id())).await;
-    until("the seed is shown as failed", &carol, || source(&carol, "dns:seed.invalid").outcome == Outcome::Failed)
+    until("the seed is shown as failed", &carol, || source(&carol, "dns:gone.seed.example").outcome == Outcome::Failed)
         .await;
     until("the anchors are shown", &carol, || source(&carol, "anchors").outcome != Outcome::Unused).await;
     std::fs::remove_dir_all(folder).unwrap();
