@@ -8,6 +8,8 @@ use trellis_primitives::{Address, B256, RoleSet};
 
 use crate::guard::Thresholds;
 
+use crate::discovery::DiscoveryConfig;
+
 /// The oldest protocol version this build speaks.
 pub const PROTOCOL_VERSION_MIN: u32 = 1;
 /// The newest protocol version this build speaks.
@@ -74,6 +76,8 @@ pub struct NetConfig {
     pub models: Vec<String>,
     /// This node's chain height, stated in every handshake; whoever follows the chain keeps it up to date.
     pub best_height: Arc<AtomicU64>,
+    /// How peers are found beside `bootstrap`; `None`: not at all, and nobody is told of others.
+    pub discovery: Option<DiscoveryConfig>,
     /// Seed of the jitter in redials; `None` takes one from the operating system.
     pub jitter_seed: Option<u64>,
     /// Where bans, reputation and addresses are remembered over a restart; nowhere if `None`.
@@ -104,6 +108,7 @@ impl NetConfig {
             roles: RoleSet(0),
             models: Vec::new(),
             best_height: Arc::default(),
+            discovery: None,
             jitter_seed: None,
             peers_file: None,
             thresholds: Thresholds::default(),

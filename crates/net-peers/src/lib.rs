@@ -31,6 +31,7 @@
 
 mod broadcast;
 pub mod config;
+pub mod discovery;
 mod error;
 pub mod frame;
 pub mod guard;
@@ -51,6 +52,7 @@ mod witness;
 
 pub use broadcast::{BROADCAST_QUEUE_MESSAGES_MAX, BROADCAST_WRITE_TIMEOUT_MS};
 pub use config::{NetConfig, Policy};
+pub use discovery::{DiscoveryConfig, DiscoveryMetrics, DiscoveryReport, DnsServer, SourceReport};
 pub use error::{AcceptError, BroadcastError, DialError, OpenError, RefusedBy, StartError};
 pub use metrics::{DisconnectedLabels, NetMetrics, PatternLabels, RefusedLabels, ResponseLabels};
 pub use network::{Acceptor, BroadcastReport, NetStream, Network, NetworkHandle, Pong, Protocol, StreamIo};

@@ -60,12 +60,15 @@ pub struct NetMetrics {
     pub responses: Family<ResponseLabels, Counter>,
     /// Patterns of attack that were recognised.
     pub patterns: Family<PatternLabels, Counter>,
+    /// Discovery's counters.
+    pub discovery: crate::discovery::DiscoveryMetrics,
 }
 
 impl NetMetrics {
     /// Registers every counter, under the prefixes `trellis_transport` and `trellis_peers`.
     pub fn register(&self, registry: &mut Registry) {
         self.transport.register(registry);
+        self.discovery.register(registry);
         let group = registry.sub_registry_with_prefix("trellis_peers");
         group.register("accepted", "Handshakes that both sides accepted", self.accepted.clone());
         group.register("refused", "Handshakes refused, by reason and author", self.refused.clone());

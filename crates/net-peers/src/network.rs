@@ -10,6 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{broadcast, mpsc};
 use trellis_primitives::NodeId;
 
+use crate::discovery::DiscoveryReport;
 use crate::error::{AcceptError, BroadcastError, DialError, OpenError};
 use crate::guard::{Ban, Conduct, Guard, Priority};
 use crate::peer::{Path, PeerEvent, PeerInfo};
@@ -79,6 +80,11 @@ pub trait Network: Send + Sync + 'static {
 
     /// Everything known about every peer of this run: connected, connecting, and gone (newest first, bounded).
     fn peers(&self) -> Vec<PeerInfo>;
+
+    /// What each source of addresses said last; `None` where this node looks for nobody.
+    fn discovery(&self) -> Option<DiscoveryReport> {
+        None
+    }
 
     /// A new receiver of peer events. A receiver that falls behind misses the oldest ones.
     fn events(&self) -> broadcast::Receiver<PeerEvent>;

@@ -45,7 +45,12 @@ pub(crate) async fn keep_connected(shared: Arc<NodeShared>, address: String, see
     let work = async {
         loop {
             let mut events = shared.events.subscribe();
-            match shared.dial(&address).await {
+            let dialled = shared.dial(&address).await;
+            if let Some(discovery) = &shared.discovery {
+                let result = dialled.as_ref().map(|_| ()).map_err(ToString::to_string);
+                discovery.configured(&address, result, shared.clock.now());
+            }
+            match dialled {
                 Ok(peer) => {
                     backoff.reset();
                     shared.bootstrapped.lock().insert(peer);

@@ -19,13 +19,14 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use trellis_crypto::{AccountKey, HybridKey};
 use trellis_net_transport::{Admission, QuicTransport, TransportConfig, libp2p_identity};
-use trellis_primitives::{NodeId, SharedClock};
+use trellis_primitives::{NodeId, SharedClock, UnixMs};
 
 use self::evict::evict_idle;
 use self::handle::NetHandle;
 use self::swarm::Service;
 use crate::broadcast::Broadcaster;
 use crate::config::{EVENTS_BUFFERED_MAX, NetConfig};
+use crate::discovery::{self, Discovery};
 use crate::error::{DialError, StartError};
 use crate::guard::Guard;
 use crate::handshake::{Checker, NonceCache};
@@ -72,6 +73,7 @@ pub(crate) struct NodeShared {
     pub(crate) events: broadcast::Sender<PeerEvent>,
     pub(crate) broadcaster: Broadcaster,
     pub(crate) metrics: NetMetrics,
+    pub(crate) discovery: Option<Arc<Discovery>>,
     pub(crate) commands: mpsc::Sender<Command>,
     /// Cancelled when nothing new is to begin.
     pub(crate) closing: CancellationToken,
@@ -123,6 +125,7 @@ pub async fn start_with_metrics(
     let (commands, command_queue) = mpsc::channel(COMMANDS_WAITING_MAX);
     let mut rng = rand::rngs::StdRng::from_os_rng();
     let jitter_seed = config.jitter_seed.unwrap_or_else(|| rng.random());
+    let clock_now = clock.now();
     let shared = Arc::new(NodeShared {
         local_id: keys.node_id(),
         local_peer: identity.public().to_peer_id(),
@@ -152,6 +155,7 @@ pub async fn start_with_metrics(
         listening: Mutex::default(),
         events,
         broadcaster: Broadcaster::default(),
+        discovery: open_discovery(&config, clock_now, jitter_seed, &metrics),
         metrics,
         commands,
         closing: CancellationToken::new(),
@@ -170,7 +174,14 @@ pub async fn start_with_metrics(
         tokio::spawn(keep_connected(Arc::clone(&shared), address, seed));
     }
     defence::begin(&shared, jitter_seed);
+    discovery::start(&shared);
     Ok(Arc::new(NetHandle::new(shared)))
+}
+
+fn open_discovery(config: &NetConfig, now: UnixMs, seed: u64, metrics: &NetMetrics) -> Option<Arc<Discovery>> {
+    let rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
+    let (told, metrics) = (config.discovery.clone()?, metrics.discovery.clone());
+    Some(Arc::new(Discovery::open(told, &config.bootstrap, config.network_magic, now, rng, metrics)))
 }
 
 impl NodeShared {

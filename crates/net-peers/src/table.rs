@@ -207,6 +207,12 @@ impl Table {
         self.connections.get(newest).map(|(_, handle)| Arc::clone(handle))
     }
 
+    /// A connected peer's record as it was signed.
+    pub(crate) fn signed_record_of(&self, peer: NodeId) -> Option<trellis_primitives::Bytes> {
+        let entry = self.entries.get(&PeerKey::Node(peer))?;
+        entry.accepted.as_ref().filter(|_| !entry.connections.is_empty()).map(|accepted| accepted.signed_record.clone())
+    }
+
     /// Every handshaken connection to a peer.
     pub(crate) fn connections_to(&self, peer: NodeId) -> Vec<(ConnectionId, Arc<ConnectionHandle>)> {
         let ids = self.entries.get(&PeerKey::Node(peer)).map(|entry| entry.connections.clone()).unwrap_or_default();

@@ -2,6 +2,7 @@
 
 mod address;
 pub mod aggregator;
+mod discovery;
 pub mod gateway;
 mod peers;
 pub mod provider;
@@ -112,6 +113,10 @@ pub async fn open(role: Role, settings: Settings, datadir: Option<&Path>, models
     let best_height = Arc::default();
     let mut config = net_config(role, &settings, &chain, models, Arc::clone(&best_height))?;
     config.peers_file = Some(datadir.join("peers.json"));
+    config.discovery = discovery::config(&settings, &chain, datadir.path())?;
+    if config.discovery.is_none() {
+        config.bootstrap.extend(chain.spec.network.boot_nodes.iter().cloned());
+    }
     let node_id = keys.node.node_id();
     let network = start_with_metrics(config, keys.node, network_account, Arc::clone(&clock), metrics).await?;
     let status = Arc::new(Status { fields: RwLock::default() });
@@ -150,7 +155,6 @@ fn net_config(
     let mut config = NetConfig::new(chain.spec.genesis.chain_id, chain.spec.network_magic(), chain.genesis_hash);
     config.listen = vec![settings.listen.clone()];
     config.bootstrap = settings.peers.iter().filter(|peer| !peer.is_empty()).cloned().collect();
-    config.bootstrap.extend(chain.spec.network.boot_nodes.iter().cloned());
     config.policy = match settings.post_quantum.as_str() {
         "require" => Policy::Require,
         "prefer" => Policy::Prefer,
@@ -212,6 +216,9 @@ pub async fn common_answer(
             let mut value = status.to_json();
             let connected = base_network.peers().iter().filter(|peer| peer.connected_since.is_some()).count();
             value["peers_connected"] = json!(connected);
+            if let Some(report) = base_network.discovery() {
+                value["discovery"] = discovery::to_json(&report);
+            }
             Some(Ok(value))
         }
         "admin_peers" => Some(Ok(peers_json(base_network))),

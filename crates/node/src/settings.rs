@@ -22,6 +22,21 @@ pub struct Given {
     /// Addresses of nodes to connect to, comma-separated.
     #[arg(long, env = "TRELLIS_PEERS", value_name = "MULTIADDR", value_delimiter = ',')]
     pub peers: Option<Vec<String>>,
+    /// Names of DNS seeds to find nodes by, comma-separated or repeated; those of the chain spec otherwise.
+    #[arg(long, env = "TRELLIS_DNS_SEED", value_name = "NAME", value_delimiter = ',')]
+    pub dns_seed: Option<Vec<String>>,
+    /// Name servers for the seeds, `IP[:PORT]` or `tcp://IP[:PORT]`, comma-separated or repeated; the system's otherwise.
+    #[arg(long, env = "TRELLIS_DNS_SERVER", value_name = "ADDR", value_delimiter = ',')]
+    pub dns_server: Option<Vec<String>>,
+    /// Ways to find nodes beside `--peers`, comma-separated: `book`, `dns`, `pex`; `off` for none of them.
+    #[arg(long, env = "TRELLIS_DISCOVERY", value_name = "SOURCES", value_delimiter = ',')]
+    pub discovery: Option<Vec<String>>,
+    /// Connections that this node dials and keeps at least, as far as it knows nodes to dial.
+    #[arg(long, env = "TRELLIS_OUTBOUND_MIN", value_name = "COUNT")]
+    pub outbound_min: Option<u32>,
+    /// Seconds between two discovery rounds; while connections are missing they come sooner.
+    #[arg(long, env = "TRELLIS_DISCOVERY_INTERVAL_S", value_name = "SECONDS")]
+    pub discovery_interval_s: Option<u32>,
     /// Post-quantum policy for links: `require` refuses classical peers, `prefer` lets them in and shows them.
     #[arg(long, env = "TRELLIS_POST_QUANTUM", value_name = "POLICY")]
     pub post_quantum: Option<String>,
@@ -99,6 +114,11 @@ pub struct Settings {
     pub chain: String,
     pub listen: String,
     pub peers: Vec<String>,
+    pub dns_seed: Vec<String>,
+    pub dns_server: Vec<String>,
+    pub discovery: Vec<String>,
+    pub outbound_min: u32,
+    pub discovery_interval_s: u32,
     pub post_quantum: String,
     pub rpc: Vec<String>,
     pub rpc_listen: String,
@@ -127,6 +147,11 @@ impl Default for Settings {
             chain: "dev".into(),
             listen: "/ip4/0.0.0.0/udp/9700/quic-v1".into(),
             peers: Vec::new(),
+            dns_seed: Vec::new(),
+            dns_server: Vec::new(),
+            discovery: ["book", "dns", "pex"].map(str::to_owned).to_vec(),
+            outbound_min: 8,
+            discovery_interval_s: 300,
             post_quantum: "require".into(),
             rpc: vec!["http://127.0.0.1:8545".into()],
             rpc_listen: "127.0.0.1:8545".into(),

@@ -3,7 +3,7 @@
 use std::collections::{HashSet, VecDeque};
 
 use trellis_crypto::record::verify_record;
-use trellis_primitives::{B256, NodeId, NodeRecord, RoleSet, SignedNodeRecord, UnixMs};
+use trellis_primitives::{B256, Bytes, NodeId, NodeRecord, RoleSet, SignedNodeRecord, UnixMs};
 
 use super::{Hello, NONCE_BYTES, USER_AGENT_BYTES_MAX};
 use crate::config::{CLOCK_SKEW_MS_MAX, PROTOCOL_VERSION_MAX, PROTOCOL_VERSION_MIN};
@@ -32,6 +32,8 @@ impl Refusal {
 pub(crate) struct Accepted {
     pub(crate) id: NodeId,
     pub(crate) record: NodeRecord,
+    /// The record's RLP as it was signed, to be told to others.
+    pub(crate) signed_record: Bytes,
     pub(crate) roles: RoleSet,
     pub(crate) user_agent: String,
     pub(crate) protocol_version: u32,
@@ -99,6 +101,7 @@ impl Checker {
             id: around.session_id,
             roles: record.roles,
             record,
+            signed_record: hello.record.clone().into(),
             user_agent: hello.user_agent.clone(),
             protocol_version: hello.version_max.min(PROTOCOL_VERSION_MAX),
             best_height: hello.best_height,

@@ -15,6 +15,7 @@ use trellis_primitives::NodeId;
 use super::shake::say_goodbye;
 use super::{Command, NodeShared};
 use crate::config::{CONNECT_TIMEOUT_MS, GOODBYE_TIMEOUT_MS, HANDSHAKE_TIMEOUT_MS, OPEN_TIMEOUT_MS};
+use crate::discovery::DiscoveryReport;
 use crate::error::{AcceptError, BroadcastError, DialError, OpenError};
 use crate::guard::{Ban, Conduct, Guard, Priority};
 use crate::network::{Acceptor, BroadcastReport, NetStream, Network, Pong, Protocol};
@@ -86,7 +87,7 @@ impl NodeShared {
     }
 
     /// Says goodbye on every connection to a peer and closes them.
-    pub(super) async fn disconnect(&self, peer: NodeId, reason: DisconnectReason) {
+    pub(crate) async fn disconnect(&self, peer: NodeId, reason: DisconnectReason) {
         let connections = self.table.lock().connections_to(peer);
         let parting = connections.into_iter().map(|(id, handle)| self.part(id, handle, reason));
         futures::future::join_all(parting).await;
@@ -154,6 +155,10 @@ impl Network for NetHandle {
         infos
     }
 
+    fn discovery(&self) -> Option<DiscoveryReport> {
+        self.shared.discovery_report()
+    }
+
     fn events(&self) -> broadcast::Receiver<PeerEvent> {
         self.shared.events.subscribe()
     }
@@ -194,6 +199,7 @@ impl Network for NetHandle {
 
     async fn shutdown(&self) {
         self.shared.closing.cancel();
+        self.shared.save_book().await;
         let handshaken: Vec<_> = {
             let table = self.shared.table.lock();
             let all = table.all_connections();

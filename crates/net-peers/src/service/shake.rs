@@ -10,11 +10,12 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use trellis_crypto::SignatureError;
 use trellis_net_transport::{Direction, Session};
-use trellis_primitives::NodeId;
+use trellis_primitives::{Bytes, NodeId, UnixMs};
 
 use super::NodeShared;
 use super::swarm::{CLOSE_DISCONNECT, CLOSE_REFUSAL};
 use crate::config::{GOODBYE_TIMEOUT_MS, HANDSHAKE_TIMEOUT_MS, PROTOCOL_VERSION_MAX, PROTOCOL_VERSION_MIN};
+use crate::discovery::address::worth_telling;
 use crate::error::{DialError, RefusedBy};
 use crate::frame::{read_frame, read_message, write_frame, write_message};
 use crate::guard::Entry;
@@ -147,20 +148,26 @@ async fn handshake(
 }
 
 impl NodeShared {
+    /// This node's own signed record.
+    pub(crate) fn own_record(&self, now: UnixMs) -> Result<Bytes, SignatureError> {
+        let mut addresses = self.config.external_addresses.clone();
+        if addresses.is_empty() {
+            let listening: Vec<String> = self.listening.lock().iter().map(ToString::to_string).collect();
+            addresses = worth_telling(&listening);
+        }
+        addresses.truncate(RECORD_ADDRESSES_MAX);
+        self.record.current(&addresses, now)
+    }
+
     /// What this node says of itself now.
     pub(crate) fn hello(&self) -> Result<Hello, SignatureError> {
         let now = self.clock.now();
-        let mut addresses = self.config.external_addresses.clone();
-        if addresses.is_empty() {
-            addresses = self.listening.lock().iter().map(ToString::to_string).collect();
-        }
-        addresses.truncate(RECORD_ADDRESSES_MAX);
         Ok(Hello {
             version_min: PROTOCOL_VERSION_MIN,
             version_max: PROTOCOL_VERSION_MAX,
             network_magic: self.config.network_magic,
             genesis_hash: self.config.genesis_hash.to_vec(),
-            record: self.record.current(&addresses, now)?.to_vec(),
+            record: self.own_record(now)?.to_vec(),
             roles: u32::from(self.config.roles.0),
             user_agent: self.config.user_agent.clone(),
             time_ms: now.0,

@@ -56,5 +56,21 @@ pub async fn run(list: ListArgs, datadir: Option<&Path>) -> Result<()> {
         })
         .collect();
     print(&["ROLE", "STATE", "NODE", "PEERS", "HEIGHT", "ENDPOINTS"], &rows);
+    let sources: Vec<Vec<String>> = shown.iter().flat_map(source_rows).collect();
+    if !sources.is_empty() {
+        println!();
+        print(&["ROLE", "SOURCE", "RESULT", "ADDRESSES", "AT", "DETAIL"], &sources);
+    }
     Ok(())
+}
+
+/// Where a node's peers come from: each source's last result (NET-30 to 38).
+fn source_rows(status: &Value) -> Vec<Vec<String>> {
+    let sources = status["discovery"]["sources"].as_array().cloned().unwrap_or_default();
+    let row = |source: &Value| {
+        let mut row = vec![cell(status, "role")];
+        row.extend(["source", "outcome", "addresses", "at", "detail"].map(|key| cell(source, key)));
+        row
+    };
+    sources.iter().map(row).collect()
 }

@@ -1,0 +1,190 @@
+//! Finding peers from nothing, and finding them again (NET-30 to 38).
+//!
+//! Sources tell addresses: the operator's list, the list of the chain spec, the anchors of the last run, the address book,
+//! DNS seeds, other peers. All go into the [`book`], and from the book the outbound connections are kept at their minimum,
+//! in rounds: every [`ROUND_MS`], and at once when a connection is lost or something new was told. Each source shows its
+//! last result ([`DiscoveryReport`]).
+//!
+//! [`book`], [`address`] and the rules of [`pex`] are pure; `service` is the shell that dials, asks and saves.
+
+pub mod address;
+pub mod book;
+pub mod dns;
+pub mod file;
+pub mod pex;
+mod report;
+mod service;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+
+use parking_lot::Mutex;
+use rand::{Rng, RngCore};
+use rand_chacha::ChaCha8Rng;
+use tokio::sync::Notify;
+use trellis_primitives::{NodeId, UnixMs};
+
+pub use self::dns::{DnsServer, DnsServerError};
+pub use self::report::{DiscoveryMetrics, DiscoveryReport, Outcome, OutcomeLabels, Source, SourceLabels, SourceReport};
+pub(crate) use self::service::start;
+
+use self::address::PeerAddress;
+use self::book::Book;
+use self::dns::Seeds;
+use self::pex::{AnswerLimiter, Records};
+use self::report::Reports;
+
+/// Between two rounds, unless configured otherwise (NET-38).
+pub const ROUND_MS: u64 = 300_000;
+/// Outbound connections kept, unless configured otherwise (NET-50).
+pub const OUTBOUND_MIN: usize = 8;
+/// Between two feelers, unless configured otherwise.
+pub const FEELER_MS: u64 = 120_000;
+/// The port of nodes where a DNS seed names none.
+pub const P2P_PORT: u16 = 9_700;
+/// DNS seeds at most.
+pub const SEEDS_MAX: usize = 16;
+
+/// What discovery is told.
+#[derive(Clone, Debug)]
+pub struct DiscoveryConfig {
+    /// Where the address book is kept; `None` keeps none over a restart.
+    pub book_file: Option<PathBuf>,
+    /// Addresses that came with the chain spec, multiaddr text; dialled while outbound connections are missing.
+    pub compiled_in: Vec<String>,
+    /// Names of DNS seeds, at most [`SEEDS_MAX`].
+    pub dns_seeds: Vec<String>,
+    /// Name servers for the seeds; none: the system's.
+    pub dns_servers: Vec<DnsServer>,
+    /// The port of nodes where a DNS seed names none.
+    pub p2p_port: u16,
+    /// Whether peers are asked for addresses and answered.
+    pub pex: bool,
+    /// Outbound connections kept.
+    pub outbound_min: usize,
+    /// Between two rounds, milliseconds.
+    pub round_ms: u64,
+    /// Between two feelers, milliseconds.
+    pub feeler_ms: u64,
+}
+
+impl Default for DiscoveryConfig {
+    fn default() -> Self {
+        Self {
+            book_file: None,
+            compiled_in: Vec::new(),
+            dns_seeds: Vec::new(),
+            dns_servers: Vec::new(),
+            p2p_port: P2P_PORT,
+            pex: true,
+            outbound_min: OUTBOUND_MIN,
+            round_ms: ROUND_MS,
+            feeler_ms: FEELER_MS,
+        }
+    }
+}
+
+/// What the tasks of discovery share.
+pub(crate) struct Discovery {
+    config: DiscoveryConfig,
+    seeds: Seeds,
+    book: Mutex<Book>,
+    records: Mutex<Records>,
+    reports: Mutex<Reports>,
+    limiter: Mutex<AnswerLimiter>,
+    /// When each connected peer was last asked.
+    asked: Mutex<BTreeMap<NodeId, UnixMs>>,
+    /// When each DNS seed's answer runs out.
+    seeds_due: Mutex<BTreeMap<String, UnixMs>>,
+    /// Outbound peers of the last run, until they were dialled.
+    anchors: Mutex<Vec<PeerAddress>>,
+    /// Outbound peers of this run, for the next one.
+    outbound: Mutex<Vec<PeerAddress>>,
+    dialling: Mutex<BTreeSet<SocketAddr>>,
+    rng: Mutex<ChaCha8Rng>,
+    rounds: AtomicU64,
+    /// The book changed since it was saved.
+    dirty: AtomicBool,
+    /// Something was told, or a connection was lost.
+    wake: Notify,
+    metrics: DiscoveryMetrics,
+}
+
+impl Discovery {
+    /// Opens the book; one that cannot be used is set aside with a warning.
+    pub(crate) fn open(
+        config: DiscoveryConfig,
+        configured: &[String],
+        network_magic: u32,
+        now: UnixMs,
+        mut rng: ChaCha8Rng,
+        metrics: DiscoveryMetrics,
+    ) -> Self {
+        let opened = config.book_file.as_ref().and_then(|path| match file::read(path, network_magic, now) {
+            Ok(opened) => opened,
+            Err(error) => {
+                let aside = file::set_aside(path).map(|path| path.display().to_string());
+                let aside = aside.unwrap_or_else(|error| error.to_string());
+                tracing::warn!(path = %path.display(), %error, aside, "the address book was set aside");
+                None
+            }
+        });
+        let (book, anchors) = match opened {
+            Some(opened) => (opened.book, opened.anchors),
+            None => {
+                let mut secret = [0u8; 32];
+                rng.fill_bytes(&mut secret);
+                (Book::new(secret), Vec::new())
+            }
+        };
+        let dns = config.dns_seeds.iter().take(SEEDS_MAX).cloned().map(Source::Dns);
+        let mut sources = vec![Source::Book, Source::Anchors];
+        sources.extend((!configured.is_empty()).then_some(Source::Config));
+        sources.extend((!config.compiled_in.is_empty()).then_some(Source::CompiledIn));
+        sources.extend(config.pex.then_some(Source::Pex));
+        Self {
+            seeds: Seeds::new(&config.dns_servers, config.p2p_port),
+            reports: Mutex::new(Reports::new(configured, sources.into_iter().chain(dns))),
+            book: Mutex::new(book),
+            records: Mutex::default(),
+            limiter: Mutex::default(),
+            asked: Mutex::default(),
+            seeds_due: Mutex::default(),
+            outbound: Mutex::new(anchors.clone()),
+            anchors: Mutex::new(anchors),
+            dialling: Mutex::default(),
+            rng: Mutex::new(rng),
+            rounds: AtomicU64::new(0),
+            dirty: AtomicBool::new(false),
+            wake: Notify::new(),
+            metrics,
+            config,
+        }
+    }
+
+    /// Notes what a dial to an address of the operator's list came to.
+    pub(crate) fn configured(&self, address: &str, result: Result<(), String>, at: UnixMs) {
+        let mut reports = self.reports.lock();
+        let report = reports.configured(address, result, at);
+        reports.set(&Source::Config, report, &self.metrics);
+    }
+
+    fn report(&self, source: &Source, outcome: Outcome, addresses: usize, detail: String, at: UnixMs) {
+        let report = SourceReport { source: source.to_string(), outcome, at: Some(at), addresses, detail };
+        tracing::debug!(
+            source = report.source,
+            outcome = outcome.name(),
+            addresses,
+            detail = report.detail,
+            "source used"
+        );
+        self.reports.lock().set(source, report, &self.metrics);
+    }
+
+    /// A wait with up to a quarter of jitter on top, so that nodes started together do not ask together.
+    fn jittered(&self, ms: u64) -> std::time::Duration {
+        std::time::Duration::from_millis(ms.saturating_add(self.rng.lock().random_range(0..=ms / 4)))
+    }
+}

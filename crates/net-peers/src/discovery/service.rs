@@ -1,0 +1,259 @@
+//! The shell of discovery: tasks that follow peers, run rounds, answer questions, feel and save.
+
+mod ask;
+mod dial;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, broadcast};
+use trellis_primitives::NodeId;
+
+use super::address::{AddressClass, AddressGroup, PeerAddress};
+use super::pex::{self, PEX, PEX_TIMEOUT_MS};
+use super::{Discovery, DiscoveryReport, file};
+use crate::network::Acceptor;
+use crate::peer::{Direction, PeerEvent, PeerInfo};
+use crate::service::NodeShared;
+
+/// The wait between two rounds while outbound connections are missing; it doubles.
+pub const SHORT_ROUND_MS_MIN: u64 = 1_000;
+/// The longest such wait.
+pub const SHORT_ROUND_MS_MAX: u64 = 60_000;
+/// Between being woken and the round, so that what happens together is one round.
+const WAKE_MS: u64 = 200;
+/// Between two looks whether the book has to be saved.
+const SAVE_MS: u64 = 10_000;
+/// Questions of peers answered at once.
+const ANSWERS_AT_ONCE_MAX: usize = 32;
+
+/// Discovery with the node that it works for.
+#[derive(Clone)]
+struct Finder {
+    shared: Arc<NodeShared>,
+    discovery: Arc<Discovery>,
+}
+
+/// Starts the tasks of discovery, if this node has it.
+pub(crate) fn start(shared: &Arc<NodeShared>) {
+    let Some(discovery) = shared.discovery.clone() else { return };
+    let finder = Finder { shared: Arc::clone(shared), discovery };
+    let events = shared.events.subscribe();
+    finder.spawn(|finder| async move { finder.follow(events).await });
+    finder.spawn(|finder| async move { finder.rounds().await });
+    finder.spawn(|finder| async move { finder.feel().await });
+    finder.spawn(|finder| async move { finder.keep_saved().await });
+    if finder.discovery.config.pex {
+        match shared.streams.accept(PEX) {
+            Ok(acceptor) => finder.spawn(|finder| async move { finder.answer_all(acceptor).await }),
+            Err(error) => tracing::warn!(%error, "peers are not answered"),
+        }
+    }
+}
+
+impl NodeShared {
+    /// What discovery shows of itself.
+    pub(crate) fn discovery_report(&self) -> Option<DiscoveryReport> {
+        let discovery = self.discovery.as_ref()?;
+        Some(DiscoveryReport {
+            sources: discovery.reports.lock().all(),
+            book: discovery.book.lock().counts(),
+            outbound: outbound(&self.table.lock().infos()).count(),
+            outbound_min: discovery.config.outbound_min,
+            rounds: discovery.rounds.load(Ordering::Relaxed),
+        })
+    }
+
+    /// Saves the book for the next run; called while the outbound peers are still connected.
+    pub(crate) async fn save_book(self: &Arc<Self>) {
+        if let Some(discovery) = self.discovery.clone() {
+            Finder { shared: Arc::clone(self), discovery }.save().await;
+        }
+    }
+}
+
+/// Connected peers that this node dialled.
+fn outbound(peers: &[PeerInfo]) -> impl Iterator<Item = &PeerInfo> {
+    peers.iter().filter(|peer| peer.connected_since.is_some() && peer.direction == Direction::Outbound)
+}
+
+/// Where a peer is connected from or to.
+fn remote_of(peer: &PeerInfo) -> Option<PeerAddress> {
+    let id = peer.peer_id.parse().ok();
+    peer.addresses.first().and_then(|text| PeerAddress::parse(text)).map(|address| PeerAddress { peer: id, ..address })
+}
+
+/// How near a peer is; one at an address that cannot be classed is as far as can be.
+fn class_of(remote: Option<PeerAddress>) -> AddressClass {
+    remote.and_then(|remote| remote.class()).unwrap_or(AddressClass::Public)
+}
+
+impl Finder {
+    fn spawn<F, T>(&self, task: F)
+    where
+        F: FnOnce(Self) -> T,
+        T: Future<Output = ()> + Send + 'static,
+    {
+        let closing = self.shared.closing.clone();
+        let task = task(self.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                () = closing.cancelled() => {}
+                () = task => {}
+            }
+        });
+    }
+
+    fn info(&self, peer: NodeId) -> Option<PeerInfo> {
+        self.shared.table.lock().infos().into_iter().find(|info| info.id == Some(peer))
+    }
+
+    fn outbound_count(&self) -> usize {
+        let peers = self.shared.table.lock().infos();
+        let count = outbound(&peers).count();
+        self.discovery.metrics.outbound.set(i64::try_from(count).unwrap_or(i64::MAX));
+        count
+    }
+
+    fn is_short(&self) -> bool {
+        self.outbound_count() < self.discovery.config.outbound_min
+    }
+
+    /// The book changed: its gauges follow, and it is to be saved.
+    fn book_changed(&self) {
+        let counts = self.discovery.book.lock().counts();
+        let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        self.discovery.metrics.book_new.set(gauge(counts.new));
+        self.discovery.metrics.book_tried.set(gauge(counts.tried));
+        self.discovery.dirty.store(true, Ordering::Relaxed);
+    }
+
+    async fn follow(&self, mut events: broadcast::Receiver<PeerEvent>) {
+        loop {
+            match events.recv().await {
+                Ok(PeerEvent::Connected { peer, .. }) => self.connected(peer),
+                Ok(PeerEvent::Disconnected { .. }) => self.discovery.wake.notify_one(),
+                Ok(PeerEvent::Refused { .. }) | Err(broadcast::error::RecvError::Lagged(_)) => {}
+                Err(broadcast::error::RecvError::Closed) => return,
+            }
+        }
+    }
+
+    /// A handshake succeeded: the peer's record is known good, and an address that this node dialled is proven.
+    fn connected(&self, peer: NodeId) {
+        let Some(info) = self.info(peer) else { return };
+        let remote = remote_of(&info);
+        let now = self.shared.clock.now();
+        if let Some(record) = &info.record {
+            let source = remote.map_or(AddressGroup::OPERATOR, |remote| AddressGroup::of(remote.socket));
+            let addresses = pex::usable_addresses(record, class_of(remote));
+            let mut book = self.discovery.book.lock();
+            book.tell_record(peer, &addresses, source, now);
+            if let (Some(remote), Direction::Outbound) = (remote, info.direction) {
+                book.reached(remote, peer, AddressGroup::OPERATOR, now);
+            }
+            drop(book);
+            if let Some(signed) = self.shared.table.lock().signed_record_of(peer) {
+                self.discovery.records.lock().keep(peer, record, signed);
+            }
+        }
+        self.book_changed();
+        if self.discovery.config.pex {
+            self.spawn(|finder| async move {
+                if finder.ask_one(peer).await.is_some_and(|found| found > 0) {
+                    finder.discovery.wake.notify_one();
+                }
+            });
+        }
+    }
+
+    async fn rounds(&self) {
+        let mut short_wait_ms = SHORT_ROUND_MS_MIN;
+        loop {
+            self.round().await;
+            let config = &self.discovery.config;
+            let wait_ms = if self.is_short() { short_wait_ms.min(config.round_ms) } else { config.round_ms };
+            short_wait_ms = short_wait_ms.saturating_mul(2).min(SHORT_ROUND_MS_MAX);
+            tokio::select! {
+                () = tokio::time::sleep(self.discovery.jittered(wait_ms)) => {}
+                () = self.until_needed() => short_wait_ms = SHORT_ROUND_MS_MIN,
+            }
+        }
+    }
+
+    /// Resolves when something happened that makes a round worth while before its time.
+    async fn until_needed(&self) {
+        loop {
+            self.discovery.wake.notified().await;
+            tokio::time::sleep(Duration::from_millis(WAKE_MS)).await;
+            if self.is_short() {
+                return;
+            }
+        }
+    }
+
+    /// One round: dial from what is known, ask the sources meanwhile, dial again if they told something new.
+    async fn round(&self) {
+        self.discovery.rounds.fetch_add(1, Ordering::Relaxed);
+        self.discovery.metrics.rounds.inc();
+        let now = self.shared.clock.now();
+        self.discovery.records.lock().expire(now);
+        let known = async {
+            self.dial_lists().await;
+            self.fill().await;
+        };
+        let told = async {
+            let (from_seeds, from_peers) = tokio::join!(self.ask_seeds(), self.ask_peers());
+            if from_seeds + from_peers > 0 {
+                self.book_changed();
+                self.fill().await;
+            }
+        };
+        tokio::join!(known, told);
+    }
+
+    async fn answer_all(&self, mut acceptor: Acceptor) {
+        let places = Arc::new(Semaphore::new(ANSWERS_AT_ONCE_MAX));
+        while let Some((peer, mut stream)) = acceptor.next().await {
+            // Beyond the bound a question is dropped; the asker's timeout tells it.
+            let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
+            self.spawn(|finder| async move {
+                let _place = place;
+                let limit = Duration::from_millis(PEX_TIMEOUT_MS);
+                let answered = tokio::time::timeout(limit, finder.answer_one(peer, &mut stream)).await;
+                if !matches!(answered, Ok(Ok(()))) {
+                    tracing::debug!(%peer, ?answered, "question not answered");
+                }
+            });
+        }
+    }
+
+    async fn keep_saved(&self) {
+        loop {
+            tokio::time::sleep(Duration::from_millis(SAVE_MS)).await;
+            if self.discovery.dirty.load(Ordering::Relaxed) {
+                self.save().await;
+            }
+        }
+    }
+
+    /// Writes the book with the outbound peers of now; those of before stay where there are none.
+    async fn save(&self) {
+        let Some(path) = self.discovery.config.book_file.clone() else { return };
+        self.discovery.dirty.store(false, Ordering::Relaxed);
+        let peers = self.shared.table.lock().infos();
+        let anchors: Vec<PeerAddress> = outbound(&peers).filter_map(remote_of).take(file::ANCHORS_MAX).collect();
+        let bytes = {
+            let mut last = self.discovery.outbound.lock();
+            if !anchors.is_empty() {
+                *last = anchors;
+            }
+            file::encode(&self.discovery.book.lock(), &last, self.shared.config.network_magic)
+        };
+        let written = tokio::task::spawn_blocking(move || file::write(&path, &bytes).map_err(|error| (path, error)));
+        if let Ok(Err((path, error))) = written.await {
+            tracing::warn!(path = %path.display(), %error, "the address book was not saved");
+        }
+    }
+}
