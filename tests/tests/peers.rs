@@ -62,7 +62,7 @@ fn a_peer_banned_by_command_stays_out_over_a_crash_until_it_is_unbanned() {
     network.kill("gateway");
     until("another gateway runs", || network.pid("gateway").is_some_and(|pid| Some(pid) != before));
     network.wait_ready(PATIENCE);
-    assert_eq!(ids(&network, "banned"), [provider.clone()]);
+    assert_eq!(ids(&network, "banned"), std::slice::from_ref(&provider));
     until("the others are back", || ids(&network, "connected").len() == 2);
     assert!(!ids(&network, "connected").contains(&provider));
     network.trellis(&again).failed_with(1, &["ban list"]);

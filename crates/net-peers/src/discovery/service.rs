@@ -134,7 +134,8 @@ impl Finder {
             match events.recv().await {
                 Ok(PeerEvent::Connected { peer, .. }) => self.connected(peer),
                 Ok(PeerEvent::Disconnected { .. }) => self.discovery.wake.notify_one(),
-                Ok(PeerEvent::Refused { .. }) | Err(broadcast::error::RecvError::Lagged(_)) => {}
+                Ok(PeerEvent::Refused { .. } | PeerEvent::Responded { .. })
+                | Err(broadcast::error::RecvError::Lagged(_)) => {}
                 Err(broadcast::error::RecvError::Closed) => return,
             }
         }

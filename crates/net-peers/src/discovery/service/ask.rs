@@ -146,9 +146,7 @@ impl Finder {
         let (mut taken, mut new) = (0, 0);
         for result in results {
             match result {
-                Ok(Verified { id, record })
-                    if id != self.shared.local_id && !self.shared.table.lock().is_banned(id) =>
-                {
+                Ok(Verified { id, record }) if id != self.shared.local_id && self.shared.guard.ban_of(id).is_none() => {
                     taken += 1;
                     let addresses = pex::usable_addresses(&record, class);
                     new += self.discovery.book.lock().tell_record(id, &addresses, source, now);
@@ -189,10 +187,8 @@ impl Finder {
         let class = class_of(self.info(asker).as_ref().and_then(remote_of));
         let mut others = self.discovery.records.lock().tellable(class, now);
         others.retain(|(id, _)| {
-            let (connected, banned) = {
-                let table = self.shared.table.lock();
-                (table.is_connected(*id), table.is_banned(*id))
-            };
+            let connected = self.shared.table.lock().is_connected(*id);
+            let banned = self.shared.guard.ban_of(*id).is_some();
             *id != asker && !banned && (connected || self.discovery.book.lock().was_reached(*id))
         });
         others.shuffle(&mut *self.discovery.rng.lock());

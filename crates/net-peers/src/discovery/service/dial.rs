@@ -134,12 +134,10 @@ impl Finder {
         ) -> Option<SocketAddr>,
     ) -> Option<PeerAddress> {
         let now = self.shared.clock.now();
-        let (infos, banned) = {
-            let table = self.shared.table.lock();
-            let nodes: Vec<NodeId> = self.discovery.book.lock().entries().filter_map(|(_, entry)| entry.node).collect();
-            let banned: BTreeSet<NodeId> = nodes.into_iter().filter(|node| table.is_banned(*node)).collect();
-            (table.infos(), banned)
-        };
+        let infos = self.shared.table.lock().infos();
+        let nodes: Vec<NodeId> = self.discovery.book.lock().entries().filter_map(|(_, entry)| entry.node).collect();
+        let banned: BTreeSet<NodeId> =
+            nodes.into_iter().filter(|node| self.shared.guard.ban_of(*node).is_some()).collect();
         let connected = Connected::of(&infos, self.shared.local_peer);
         let dialling = self.discovery.dialling.lock().clone();
         let may = |socket: SocketAddr, entry: &Entry, in_group_max: usize| {
