@@ -1,7 +1,7 @@
 //! Nodes that are told of nobody and find the network.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
-#[path = "../../crates/net-peers/tests/bind/mod.rs"]
+#[path = "../../crates/net-peers/tests/support/bind.rs"]
 mod bind;
 
 use std::time::{Duration, Instant};

@@ -1,6 +1,7 @@
 //! Real nodes that find each other: through a peer, from the address book, from a DNS seed served by BIND.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+#[path = "support/bind.rs"]
 mod bind;
 
 use std::path::PathBuf;
