@@ -3,5 +3,6 @@
 pub mod api;
 pub mod chain;
 pub mod http;
+pub mod lab;
 pub mod network;
 pub mod program;

@@ -13,11 +13,12 @@ pub fn binary() -> PathBuf {
     if let Some(path) = std::env::var_os("TRELLIS_BIN") {
         return PathBuf::from(path);
     }
-    let own = std::env::current_exe().expect("the path of this test");
-    let target = own.ancestors().nth(2).expect("target/<profile>/deps/<test>");
-    let path = target.join("trellis");
-    assert!(path.exists(), "{} does not exist; build it: cargo build --package trellis", path.display());
-    path
+    let own = std::env::current_exe().expect("the path of this program");
+    // target/<profile>/deps/<test>, or target/<profile>/xtask.
+    let folder = own.ancestors().skip(1).take(2).find(|folder| folder.join("trellis").is_file());
+    folder
+        .unwrap_or_else(|| panic!("no `trellis` beside {}; build it: cargo build --package trellis", own.display()))
+        .join("trellis")
 }
 
 /// How a command ended.
