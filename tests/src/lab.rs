@@ -4,7 +4,7 @@
 //! a laboratory test that is skipped shows nothing.
 
 use crate::network::Node;
-use crate::program::{Ended, clean_command, run};
+use crate::program::{Ended, clean_command, run, run_within};
 use nix::sched::{CloneFlags, setns};
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
@@ -19,6 +19,8 @@ pub mod theory;
 /// Laboratories of this process so far; each has a name of its own, so that several can stand at once.
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
+/// A script may take this long: sixteen homes take 5 s on a quiet machine and over a minute while others build on it.
+const SCRIPT_SECONDS_MAX: u64 = 240;
 /// What `natlab` calls, and the Debian package that has it.
 const TOOLS: [(&str, &str); 8] = [
     ("ip", "iproute2"),
@@ -108,7 +110,7 @@ impl Lab {
     fn script(&self, name: &str, arguments: &[&str]) -> String {
         let mut command = Command::new(scripts().join(name));
         command.args(arguments).env("NATLAB_NAME", &self.name);
-        run(command).succeeded().stdout
+        run_within(command, SCRIPT_SECONDS_MAX).succeeded().stdout
     }
 }
 
