@@ -2,6 +2,7 @@
 
 use crate::http::{Response, send};
 use serde_json::{Value, json};
+use std::time::Instant;
 
 /// A job's answer, streamed or whole.
 #[derive(Debug, Default, Clone)]
@@ -12,6 +13,8 @@ pub struct Answer {
     pub text: String,
     /// Pieces that carried text.
     pub pieces: usize,
+    /// From the request to the first piece of a stream, in milliseconds.
+    pub first_piece_ms: Option<u64>,
     /// The `trellis` object: job, receipt, provider, cost.
     pub trellis: Value,
     /// The `usage` object.
@@ -49,13 +52,19 @@ pub fn completion(prompt: &str, max_tokens: u64, stream: bool) -> Value {
 }
 
 /// Runs a job to its end, by the endpoint that its body is for.
-pub fn job(openai: &str, mut body: Value) -> Answer {
+pub fn job(openai: &str, body: Value) -> Answer {
+    watched_job(openai, body, &mut |_| {})
+}
+
+/// The same, and tells how many pieces of a stream there are as each comes.
+pub fn watched_job(openai: &str, mut body: Value, on_piece: &mut dyn FnMut(usize)) -> Answer {
+    let began = Instant::now();
     let path = if body.get("prompt").is_some() { "completions" } else { "chat/completions" };
     if body["stream"] == true {
         body["stream_options"] = json!({"include_usage": true});
     }
     match send("POST", &format!("{openai}/{path}"), &[], body.to_string().as_bytes()) {
-        Ok(response) if body["stream"] == true && response.status == 200 => streamed(response),
+        Ok(response) if body["stream"] == true && response.status == 200 => streamed(response, began, on_piece),
         Ok(response) => whole(response),
         Err(error) => Answer { broken: true, error: json!(error.to_string()), ..Answer::default() },
     }
@@ -72,6 +81,7 @@ fn whole(response: Response) -> Answer {
         status,
         pieces: usize::from(!text.is_empty()),
         text,
+        first_piece_ms: None,
         trellis: body["trellis"].clone(),
         usage: body["usage"].clone(),
         error: body["error"].clone(),
@@ -80,7 +90,7 @@ fn whole(response: Response) -> Answer {
     }
 }
 
-fn streamed(mut response: Response) -> Answer {
+fn streamed(mut response: Response, began: Instant, on_piece: &mut dyn FnMut(usize)) -> Answer {
     let mut answer = Answer { status: response.status, ..Answer::default() };
     let mut buffer = Vec::new();
     loop {
@@ -94,7 +104,14 @@ fn streamed(mut response: Response) -> Answer {
         }
         while let Some(end) = buffer.windows(2).position(|pair| pair == b"\n\n") {
             let event: Vec<u8> = buffer.drain(..end + 2).collect();
+            let before = answer.pieces;
             read_event(&String::from_utf8_lossy(&event), &mut answer);
+            if answer.pieces > before {
+                answer
+                    .first_piece_ms
+                    .get_or_insert_with(|| u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX));
+                on_piece(answer.pieces);
+            }
         }
     }
 }

@@ -3,6 +3,7 @@
 pub mod api;
 pub mod chain;
 pub mod http;
+pub mod lab;
 pub mod ledger;
 pub mod load;
 pub mod mount;

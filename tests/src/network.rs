@@ -266,6 +266,36 @@ impl Node {
         node
     }
 
+    /// Runs a command that asks this node.
+    pub fn trellis(&self, arguments: &[&str]) -> Ended {
+        trellis_in(self.folder.path(), arguments)
+    }
+
+    /// Stops the process where it is, as a closed laptop does, until [`Self::resume`].
+    pub fn pause(&self) {
+        self.signal("-STOP");
+    }
+
+    /// Lets it go on.
+    pub fn resume(&self) {
+        self.signal("-CONT");
+    }
+
+    /// Ends it as Ctrl-C does, with its goodbyes; fails where it does not end.
+    pub fn stop(mut self) {
+        self.signal("-INT");
+        let deadline = Instant::now() + Duration::from_secs(END_SECONDS_MAX);
+        while self.child.try_wait().expect("wait").is_none() {
+            assert!(Instant::now() < deadline, "the role did not end within {END_SECONDS_MAX} s");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn signal(&self, signal: &str) {
+        let sent = Command::new("kill").args([signal, &self.child.id().to_string()]).status().expect("kill");
+        assert!(sent.success(), "kill {signal}");
+    }
+
     /// What it says of itself; nothing before it answers.
     pub fn status(&self) -> Value {
         let ended = trellis_in(&self.folder, &["status", "--json"]);

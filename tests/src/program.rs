@@ -13,11 +13,12 @@ pub fn binary() -> PathBuf {
     if let Some(path) = std::env::var_os("TRELLIS_BIN") {
         return PathBuf::from(path);
     }
-    let own = std::env::current_exe().expect("the path of this test");
-    let target = own.ancestors().nth(2).expect("target/<profile>/deps/<test>");
-    let path = target.join("trellis");
-    assert!(path.exists(), "{} does not exist; build it: cargo build --package trellis", path.display());
-    path
+    let own = std::env::current_exe().expect("the path of this program");
+    // target/<profile>/deps/<test>, or target/<profile>/xtask.
+    let folder = own.ancestors().skip(1).take(2).find(|folder| folder.join("trellis").is_file());
+    folder
+        .unwrap_or_else(|| panic!("no `trellis` beside {}; build it: cargo build --package trellis", own.display()))
+        .join("trellis")
 }
 
 /// How a command ended.
@@ -79,7 +80,12 @@ pub fn clean_command() -> Command {
 }
 
 /// Runs any command to its end; one that takes longer than [`COMMAND_SECONDS_MAX`] is killed and fails.
-pub fn run(mut command: Command) -> Ended {
+pub fn run(command: Command) -> Ended {
+    run_within(command, COMMAND_SECONDS_MAX)
+}
+
+/// The same with a limit of its own, in seconds.
+pub fn run_within(mut command: Command, seconds_max: u64) -> Ended {
     let folder = tempfile::tempdir().expect("temporary folder");
     // Files, not pipes: a full pipe would stop a talkative command for ever.
     let (out, err) = (folder.path().join("stdout"), folder.path().join("stderr"));
@@ -89,7 +95,7 @@ pub fn run(mut command: Command) -> Ended {
         .stderr(std::fs::File::create(&err).expect("file"))
         .spawn()
         .unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
-    let deadline = Instant::now() + Duration::from_secs(COMMAND_SECONDS_MAX);
+    let deadline = Instant::now() + Duration::from_secs(seconds_max);
     let status = loop {
         match child.try_wait().expect("wait") {
             Some(status) => break Some(status),
@@ -103,6 +109,6 @@ pub fn run(mut command: Command) -> Ended {
     };
     let read = |path: &Path| String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned();
     let ended = Ended { code: status.and_then(|s| s.code()).unwrap_or(-1), stdout: read(&out), stderr: read(&err) };
-    assert!(status.is_some(), "{command:?} did not end within {COMMAND_SECONDS_MAX} s: {ended:?}");
+    assert!(status.is_some(), "{command:?} did not end within {seconds_max} s: {ended:?}");
     ended
 }

@@ -1,6 +1,7 @@
 //! The chores of the house: tidy, layers, specification, generated documents, proofs.
 
 mod docs;
+mod lab;
 mod layers;
 mod lexer;
 mod proof;
@@ -43,6 +44,15 @@ enum Chore {
         /// Which proof; `list` shows them.
         name: String,
     },
+    /// Run a provider in every kind of home against a gateway in every kind, and print the matrix (needs root).
+    Lab {
+        /// Print JSON: {"pairs":[{"a","b","reached","path","first_byte_ms","direct_ms"}]}.
+        #[arg(long)]
+        json: bool,
+        /// Only this pair, as `port-restricted,open`: the provider's home, then the gateway's. May be repeated.
+        #[arg(long, value_name = "A,B")]
+        pair: Vec<String>,
+    },
     /// Check that each proof that SPECIFICATION.md links exists, and print how old it is.
     Proofs,
 }
@@ -56,6 +66,7 @@ fn main() -> Result<()> {
         Chore::Docs { check } => docs::run(&root, check),
         Chore::Artifacts => proof::command(&root, "contracts/check.sh", &["artifacts"]),
         Chore::Prove { name } => proof::prove(&root, &name),
+        Chore::Lab { json, pair } => lab::run(json, &pair),
         Chore::Proofs => proof::check(&root),
     }
 }

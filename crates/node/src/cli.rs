@@ -32,6 +32,8 @@ pub enum Command {
     Aggregator(Box<Given>),
     /// Show what the nodes of a data folder are doing (online).
     Status(ListArgs),
+    /// Find out how others can reach this machine: UDP, addresses, NAT, port mapping, key exchange (offline).
+    Netcheck(NetcheckArgs),
     /// Peers of a running node.
     #[command(subcommand)]
     Peer(PeerCommand),
@@ -106,6 +108,16 @@ pub struct DevArgs {
     /// First port of `/metrics` and `/health`; the roles take this one and the following three. 0: the system chooses.
     #[arg(long, default_value_t = 9600, value_name = "PORT")]
     pub metrics_port: u16,
+}
+
+/// Flags of `trellis netcheck`.
+#[derive(Args, Clone, Default)]
+pub struct NetcheckArgs {
+    #[command(flatten)]
+    pub list: ListArgs,
+    /// A STUN server to ask, four at most; public ones otherwise. The port is 3478 where none is given.
+    #[arg(long, env = "TRELLIS_STUN", value_name = "HOST:PORT", value_delimiter = ',')]
+    pub stun: Vec<String>,
 }
 
 /// How a listing is printed.

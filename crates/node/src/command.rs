@@ -7,6 +7,7 @@ pub mod channel;
 pub mod config;
 pub mod job;
 pub mod key;
+pub mod netcheck;
 pub mod peer;
 pub mod ping;
 pub mod receipt;

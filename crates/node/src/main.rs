@@ -78,6 +78,7 @@ async fn run(cli: Cli, matches: &clap::ArgMatches) -> Result<()> {
         Command::Gateway(given) => role::gateway::run(settle(&given, "gateway")?, datadir).await,
         Command::Aggregator(given) => role::aggregator::run(settle(&given, "aggregator")?, datadir).await,
         Command::Status(list) => command::status::run(list, datadir).await,
+        Command::Netcheck(args) => command::netcheck::run(&args).await,
         Command::Peer(peer) => command::peer::run(peer, datadir).await,
         Command::Ping { id, count, asked } => command::ping::run(&id, count, &asked, datadir).await,
         Command::Receipt(receipt) => command::receipt::run(receipt, datadir).await,

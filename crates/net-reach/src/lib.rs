@@ -1,0 +1,21 @@
+//! Be reachable: STUN, NAT kind, port mapping, relays, hole punching, TURN, `netcheck`.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+pub mod config;
+mod error;
+mod message;
+mod nat;
+mod portmap;
+mod service;
+mod state;
+mod verdict;
+
+pub use error::{MapError, MessageError, ReachError};
+pub use message::{Answer, Request};
+pub use nat::{
+    Classified, Filtering, Findings, Mapping, NatKind, ServerFinding, TcpCheck, classify, double_nat, is_public,
+};
+pub use portmap::{Attempt, Lease, MapProtocol, Router, Survey, default_gateway, survey};
+pub use service::{ResolvedServer, check_stun, check_tcp, own_address, resolve};
+pub use state::{Probe, Socket, Step};
+pub use verdict::{Level, Situation, Verdict, verdict};

@@ -1,0 +1,108 @@
+//! The public side of the laboratory: validator, provider and aggregator on `pub1`; and the homes that buy from them.
+
+use super::Lab;
+use crate::api::{Answer, job};
+use crate::http::exchange;
+use crate::network::Node;
+use serde_json::Value;
+use std::time::{Duration, Instant};
+
+/// The public host's address.
+pub const PUBLIC: &str = "11.201.0.2";
+/// The chain's JSON-RPC: on a port that even a network that only lets the web through can reach.
+pub const RPC: &str = "http://11.201.0.2:443";
+/// Where a gateway at home serves its own people.
+pub const OPENAI: &str = "http://127.0.0.1:8080/v1";
+/// How long a gateway may take until it has a provider; a loaded machine is slow.
+pub const CONNECT_SECONDS_MAX: u64 = 30;
+/// Between two looks.
+const POLL_MS: u64 = 50;
+
+/// Everything but the buyer.
+pub struct Public {
+    /// Sells the small model.
+    pub provider: Node,
+    _aggregator: Node,
+    _validator: Node,
+    peers: String,
+}
+
+impl Public {
+    /// Starts all three.
+    pub fn start(lab: &Lab) -> Self {
+        let rpc_listen = RPC.trim_start_matches("http://");
+        let validator = lab.node("pub1", &flags("validator", 9700, 10, &["--rpc-listen", rpc_listen]).words());
+        let mut peers = p2p(&validator);
+        let joined = ["--rpc", RPC, "--peers", &peers];
+        let provider = lab.node("pub1", &flags("provider", 9701, 11, &joined).words());
+        let aggregator = lab.node("pub1", &flags("aggregator", 9703, 13, &joined).words());
+        for node in [&provider, &aggregator] {
+            peers = format!("{peers},{}", p2p(node));
+        }
+        Self { provider, _aggregator: aggregator, _validator: validator, peers }
+    }
+
+    /// Starts a gateway on a host; the test accounts of homes are apart from those of the public side.
+    pub fn gateway(&self, lab: &Lab, host: &str, account: u32) -> Node {
+        let more = ["--rpc", RPC, "--peers", &self.peers, "--http-listen", "127.0.0.1:8080"];
+        let listen = flags_at("gateway", "0.0.0.0", 9702, account, &more);
+        lab.node(host, &listen.words())
+    }
+}
+
+/// The p2p address that a node tells others.
+pub fn p2p(node: &Node) -> String {
+    let status = node.status();
+    status["endpoints"]["p2p"].as_str().unwrap_or_else(|| panic!("no p2p address in {status}")).to_owned()
+}
+
+/// True once the gateway on this host knows a provider; false where it does not within the time.
+pub fn finds_a_provider(lab: &Lab, host: &str, limit: Duration) -> bool {
+    let deadline = Instant::now() + limit;
+    loop {
+        let (_, models) = lab.inside(host, || exchange("GET", &format!("{OPENAI}/models"), &[], b""));
+        if models["data"].as_array().is_some_and(|models| !models.is_empty()) {
+            return true;
+        }
+        if Instant::now() > deadline {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(POLL_MS));
+    }
+}
+
+/// Runs a job on the gateway of this host.
+pub fn job_at(lab: &Lab, host: &str, body: Value) -> Answer {
+    lab.inside(host, || job(OPENAI, body))
+}
+
+/// Arguments of one role.
+pub struct Flags(Vec<String>);
+
+impl Flags {
+    /// As a command takes them.
+    pub fn words(&self) -> Vec<&str> {
+        self.0.iter().map(String::as_str).collect()
+    }
+}
+
+fn flags(role: &str, port: u16, account: u32, more: &[&str]) -> Flags {
+    flags_at(role, PUBLIC, port, account, more)
+}
+
+/// Arguments of a role that listens at an address.
+pub fn flags_at(role: &str, address: &str, port: u16, account: u32, more: &[&str]) -> Flags {
+    let mut words = vec![
+        role.to_owned(),
+        "--chain".into(),
+        "dev".into(),
+        "--listen".into(),
+        format!("/ip4/{address}/udp/{port}/quic-v1"),
+        "--metrics-listen".into(),
+        "off".into(),
+        "--dev-account".into(),
+        account.to_string(),
+    ];
+    words.extend(more.iter().map(|word| (*word).to_owned()));
+    Flags(words)
+}
