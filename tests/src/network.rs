@@ -266,11 +266,6 @@ impl Node {
         node
     }
 
-    /// Runs a command that asks this node.
-    pub fn trellis(&self, arguments: &[&str]) -> Ended {
-        trellis_in(self.folder.path(), arguments)
-    }
-
     /// Stops the process where it is, as a closed laptop does, until [`Self::resume`].
     pub fn pause(&self) {
         self.signal("-STOP");
