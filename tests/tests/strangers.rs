@@ -64,7 +64,7 @@ fn a_stock_libp2p_peer_is_refused_with_a_reason_and_the_network_goes_on() {
             network.metric(role, "trellis_peers_refused_total", "policy (classical)") >= 1.0
         });
         let log = network.log(role);
-        let told = |line: &str| line.contains("connection refused") && line.contains("trellis-pq/1");
+        let told = |line: &str| line.contains("connection refused") && line.contains("does not speak trellis-pq");
         assert!(log.lines().any(told), "the {role} logs why: {log}");
     }
     goes_on(&network);
