@@ -108,7 +108,7 @@ fn a_validator_whose_disk_is_full_says_so_and_goes_on_from_its_last_final_block(
     let disk = SmallDisk::new(DISK_MIB);
     let network = Network::start_in(disk.folder_with("validator"));
     paid_jobs(&network);
-    let rpc = network.rpc();
+    let (rpc, before) = (network.rpc(), network.pid("validator"));
     disk.fill();
     let mut seen = (0, serde_json::Value::Null);
     until("the validator's end with its reason", || {
@@ -121,6 +121,7 @@ fn a_validator_whose_disk_is_full_says_so_and_goes_on_from_its_last_final_block(
         named_as_full(&network, "validator")
     });
     disk.free();
+    until("another validator runs", || network.pid("validator").is_some_and(|pid| Some(pid) != before));
     network.wait_ready(Duration::from_secs(PATIENCE_SECONDS));
     let (height_seen, hash) = (u64::try_from(seen.0).unwrap(), seen.1);
     assert!(height_seen > 0);

@@ -134,15 +134,7 @@ pub async fn start_with_metrics(
             genesis_hash: config.genesis_hash,
             chain_id: config.chain_id,
         },
-        record: RecordKeeper {
-            keys,
-            account,
-            chain_id: config.chain_id,
-            network_magic: config.network_magic,
-            roles: config.roles,
-            models: config.models.clone(),
-            current: Mutex::default(),
-        },
+        record: record_keeper(&config, keys, account),
         clock,
         instance: rng.random(),
         nonces: Mutex::default(),
@@ -176,6 +168,18 @@ pub async fn start_with_metrics(
     defence::begin(&shared, jitter_seed);
     discovery::start(&shared);
     Ok(Arc::new(NetHandle::new(shared)))
+}
+
+fn record_keeper(config: &NetConfig, keys: Arc<HybridKey>, account: AccountKey) -> RecordKeeper {
+    RecordKeeper {
+        keys,
+        account,
+        chain_id: config.chain_id,
+        network_magic: config.network_magic,
+        roles: config.roles,
+        models: config.models.clone(),
+        current: Mutex::default(),
+    }
 }
 
 fn open_discovery(config: &NetConfig, now: UnixMs, seed: u64, metrics: &NetMetrics) -> Option<Arc<Discovery>> {
