@@ -10,3 +10,4 @@ pub mod mount;
 pub mod network;
 pub mod program;
 pub mod proof;
+pub mod wait;

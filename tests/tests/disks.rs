@@ -1,18 +1,19 @@
 //! Disks that are full or read-only: a clear error, nothing that was acknowledged is lost, and all works again afterwards.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use trellis_scenarios::api::{Answer, chat, job};
 use trellis_scenarios::chain::{block_hash, height};
 use trellis_scenarios::ledger::{Income, audited, no_job_is_paid_twice, receipts};
 use trellis_scenarios::mount::SmallDisk;
 use trellis_scenarios::network::{Network, Node};
 use trellis_scenarios::program::trellis_in;
+use trellis_scenarios::wait::until;
 
 /// Size of a role's disk, in MiB: enough for a few minutes of a small network.
 const DISK_MIB: u32 = 64;
 /// How long anything may take here: a role is started again after pauses that double up to 8 s.
-const PATIENCE_SECONDS: u64 = 120;
+const PATIENCE: Duration = Duration::from_secs(120);
 /// Jobs before and after.
 const JOBS: usize = 3;
 /// What a disk that is full is called.
@@ -30,15 +31,6 @@ const VALIDATOR: [&str; 9] = [
     "--metrics-listen",
     "off",
 ];
-
-/// Waits for a condition; fails with what it was.
-fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(PATIENCE_SECONDS);
-    while !condition() {
-        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE_SECONDS} s");
-        std::thread::sleep(Duration::from_millis(200));
-    }
-}
 
 fn paid_jobs(network: &Network) -> Vec<Answer> {
     let answers: Vec<Answer> = (0..JOBS).map(|_| job(&network.openai(), chat("Hello", 8, true))).collect();
@@ -61,17 +53,17 @@ fn a_full_journal_loses_nothing(role: &str) {
     let before = paid_jobs(&network);
     disk.fill();
     let mut told = before;
-    until("a job that fails because of the full disk", || {
+    until(PATIENCE, "a job that fails because of the full disk", || {
         let answer = job(&network.openai(), chat("Hello", 8, true));
         let paid = answer.is_paid_answer();
         assert!(paid || !answer.error.is_null() || answer.broken, "neither an answer nor an error: {answer:?}");
         told.extend(paid.then_some(answer));
         !paid
     });
-    until("the role's end with its reason", || named_as_full(&network, role));
+    until(PATIENCE, "the role's end with its reason", || named_as_full(&network, role));
     disk.free();
-    network.wait_ready(Duration::from_secs(PATIENCE_SECONDS));
-    until("a job after there is space", || {
+    network.wait_ready(PATIENCE);
+    until(PATIENCE, "a job after there is space", || {
         let answer = job(&network.openai(), chat("Hello again", 8, true));
         let paid = answer.is_paid_answer();
         told.extend(paid.then_some(answer));
@@ -111,7 +103,7 @@ fn a_validator_whose_disk_is_full_says_so_and_goes_on_from_its_last_final_block(
     let (rpc, before) = (network.rpc(), network.pid("validator"));
     disk.fill();
     let mut seen = (0, serde_json::Value::Null);
-    until("the validator's end with its reason", || {
+    until(PATIENCE, "the validator's end with its reason", || {
         // Blocks that still fit are final like all others.
         if let Ok(block) =
             trellis_scenarios::chain::ask(&rpc, "eth_getBlockByNumber", serde_json::json!(["finalized", false]))
@@ -121,11 +113,11 @@ fn a_validator_whose_disk_is_full_says_so_and_goes_on_from_its_last_final_block(
         named_as_full(&network, "validator")
     });
     disk.free();
-    until("another validator runs", || network.pid("validator").is_some_and(|pid| Some(pid) != before));
-    network.wait_ready(Duration::from_secs(PATIENCE_SECONDS));
+    until(PATIENCE, "another validator runs", || network.pid("validator").is_some_and(|pid| Some(pid) != before));
+    network.wait_ready(PATIENCE);
     let (height_seen, hash) = (u64::try_from(seen.0).unwrap(), seen.1);
     assert!(height_seen > 0);
-    until("a block above", || height(&rpc) > height_seen);
+    until(PATIENCE, "a block above", || height(&rpc) > height_seen);
     assert_eq!(block_hash(&rpc, height_seen), hash, "a final block was lost");
     paid_jobs(&network);
 }
@@ -136,7 +128,7 @@ fn a_node_does_not_start_on_a_full_or_read_only_disk_and_does_afterwards() {
     let disk = SmallDisk::new(DISK_MIB);
     let node = Node::start_in(disk.path(), &VALIDATOR);
     let rpc = format!("http://{}", node.endpoint("rpc"));
-    until("a few blocks", || height(&rpc) > 3);
+    until(PATIENCE, "a few blocks", || height(&rpc) > 3);
     let seen = height(&rpc);
     let hash = block_hash(&rpc, seen);
     drop(node);
@@ -153,5 +145,5 @@ fn a_node_does_not_start_on_a_full_or_read_only_disk_and_does_afterwards() {
     let node = Node::start_in(disk.path(), &VALIDATOR);
     let rpc = format!("http://{}", node.endpoint("rpc"));
     assert_eq!(block_hash(&rpc, seen), hash, "a final block was lost");
-    until("a block above", || height(&rpc) > seen);
+    until(PATIENCE, "a block above", || height(&rpc) > seen);
 }

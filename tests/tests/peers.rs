@@ -2,20 +2,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 use serde_json::Value;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use trellis_scenarios::api::{chat, job};
 use trellis_scenarios::network::Network;
+use trellis_scenarios::wait::until;
 
 /// A loaded machine is slow.
 const PATIENCE: Duration = Duration::from_secs(90);
-
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !holds() {
-        assert!(began.elapsed() < PATIENCE, "{what}");
-        std::thread::sleep(Duration::from_millis(200));
-    }
-}
 
 /// A command to the gateway, as JSON.
 fn gateway(network: &Network, arguments: &[&str]) -> Value {
@@ -34,7 +27,7 @@ fn a_peer_banned_by_command_stays_out_over_a_crash_until_it_is_unbanned() {
     let network = Network::start_on_fixed_ports();
     let provider = network.status("provider")["node_id"].as_str().unwrap().to_owned();
     let address = network.endpoint("provider", "p2p");
-    until("the gateway knows the provider", || ids(&network, "connected").contains(&provider));
+    until(PATIENCE, "the gateway knows the provider", || ids(&network, "connected").contains(&provider));
 
     let listed = gateway(&network, &["peer", "list"]);
     let score = listed["summary"]["average_reputation"].as_f64().unwrap();
@@ -55,23 +48,23 @@ fn a_peer_banned_by_command_stays_out_over_a_crash_until_it_is_unbanned() {
 
     let banned = gateway(&network, &["peer", "ban", &provider, "--for", "24h"]);
     assert!(banned["ban"]["until"].is_string(), "{banned}");
-    until("the provider is gone", || !ids(&network, "connected").contains(&provider));
+    until(PATIENCE, "the provider is gone", || !ids(&network, "connected").contains(&provider));
     network.trellis(&again).failed_with(1, &["ban list", &provider]);
 
     let before = network.pid("gateway");
     network.kill("gateway");
-    until("another gateway runs", || network.pid("gateway").is_some_and(|pid| Some(pid) != before));
+    until(PATIENCE, "another gateway runs", || network.pid("gateway").is_some_and(|pid| Some(pid) != before));
     network.wait_ready(PATIENCE);
     assert_eq!(ids(&network, "banned"), std::slice::from_ref(&provider));
-    until("the others are back", || ids(&network, "connected").len() == 2);
+    until(PATIENCE, "the others are back", || ids(&network, "connected").len() == 2);
     assert!(!ids(&network, "connected").contains(&provider));
     network.trellis(&again).failed_with(1, &["ban list"]);
 
     gateway(&network, &["peer", "unban", &provider[..12]]);
     // The gateway's own redial may be quicker than the command.
     network.trellis(&again);
-    until("the provider is back", || ids(&network, "connected").contains(&provider));
-    until("jobs run again", || job(&network.openai(), chat("Hello", 4, false)).is_paid_answer());
+    until(PATIENCE, "the provider is back", || ids(&network, "connected").contains(&provider));
+    until(PATIENCE, "jobs run again", || job(&network.openai(), chat("Hello", 4, false)).is_paid_answer());
 }
 
 // row: NET-71, NET-72

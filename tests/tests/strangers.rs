@@ -5,22 +5,15 @@
 use libp2p::core::transport::{DialOpts, PortUse};
 use libp2p::core::{Endpoint, Transport};
 use serde_json::Value;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use trellis_scenarios::api::{chat, job};
 use trellis_scenarios::chain::height;
 use trellis_scenarios::network::{Network, Node, ROLES, metric};
 use trellis_scenarios::program::trellis_in;
+use trellis_scenarios::wait::until;
 
 /// How long anything may take on a loaded machine.
-const PATIENCE_SECONDS: u64 = 60;
-
-fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(PATIENCE_SECONDS);
-    while !condition() {
-        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE_SECONDS} s");
-        std::thread::sleep(Duration::from_millis(200));
-    }
-}
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The network makes blocks, serves jobs, and its nodes know each other and nobody else.
 fn goes_on(network: &Network) {
@@ -28,7 +21,7 @@ fn goes_on(network: &Network) {
     assert!(answer.is_paid_answer(), "{answer:?}");
     let rpc = network.rpc();
     let before = height(&rpc);
-    until("a block", || height(&rpc) > before);
+    until(PATIENCE, "a block", || height(&rpc) > before);
     for role in ROLES {
         assert_eq!(network.status(role)["peers_connected"], 3, "peers of the {role}");
     }
@@ -42,7 +35,7 @@ fn stock_dial(address: &str) -> String {
         let mut transport = libp2p_quic::tokio::Transport::new(libp2p_quic::Config::new(&identity));
         let options = DialOpts { role: Endpoint::Dialer, port_use: PortUse::New };
         let dialing = transport.dial(address.parse().expect("an address"), options).expect("the dial starts");
-        let dialed = tokio::time::timeout(Duration::from_secs(PATIENCE_SECONDS), dialing).await;
+        let dialed = tokio::time::timeout(PATIENCE, dialing).await;
         match dialed.expect("the dial ends") {
             Ok((peer, _)) => panic!("a stock libp2p peer was let in by {peer}"),
             Err(error) => format!("{error:?}"),
@@ -58,9 +51,9 @@ fn a_stock_libp2p_peer_is_refused_with_a_reason_and_the_network_goes_on() {
         let heard = stock_dial(&network.endpoint(role, "p2p"));
         assert!(heard.contains("protocol"), "the peer reads why: {heard}");
         let counted = || network.metric(role, "trellis_transport_refused_total", "policy (classical)");
-        until("the refusal is counted", || counted() >= 1.0);
+        until(PATIENCE, "the refusal is counted", || counted() >= 1.0);
         assert_eq!(counted(), 1.0, "one refusal at the {role}");
-        until("the refusal is counted by its name", || {
+        until(PATIENCE, "the refusal is counted by its name", || {
             network.metric(role, "trellis_peers_refused_total", "policy (classical)") >= 1.0
         });
         let log = network.log(role);
@@ -99,7 +92,7 @@ fn a_node_of_another_genesis_is_refused_by_name_on_both_sides() {
     let stranger = Node::start(&flags);
     let own = stranger.endpoint("metrics");
     let by_reason = |by: &str| format!("reason=\"wrong network\",by=\"{by}\"");
-    until("both sides count the refusal", || {
+    until(PATIENCE, "both sides count the refusal", || {
         let at = |role| network.metric(role, "trellis_peers_refused_total", &by_reason("us"));
         at("validator") >= 1.0
             && at("gateway") >= 1.0

@@ -201,7 +201,8 @@ fn a_gateway_that_sends_ten_undecodable_frames_loses_its_connection_and_stays_ou
             assert_eq!(hand.until_error().await.0, JobErrorCode::Protocol);
         }
         let mut hand = Hand::open(&world, &network).await;
-        write_frame(&mut hand.stream, b"\xff\xff\xff").await.unwrap();
+        // The connection may be gone before the last write has returned.
+        let _ = write_frame(&mut hand.stream, b"\xff\xff\xff").await;
         while read_frame(&mut hand.stream, JOB_FRAME_BYTES_MAX).await.is_ok() {}
         let again = network.dial(&SimNet::address(world.provider_id())).await.unwrap_err();
         assert!(again.to_string().contains("banned"), "{again}");

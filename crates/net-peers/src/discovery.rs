@@ -24,6 +24,7 @@ use parking_lot::Mutex;
 use rand::{Rng, RngCore};
 use rand_chacha::ChaCha8Rng;
 use tokio::sync::Notify;
+use trellis_crypto::file::set_aside;
 use trellis_primitives::{NodeId, UnixMs};
 
 pub use self::dns::{DnsServer, DnsServerError};
@@ -125,7 +126,7 @@ impl Discovery {
         let opened = config.book_file.as_ref().and_then(|path| match file::read(path, network_magic, now) {
             Ok(opened) => opened,
             Err(error) => {
-                let aside = file::set_aside(path).map(|path| path.display().to_string());
+                let aside = set_aside(path).map(|path| path.display().to_string());
                 let aside = aside.unwrap_or_else(|error| error.to_string());
                 tracing::warn!(path = %path.display(), %error, aside, "the address book was set aside");
                 None

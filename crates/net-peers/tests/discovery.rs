@@ -140,7 +140,7 @@ async fn a_damaged_book_is_set_aside_and_the_node_starts() {
     std::fs::write(&path, b"this is no book").unwrap();
     let alice = node(1, &[], finding()).await;
     let bob = node(2, &[address(&alice)], DiscoveryConfig { book_file: Some(path.clone()), ..finding() }).await;
-    assert_eq!(std::fs::read(path.with_extension("damaged")).unwrap(), b"this is no book");
+    assert_eq!(std::fs::read(folder.join("peers.book.damaged")).unwrap(), b"this is no book");
     until("bob is connected", &bob, || is_connected(&bob, alice.net.local_id())).await;
     bob.net.shutdown().await;
     assert!(std::fs::read(&path).unwrap().starts_with(b"TRLB"));

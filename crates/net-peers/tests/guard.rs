@@ -257,7 +257,7 @@ async fn a_damaged_file_is_set_aside_and_the_node_starts() {
     std::fs::write(folder.path().join("peers.json"), "{\"magic\":").unwrap();
     let (bob, _) = remembering(2, folder.path()).await;
     assert!(bob.guard().standings().is_empty());
-    assert!(folder.path().join("peers.damaged").exists());
+    assert!(folder.path().join("peers.json.damaged").exists());
     bob.guard().unban(id(1));
     bob.ban(id(1), None).await;
     let text = std::fs::read_to_string(folder.path().join("peers.json")).unwrap();

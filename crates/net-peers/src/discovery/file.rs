@@ -3,7 +3,7 @@
 //! Layout: magic `TRLB`, a 16-bit version, SHA3-256 of the rest, then a prost [`BookFile`].
 
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
@@ -218,35 +218,12 @@ pub fn read(path: &Path, network_magic: u32, now: UnixMs) -> Result<Option<Opene
     decode(&bytes, network_magic, now).map(Some)
 }
 
-/// Moves a file that cannot be used out of the way, so that nothing is lost and the node starts. Returns where it is now.
-///
-/// # Errors
-/// The file system's.
-pub fn set_aside(path: &Path) -> io::Result<PathBuf> {
-    let aside = path.with_extension("damaged");
-    fs::rename(path, &aside)?;
-    Ok(aside)
-}
-
-/// Writes a file whole or not at all.
-///
-/// # Errors
-/// The file system's.
-pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let partial = path.with_extension("partial");
-    let mut file = fs::File::create(&partial)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&partial, path)?;
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs::File::open(folder)?.sync_all()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::discovery::book::Told;
     use proptest::prelude::*;
+    use trellis_crypto::file::{replace, set_aside};
 
     const NOW: UnixMs = UnixMs(1_800_000_000_000);
 
@@ -276,7 +253,7 @@ mod tests {
         let path = folder.join("peers.book");
         let (book, anchors) = filled(30);
         assert!(read(&path, 5, NOW).unwrap().is_none());
-        write(&path, &encode(&book, &anchors, 5)).unwrap();
+        replace(&path, &encode(&book, &anchors, 5)).unwrap();
         let opened = read(&path, 5, NOW).unwrap().unwrap();
         assert_eq!(opened.book.saved(), book.saved());
         assert_eq!((opened.book.counts(), opened.anchors), (book.counts(), anchors));

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, broadcast};
+use trellis_crypto::file::replace;
 use trellis_primitives::NodeId;
 
 use super::address::{AddressClass, AddressGroup, PeerAddress};
@@ -252,7 +253,7 @@ impl Finder {
             }
             file::encode(&self.discovery.book.lock(), &last, self.shared.config.network_magic)
         };
-        let written = tokio::task::spawn_blocking(move || file::write(&path, &bytes).map_err(|error| (path, error)));
+        let written = tokio::task::spawn_blocking(move || replace(&path, &bytes).map_err(|error| (path, error)));
         if let Ok(Err((path, error))) = written.await {
             tracing::warn!(path = %path.display(), %error, "the address book was not saved");
         }

@@ -4,11 +4,12 @@
 //! set aside under another name and the node starts without it: losing a memory must not keep a node from starting.
 
 use std::fs;
-use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
+use std::io::{self, Read};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+use trellis_crypto::file::{replace, set_aside};
 use trellis_primitives::{NodeId, UnixMs};
 
 use super::conduct::AddressSource;
@@ -130,9 +131,8 @@ impl Book {
         match Self::read(path) {
             Ok(book) => book,
             Err(error) => {
-                let aside = set_aside_path(path);
-                let moved = fs::rename(path, &aside);
-                tracing::warn!(file = %path.display(), %error, aside = %aside.display(), moved = moved.is_ok(),
+                let aside = set_aside(path).map(|aside| aside.display().to_string()).ok();
+                tracing::warn!(file = %path.display(), %error, aside,
                     "the peers that were remembered cannot be read; the file is set aside");
                 None
             }
@@ -145,23 +145,8 @@ impl Book {
     /// The system's.
     pub fn write(&self, path: &Path) -> io::Result<()> {
         let text = self.to_text().map_err(io::Error::other)?;
-        let partial = path.with_extension("partial");
-        let mut options = fs::OpenOptions::new();
-        options.write(true).create(true).truncate(true);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let mut file = options.open(&partial)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&partial, path)?;
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        fs::File::open(folder)?.sync_all()
+        replace(path, text.as_bytes())
     }
-}
-
-/// Where a damaged book goes; an earlier one that lies there is replaced.
-fn set_aside_path(path: &Path) -> PathBuf {
-    path.with_extension("damaged")
 }
 
 impl GuardState {
@@ -284,7 +269,7 @@ mod tests {
             fs::write(&path, text).unwrap();
             assert!(Book::read_or_set_aside(&path).is_none());
             assert!(!path.exists(), "{text}");
-            assert_eq!(fs::read_to_string(path.with_extension("damaged")).unwrap(), text);
+            assert_eq!(fs::read_to_string(folder.path().join("peers.json.damaged")).unwrap(), text);
         }
     }
 

@@ -37,7 +37,6 @@ const ANSWER_SECONDS_MAX: u64 = 120;
 const THREADS: &str = "1";
 
 /// One answered request.
-#[derive(Clone)]
 struct Sample {
     ttft_ms: f64,
     total_ms: f64,
@@ -161,26 +160,8 @@ async fn at_once(ask: &Asker, requests: usize) -> Result<Value> {
     let each = requests.div_ceil(STREAMS * TURNS);
     let (mut gateway, mut direct) = ((0, 0.0), (0, 0.0));
     for turn in 0..=TURNS {
-        let began = Instant::now();
-        let clients = (0..STREAMS).map(|_| async {
-            let mut samples = Vec::with_capacity(each);
-            for _ in 0..each {
-                samples.push(ask.gateway().await?);
-            }
-            Ok::<_, eyre::Report>(samples)
-        });
-        let through = futures::future::try_join_all(clients).await?.concat();
-        let through_seconds = began.elapsed().as_secs_f64();
-        let began = Instant::now();
-        let clients = (0..STREAMS).map(|_| async {
-            let mut samples = Vec::with_capacity(each);
-            for _ in 0..each {
-                samples.push(ask.direct().await?);
-            }
-            Ok::<_, eyre::Report>(samples)
-        });
-        let straight = futures::future::try_join_all(clients).await?.concat();
-        let straight_seconds = began.elapsed().as_secs_f64();
+        let (through, through_seconds) = clients(each, || ask.gateway()).await?;
+        let (straight, straight_seconds) = clients(each, || ask.direct()).await?;
         for (one, other) in through.iter().zip(&straight) {
             same_work(one, other)?;
         }
@@ -198,6 +179,20 @@ async fn at_once(ask: &Asker, requests: usize) -> Result<Value> {
         "gateway_tokens_per_s": rounded(gateway),
         "direct_tokens_per_s": rounded(direct),
     }))
+}
+
+/// [`STREAMS`] clients at once, each asking so many times, one after the other: what they got, and the seconds it took.
+async fn clients<F: Future<Output = Result<Sample>>>(each: usize, ask: impl Fn() -> F) -> Result<(Vec<Sample>, f64)> {
+    let began = Instant::now();
+    let running = (0..STREAMS).map(|_| async {
+        let mut samples = Vec::with_capacity(each);
+        for _ in 0..each {
+            samples.push(ask().await?);
+        }
+        Ok::<_, eyre::Report>(samples)
+    });
+    let samples = futures::future::try_join_all(running).await?.into_iter().flatten().collect();
+    Ok((samples, began.elapsed().as_secs_f64()))
 }
 
 fn tokens(samples: &[Sample]) -> u64 {
