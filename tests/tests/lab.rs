@@ -16,6 +16,10 @@ const STUN: [&str; 2] = ["11.200.0.2:3478", "11.200.0.3:443"];
 const NETCHECK_SECONDS_MAX: u64 = 10;
 /// How long a broken connection may stay unnoticed and unrepaired; a loaded machine is slow.
 const RECOVERY_SECONDS_MAX: u64 = 45;
+/// How long a line is cut.
+const CUT: Duration = Duration::from_secs(30);
+/// How long a machine sleeps.
+const SLEEP: Duration = Duration::from_secs(60);
 /// Tokens of a job that is still running when its line is cut.
 const LONG_JOB_TOKENS: u64 = 400;
 /// Checks that run at once where there are many homes.
@@ -106,16 +110,13 @@ fn a_home_without_udp_gets_a_named_refusal_and_netcheck_names_the_cause() {
     }
 }
 
-// row: NET-45
-#[test]
-fn a_new_public_address_in_the_middle_of_a_stream_costs_at_most_that_job_and_says_why() {
-    let lab = Lab::up(&["port-restricted"]);
-    let public = Public::start(&lab);
-    let _gateway = public.gateway(&lab, "h1", 0);
-    assert!(finds_a_provider(&lab, "h1", connected()), "no provider");
+/// What happens to the line or to the machine while a job runs.
+type Mishap<'a> = &'a (dyn Fn() + Sync);
+
+/// A job at a home that is running when something happens; gives its end, and the first job after it with how long that took.
+fn through(lab: &Lab, public: &Public, host: &str, mishap: Mishap<'_>) -> (Answer, Answer, Duration) {
     let (began, first_piece) = mpsc::channel();
-    let (answer, changed) = std::thread::scope(|scope| {
-        let lab = &lab;
+    std::thread::scope(|scope| {
         let body = completion("Once upon a time", LONG_JOB_TOKENS, true);
         let job = scope.spawn(move || {
             let mut on_piece = |pieces| {
@@ -123,30 +124,66 @@ fn a_new_public_address_in_the_middle_of_a_stream_costs_at_most_that_job_and_say
                     let _ = began.send(());
                 }
             };
-            lab.inside("h1", || watched_job(OPENAI, body, &mut on_piece))
+            lab.inside(host, || watched_job(OPENAI, body, &mut on_piece))
         });
         first_piece.recv_timeout(connected()).expect("the stream begins");
-        // The provider stands still while the line changes, so that the change is in the middle however fast the model is.
+        // The provider stands still meanwhile, so that the change is in the middle however fast the model is.
         public.provider.pause();
         assert!(!job.is_finished(), "the job was over before its line changed");
-        lab.natlab(&["renumber", "h1"]);
+        mishap();
         public.provider.resume();
-        (job.join().unwrap(), Instant::now())
-    });
-    let named = answer.error["code"].is_string() && answer.error["message"].is_string();
-    assert!(answer.is_paid_answer() || named, "neither finished nor failed with a cause: {answer:?}");
-    let retried = retried(&lab, changed);
-    println!(
-        "the job {}; service again after {:.1} s more: {retried:?}",
-        if named { format!("failed: {}", answer.error["message"]) } else { "survived".to_owned() },
-        changed.elapsed().as_secs_f64()
-    );
+        let over = Instant::now();
+        let retried = retried(lab, host, over);
+        let back = over.elapsed();
+        (job.join().unwrap(), retried, back)
+    })
+}
+
+// row: NET-45
+#[test]
+fn a_new_public_address_or_a_restarted_router_in_the_middle_of_a_stream_does_not_end_the_job() {
+    let lab = Lab::up(&["port-restricted", "symmetric"]);
+    let public = Public::start(&lab);
+    for (number, host) in [(0, "h1"), (1, "h2")] {
+        let _gateway = public.gateway(&lab, host, number);
+        assert!(finds_a_provider(&lab, host, connected()), "no provider");
+        for change in ["renumber", "reset-nat"] {
+            let (answer, _, back) = through(&lab, &public, host, &|| drop(lab.natlab(&[change, host])));
+            assert!(answer.is_paid_answer(), "{host} {change}: {answer:?}");
+            println!("{host} {change}: the job went on; another one was done after {:.1} s", back.as_secs_f64());
+        }
+    }
+}
+
+// row: NET-45
+#[test]
+fn a_cut_line_and_a_machine_that_sleeps_cost_at_most_the_job_and_say_why() {
+    let lab = Lab::up(&["port-restricted"]);
+    let public = Public::start(&lab);
+    let gateway = public.gateway(&lab, "h1", 0);
+    assert!(finds_a_provider(&lab, "h1", connected()), "no provider");
+    let cut = || {
+        lab.natlab(&["partition", "h1"]);
+        std::thread::sleep(CUT);
+        lab.natlab(&["heal"]);
+    };
+    let sleep = || {
+        gateway.pause();
+        std::thread::sleep(SLEEP);
+        gateway.resume();
+    };
+    for (name, mishap) in [("cut", &cut as Mishap<'_>), ("sleep", &sleep)] {
+        let (answer, _, back) = through(&lab, &public, "h1", mishap);
+        let named = answer.error["code"].is_string() && answer.error["message"].is_string();
+        assert!(answer.is_paid_answer() || named, "{name}: neither finished nor failed with a cause: {answer:?}");
+        println!("{name}: {}; service again after {:.1} s", answer.error["message"], back.as_secs_f64());
+    }
 }
 
 /// Asks again until a job is done.
-fn retried(lab: &Lab, since: Instant) -> Answer {
+fn retried(lab: &Lab, host: &str, since: Instant) -> Answer {
     loop {
-        let answer = job_at(lab, "h1", chat("Hello", 4, true));
+        let answer = job_at(lab, host, chat("Hello", 4, true));
         if answer.is_paid_answer() {
             return answer;
         }

@@ -101,8 +101,9 @@ impl QuicTransport {
         let server = Arc::new(QuicServerConfig::try_from(tls.server)?);
         let mut server = quinn::ServerConfig::with_crypto(Arc::new(RecordingServer(server)));
         server.transport_config(transport);
-        // The swarm cannot follow a peer that changes its address on a live connection yet.
-        server.migration(false);
+        // A home that gets a new public address keeps its connections: the peer checks the new path and goes on (NET-45,
+        // RFC 9000 section 9). The swarm goes on showing the address where the connection began.
+        server.migration(true);
 
         let upgrade = UpgradeContext {
             keys: Arc::clone(&config.keys),

@@ -88,13 +88,18 @@ impl Block {
     ///
     /// # Errors
     /// The RLP error; also where bytes are left over or the block is over [`BLOCK_BYTES_MAX`].
-    pub fn from_rlp(mut bytes: &[u8]) -> Result<Self, alloy_rlp::Error> {
+    pub fn from_rlp(bytes: &[u8]) -> Result<Self, alloy_rlp::Error> {
         if bytes.len() > BLOCK_BYTES_MAX {
             return Err(alloy_rlp::Error::Custom("the block is over 16 MiB"));
         }
-        let block = Self::decode(&mut bytes)?;
-        if !bytes.is_empty() {
+        let mut rest = bytes;
+        let block = Self::decode(&mut rest)?;
+        if !rest.is_empty() {
             return Err(alloy_rlp::Error::Custom("bytes after the block"));
+        }
+        // The decoder of trailing optional fields also takes an empty string for a field that is not there.
+        if block.to_rlp() != bytes {
+            return Err(alloy_rlp::Error::Custom("the block has another canonical encoding"));
         }
         Ok(block)
     }
@@ -154,6 +159,21 @@ mod tests {
         let checkpointed = ConsensusSection { checkpoint: Some(vec![1].into()), ..bare.clone() };
         assert_ne!(bare.root(), later.root());
         assert_ne!(bare.root(), checkpointed.root());
+    }
+
+    #[test]
+    fn an_absent_field_that_is_written_as_empty_is_refused() {
+        let section = ConsensusSection { time_ms: 5, parent_commit: None, checkpoint: None };
+        let block = Block { header: Header::default(), transactions: Vec::new(), section };
+        let canonical = block.to_rlp();
+        assert_eq!(Block::from_rlp(&canonical).unwrap(), block);
+        let mut longer = canonical.to_vec();
+        let section_at = longer.len() - 2;
+        assert_eq!(longer[section_at..], [0xc1, 5]);
+        longer[section_at] = 0xc3;
+        longer.extend([0x80, 0x80]);
+        longer[2] += 2;
+        assert!(Block::from_rlp(&longer).unwrap_err().to_string().contains("canonical"));
     }
 
     proptest! {
