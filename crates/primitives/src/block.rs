@@ -98,7 +98,7 @@ impl Block {
             return Err(alloy_rlp::Error::Custom("bytes after the block"));
         }
         // The decoder of trailing optional fields also takes an empty string for a field that is not there.
-        if block.to_rlp() != bytes {
+        if *block.to_rlp() != *bytes {
             return Err(alloy_rlp::Error::Custom("the block has another canonical encoding"));
         }
         Ok(block)
