@@ -12,6 +12,7 @@ pub mod book;
 pub mod dns;
 pub mod file;
 pub mod pex;
+pub(crate) mod relayed;
 mod report;
 mod service;
 
@@ -20,21 +21,25 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
+use libp2p::PeerId;
+use libp2p::core::Multiaddr;
 use parking_lot::Mutex;
 use rand::{Rng, RngCore};
 use rand_chacha::ChaCha8Rng;
 use tokio::sync::Notify;
 use trellis_crypto::file::set_aside;
-use trellis_primitives::{NodeId, UnixMs};
+use trellis_net_reach::relay::keeper::RELAYS_KNOWN_MAX;
+use trellis_primitives::{NodeId, NodeRecord, Role, UnixMs};
 
 pub use self::dns::{DnsServer, DnsServerError};
 pub use self::report::{DiscoveryMetrics, DiscoveryReport, Outcome, OutcomeLabels, Source, SourceLabels, SourceReport};
 pub(crate) use self::service::start;
 
-use self::address::PeerAddress;
+use self::address::{AddressClass, PeerAddress};
 use self::book::Book;
 use self::dns::Seeds;
-use self::pex::{AnswerLimiter, Records};
+use self::pex::{AnswerLimiter, Records, circuits, usable_addresses};
+use self::relayed::RelayedBook;
 use self::report::Reports;
 
 /// Between two rounds, unless configured otherwise (NET-38).
@@ -93,6 +98,10 @@ pub(crate) struct Discovery {
     seeds: Seeds,
     book: Mutex<Book>,
     records: Mutex<Records>,
+    /// Nodes that can be reached over relays.
+    relayed: Mutex<RelayedBook>,
+    /// Relays that records tell of, with their addresses.
+    relays: Mutex<BTreeMap<PeerId, Vec<Multiaddr>>>,
     reports: Mutex<Reports>,
     limiter: Mutex<AnswerLimiter>,
     /// When each connected peer was last asked.
@@ -150,6 +159,8 @@ impl Discovery {
             reports: Mutex::new(Reports::new(configured, sources.into_iter().chain(dns))),
             book: Mutex::new(book),
             records: Mutex::default(),
+            relayed: Mutex::default(),
+            relays: Mutex::default(),
             limiter: Mutex::default(),
             asked: Mutex::default(),
             seeds_due: Mutex::default(),
@@ -162,6 +173,32 @@ impl Discovery {
             wake: Notify::new(),
             metrics,
             config,
+        }
+    }
+
+    /// The relays that records tell of.
+    pub(crate) fn relays(&self) -> Vec<(PeerId, Vec<Multiaddr>)> {
+        self.relays.lock().iter().map(|(peer, addresses)| (*peer, addresses.clone())).collect()
+    }
+
+    /// Takes what a verified record tells of relays: that its node is one, and that it is reached over some.
+    fn note_relays(&self, node: NodeId, record: &NodeRecord, teller: AddressClass, now: UnixMs) -> bool {
+        let addresses = usable_addresses(record, teller);
+        if let Some(peer) = addresses.first().and_then(|address| address.peer)
+            && record.roles.contains(Role::Relay)
+        {
+            let mut relays = self.relays.lock();
+            if relays.len() < RELAYS_KNOWN_MAX || relays.contains_key(&peer) {
+                let places = addresses.iter().filter_map(|address| address.to_string().parse().ok());
+                relays.insert(peer, places.collect());
+            }
+        }
+        match circuits(record, teller) {
+            Some((_, circuits)) => self.relayed.lock().tell(node, circuits, record.expires(), now),
+            None => {
+                self.relayed.lock().forget(node);
+                false
+            }
         }
     }
 

@@ -6,6 +6,8 @@ use libp2p::PeerId;
 use libp2p::core::Multiaddr;
 use libp2p::multiaddr::Protocol as Part;
 
+use crate::table::route::{ip_of, relay_of};
+
 /// How far an address reaches; the order is from near to far.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum AddressClass {
@@ -143,11 +145,22 @@ impl std::fmt::Display for PeerAddress {
     }
 }
 
+/// How far an address reaches, one over a relay as far as the relay's; `None` where it is neither.
+#[must_use]
+pub fn class_of(text: &str) -> Option<AddressClass> {
+    if let Some(address) = PeerAddress::parse(text) {
+        return address.class();
+    }
+    let address: Multiaddr = text.parse().ok()?;
+    relay_of(&address)?;
+    ip_of(&address).and_then(AddressClass::of)
+}
+
 /// The addresses that a node puts into its own record: only those of the widest class it has, so that a record that travels
 /// far names no near network.
 #[must_use]
 pub fn worth_telling(addresses: &[String]) -> Vec<String> {
-    let class = |text: &String| PeerAddress::parse(text).and_then(|address| address.class());
+    let class = |text: &String| class_of(text);
     let widest = addresses.iter().filter_map(class).max();
     addresses.iter().filter(|text| class(text) == widest).cloned().collect()
 }

@@ -92,7 +92,7 @@ impl NodeShared {
     }
 
     /// Closes every connection to a peer without waiting for its goodbye: who misbehaves does not get to delay it.
-    fn cut(&self, peer: NodeId, reason: DisconnectReason) {
+    pub(super) fn cut(&self, peer: NodeId, reason: DisconnectReason) {
         for (connection, _) in self.table.lock().connections_to(peer) {
             let (done, _) = oneshot::channel();
             let refused = self.commands.try_send(Command::Close { connection, reason, done }).err();

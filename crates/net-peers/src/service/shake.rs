@@ -15,7 +15,6 @@ use trellis_primitives::{Bytes, NodeId, UnixMs};
 use super::NodeShared;
 use super::swarm::{CLOSE_DISCONNECT, CLOSE_REFUSAL};
 use crate::config::{GOODBYE_TIMEOUT_MS, HANDSHAKE_TIMEOUT_MS, PROTOCOL_VERSION_MAX, PROTOCOL_VERSION_MIN};
-use crate::discovery::address::worth_telling;
 use crate::error::{DialError, RefusedBy};
 use crate::frame::{read_frame, read_message, write_frame, write_message};
 use crate::guard::Entry;
@@ -153,7 +152,7 @@ impl NodeShared {
         let mut addresses = self.config.external_addresses.clone();
         if addresses.is_empty() {
             let listening: Vec<String> = self.listening.lock().iter().map(ToString::to_string).collect();
-            addresses = worth_telling(&listening);
+            addresses = self.reach.worth_telling(listening, now);
         }
         addresses.truncate(RECORD_ADDRESSES_MAX);
         self.record.current(&addresses, now)
@@ -173,6 +172,7 @@ impl NodeShared {
             time_ms: now.0,
             nonce: self.nonce().to_vec(),
             instance: self.instance,
+            region: self.config.region.clone(),
             best_height: self.config.best_height.load(std::sync::atomic::Ordering::Relaxed),
         })
     }
