@@ -18,7 +18,7 @@ use rand::{Rng, RngCore, SeedableRng};
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use trellis_crypto::{AccountKey, HybridKey};
-use trellis_net_transport::{Admission, QuicTransport, TransportConfig, libp2p_identity};
+use trellis_net_transport::{Admission, TransportConfig, libp2p_identity, node_transport};
 use trellis_primitives::{NodeId, SharedClock, UnixMs};
 
 use self::evict::evict_idle;
@@ -118,10 +118,9 @@ pub async fn start_with_metrics(
     let file = config.peers_file.clone();
     let guard = Guard::open(config.thresholds, file, Arc::clone(&clock), metrics.clone(), events.clone());
     transport.admit = Some(defence::door(Arc::clone(&guard), config.limits.private_exempt));
-    let transport = QuicTransport::new(transport)?;
-    let sessions = transport.sessions();
+    let transport = node_transport(transport, None)?;
     let (swarm, streams) =
-        swarm::build(transport, sessions, &identity, &config, Arc::clone(&clock), metrics.streams_dropped.clone())?;
+        swarm::build(transport, &identity, &config, Arc::clone(&clock), metrics.streams_dropped.clone())?;
     let (commands, command_queue) = mpsc::channel(COMMANDS_WAITING_MAX);
     let mut rng = rand::rngs::StdRng::from_os_rng();
     let jitter_seed = config.jitter_seed.unwrap_or_else(|| rng.random());
