@@ -19,7 +19,7 @@ use rand::{Rng, RngCore, SeedableRng};
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use trellis_crypto::{AccountKey, HybridKey};
-use trellis_net_transport::{Admission, QuicTransport, TransportConfig, libp2p_identity};
+use trellis_net_transport::{Admission, TransportConfig, libp2p_identity, node_transport};
 use trellis_primitives::{NodeId, SharedClock, UnixMs};
 
 use self::evict::evict_idle;
@@ -135,11 +135,10 @@ pub async fn start_with_metrics(
     let door =
         RelayDoor::new(Arc::clone(&guard), Arc::clone(&clock), config.limits.private_exempt, metrics.reach.clone());
     let (circuits, client) = libp2p::relay::client::new(identity.public().to_peer_id());
-    drop(circuits);
-    let transport = QuicTransport::new(transport)?;
-    let sessions = transport.sessions();
+    let transport = node_transport(transport, Some(circuits))?;
+    let relaying = (client, &door);
     let (swarm, streams) =
-        swarm::build(transport, sessions, &identity, &config, Arc::clone(&clock), metrics.streams_dropped.clone(), (client, &door))?;
+        swarm::build(transport, &identity, &config, Arc::clone(&clock), metrics.streams_dropped.clone(), relaying)?;
     let (commands, command_queue) = mpsc::channel(COMMANDS_WAITING_MAX);
     let mut rng = rand::rngs::StdRng::from_os_rng();
     let jitter_seed = config.jitter_seed.unwrap_or_else(|| rng.random());

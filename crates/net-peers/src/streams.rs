@@ -202,7 +202,9 @@ impl Streams {
         direction: Direction,
         is_trial: bool,
     ) -> Result<Handler, ConnectionDenied> {
-        let session = socket_address(remote).and_then(|remote| self.sessions.take(peer, remote, direction));
+        // Where both sides dial to pass their NATs, one of them takes the listener's part in the handshakes.
+        let session = self.sessions.take(peer, remote, direction);
+        let session = session.or_else(|| self.sessions.take(peer, remote, direction.reversed()));
         let session = session.ok_or_else(|| ConnectionDenied::new(NoSession))?;
         let (opens, open_requests) = mpsc::channel(OPENS_WAITING_MAX);
         let (handshake_sender, handshakes) = mpsc::channel(INTERNAL_WAITING_MAX);
@@ -234,7 +236,7 @@ pub(crate) fn socket_address(address: &Multiaddr) -> Option<std::net::SocketAddr
         _ => return None,
     };
     match parts.next()? {
-        Part::Udp(port) => Some((ip, port).into()),
+        Part::Udp(port) | Part::Tcp(port) => Some((ip, port).into()),
         _ => None,
     }
 }

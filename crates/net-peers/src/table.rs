@@ -302,9 +302,9 @@ impl Table {
         Some(self.entries.get(key)?.address.clone())
     }
 
-    /// The IP address at the other end of a connection.
+    /// The IP address at the other end of a connection; `None` behind a relay.
     pub(crate) fn remote_ip(&self, connection: ConnectionId) -> Option<std::net::IpAddr> {
-        Some(self.connections.get(&connection)?.1.session.remote().ip())
+        self.connections.get(&connection)?.1.session.ip()
     }
 
     /// The identity that a PeerId was seen with.

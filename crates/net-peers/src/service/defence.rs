@@ -197,8 +197,10 @@ impl NodeShared {
         }
         let us = u32::try_from(round_trip.as_micros()).unwrap_or(u32::MAX);
         self.report(peer, Conduct::RoundTrip { us });
-        let address = self.table.lock().connection_to(peer).map(|handle| handle.session.remote().to_string());
-        Ok(Pong { round_trip, path: Path::Direct, address: address.unwrap_or_default() })
+        let used = self.table.lock().connection_to(peer);
+        let address = used.as_ref().map(|handle| handle.session.remote().to_string()).unwrap_or_default();
+        let path = used.map_or(Path::Direct, |handle| handle.session.kind().into());
+        Ok(Pong { round_trip, path, address })
     }
 }
 

@@ -132,7 +132,7 @@ async fn handshake(
 ) -> Result<(Accepted, Option<MeteredStream>), ShakeError> {
     let hello = shared.hello()?;
     let check = |theirs: &Hello| {
-        let accepted = shared.check(theirs, peer, handle.session.remote().ip())?;
+        let accepted = shared.check(theirs, peer, handle.session.ip())?;
         handle.open_gate();
         Ok(accepted)
     };
@@ -177,11 +177,11 @@ impl NodeShared {
         })
     }
 
-    fn check(&self, hello: &Hello, session_id: NodeId, from: IpAddr) -> Result<Accepted, Refusal> {
+    fn check(&self, hello: &Hello, session_id: NodeId, from: Option<IpAddr>) -> Result<Accepted, Refusal> {
         if session_id == self.local_id {
             return Err(Refusal::new(RefusalReason::SelfConnection, "same identity"));
         }
-        let banned = match self.guard.enter(session_id, self.counted(from)) {
+        let banned = match self.guard.enter(session_id, from.and_then(|ip| self.counted(ip))) {
             Entry::Welcome => false,
             Entry::Banned(_) => true,
             Entry::Wait => return Err(Refusal::new(RefusalReason::Full, "strangers from this network have to wait")),

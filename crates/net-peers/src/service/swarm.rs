@@ -5,9 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use libp2p::core::muxing::StreamMuxerBox;
 use libp2p::core::upgrade::Version;
-use libp2p::core::{ConnectedPoint, Multiaddr, Transport};
+use libp2p::core::{ConnectedPoint, Multiaddr};
 use libp2p::identity::Keypair;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{ConnectionId, DialError as SwarmDialError, NetworkBehaviour, SwarmEvent};
@@ -15,7 +14,7 @@ use libp2p::{PeerId, Swarm, identify, ping};
 use libp2p_connection_limits::ConnectionLimits;
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::{mpsc, oneshot};
-use trellis_net_transport::{CloseReason, QuicTransport, Sessions, TransportError};
+use trellis_net_transport::{CloseReason, NodeTransport, TransportError};
 use trellis_primitives::{NodeId, SharedClock};
 
 use super::reach::{Reach, Reaching, RelayDoor};
@@ -48,6 +47,8 @@ pub(super) const CLOSE_REFUSAL: u32 = 0x200;
 const CLOSE_TIMEOUT_MS: u64 = 500;
 /// Finished handshakes that wait for the service.
 const FINISHED_WAITING_MAX: usize = 1_024;
+/// What can be listened at and dialled.
+const ADDRESS_FORMS: &str = "expected /ip4/IP/udp/PORT/quic-v1, /ip4/IP/tcp/PORT or /ip6/…";
 /// What identify says of the protocol family.
 const IDENTIFY_PROTOCOL: &str = "/trellis/id/1";
 
@@ -80,15 +81,14 @@ pub(crate) struct Service {
 
 /// The swarm of a node and the part of its streams that the handle shares.
 pub(super) fn build(
-    transport: QuicTransport,
-    sessions: Sessions,
+    transport: NodeTransport,
     identity: &Keypair,
     config: &NetConfig,
     clock: SharedClock,
     streams_dropped: Counter,
     (client, door): (libp2p::relay::client::Behaviour, &Arc<RelayDoor>),
 ) -> Result<(Swarm<Behaviour>, Arc<StreamsShared>), StartError> {
-    let local = transport.local_peer_id();
+    let NodeTransport { transport, sessions, local } = transport;
     let connections_max = config.peers_max.saturating_mul(2);
     let limits = ConnectionLimits::default()
         .with_max_pending_incoming(Some(PENDING_INBOUND_MAX))
@@ -109,7 +109,6 @@ pub(super) fn build(
         ping: ping::Behaviour::new(ping),
         reach: Reach::new(local, client, config, door),
     };
-    let boxed = transport.map(|(peer, connection), _| (peer, StreamMuxerBox::new(connection))).boxed();
     let config = libp2p::swarm::Config::with_tokio_executor()
         .with_idle_connection_timeout(Duration::from_millis(IDLE_CLASSICAL_MS))
         .with_max_negotiating_inbound_streams(NEGOTIATING_STREAMS_MAX)
@@ -117,7 +116,7 @@ pub(super) fn build(
         .with_smart_dial()
         // A stream that asks for one protocol sends its name with the first bytes; `streams::lazy` says what follows.
         .with_substream_upgrade_protocol_override(Version::V1Lazy);
-    Ok((Swarm::new(boxed, behaviour, local, config), shared))
+    Ok((Swarm::new(transport, behaviour, local, config), shared))
 }
 
 impl Service {
@@ -134,10 +133,9 @@ impl Service {
                 StartError::BadListenAddress { address: text.clone(), detail: error.to_string() }
             })?;
             let id = self.swarm.listen_on(address).map_err(|error| match error {
-                libp2p::TransportError::MultiaddrNotSupported(_) => StartError::BadListenAddress {
-                    address: text.clone(),
-                    detail: "expected /ip4/IP/udp/PORT/quic-v1 or /ip6/…".to_owned(),
-                },
+                libp2p::TransportError::MultiaddrNotSupported(_) => {
+                    StartError::BadListenAddress { address: text.clone(), detail: ADDRESS_FORMS.to_owned() }
+                }
                 libp2p::TransportError::Other(error) => {
                     StartError::Listen { address: text.clone(), detail: error.to_string() }
                 }
@@ -549,7 +547,7 @@ fn dial_error(address: &str, error: &SwarmDialError) -> DialError {
         SwarmDialError::LocalPeerId { .. } => return refused(RefusedBy::Us, RefusalReason::SelfConnection),
         SwarmDialError::Transport(attempts) => match attempts.first().map(|(_, error)| error) {
             Some(libp2p::TransportError::MultiaddrNotSupported(_)) => {
-                let detail = "expected /ip4/IP/udp/PORT/quic-v1 or /ip6/…".to_owned();
+                let detail = ADDRESS_FORMS.to_owned();
                 return DialError::BadAddress { address, detail };
             }
             Some(libp2p::TransportError::Other(error)) => match transport_error(error) {

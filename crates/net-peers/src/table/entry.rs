@@ -69,6 +69,7 @@ struct SessionFacts {
     direction: Direction,
     key_exchange: String,
     mldsa_authenticated: bool,
+    path: Path,
 }
 
 impl Entry {
@@ -123,6 +124,7 @@ impl Entry {
             direction: session.direction(),
             key_exchange,
             mldsa_authenticated: session.node_id().is_some(),
+            path: session.kind().into(),
         });
     }
 
@@ -174,7 +176,7 @@ impl Entry {
             latency_variance: self.round_trip.variance(),
             key_exchange: session.map(|session| session.key_exchange.clone()).unwrap_or_default(),
             mldsa_authenticated: session.is_some_and(|session| session.mldsa_authenticated),
-            path: Path::Direct,
+            path: session.map_or(Path::Direct, |session| session.path),
             bytes_in: counters.bytes_in.load(Ordering::Relaxed),
             bytes_out: counters.bytes_out.load(Ordering::Relaxed),
             messages_in: counters.messages_in.load(Ordering::Relaxed),
