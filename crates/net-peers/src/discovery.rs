@@ -38,9 +38,10 @@ pub(crate) use self::service::start;
 use self::address::{AddressClass, PeerAddress};
 use self::book::Book;
 use self::dns::Seeds;
-use self::pex::{AnswerLimiter, Records, circuits, usable_addresses};
+use self::pex::{AnswerLimiter, Records, other_ways, peer_of, usable_addresses};
 use self::relayed::RelayedBook;
 use self::report::Reports;
+use crate::table::route::is_circuit;
 
 /// Between two rounds, unless configured otherwise (NET-38).
 pub const ROUND_MS: u64 = 300_000;
@@ -50,6 +51,8 @@ pub const OUTBOUND_MIN: usize = 8;
 pub const FEELER_MS: u64 = 120_000;
 /// The port of nodes where a DNS seed names none.
 pub const P2P_PORT: u16 = 9_700;
+/// A node with a QUIC address is given this long before it is dialled over TCP or a relay.
+const QUIC_FIRST_MS: u64 = 3_000;
 /// DNS seeds at most.
 pub const SEEDS_MAX: usize = 16;
 
@@ -181,25 +184,30 @@ impl Discovery {
         self.relays.lock().iter().map(|(peer, addresses)| (*peer, addresses.clone())).collect()
     }
 
-    /// Takes what a verified record tells of relays: that its node is one, and that it is reached over some.
-    fn note_relays(&self, node: NodeId, record: &NodeRecord, teller: AddressClass, now: UnixMs) -> bool {
-        let addresses = usable_addresses(record, teller);
-        if let Some(peer) = addresses.first().and_then(|address| address.peer)
+    /// Takes what a verified record tells beside QUIC addresses: that its node is a relay, and how else it is reached.
+    /// `true` if there is a new way.
+    fn note_ways(&self, node: NodeId, record: &NodeRecord, teller: AddressClass, now: UnixMs) -> bool {
+        let direct = usable_addresses(record, teller);
+        let others = other_ways(record, teller);
+        if let Some(peer) = peer_of(record)
             && record.roles.contains(Role::Relay)
         {
+            let quic = direct.iter().filter_map(|address| address.to_string().parse().ok());
+            let places: Vec<Multiaddr> =
+                quic.chain(others.iter().filter(|other| !is_circuit(other)).cloned()).collect();
             let mut relays = self.relays.lock();
-            if relays.len() < RELAYS_KNOWN_MAX || relays.contains_key(&peer) {
-                let places = addresses.iter().filter_map(|address| address.to_string().parse().ok());
-                relays.insert(peer, places.collect());
+            if !places.is_empty() && (relays.len() < RELAYS_KNOWN_MAX || relays.contains_key(&peer)) {
+                relays.insert(peer, places);
             }
         }
-        match circuits(record, teller) {
-            Some((_, circuits)) => self.relayed.lock().tell(node, circuits, record.expires(), now),
-            None => {
-                self.relayed.lock().forget(node);
-                false
-            }
+        let mut book = self.relayed.lock();
+        if others.is_empty() {
+            book.forget(node);
+            return false;
         }
+        // Where there is a QUIC address too, that one goes first.
+        let wait_ms = if direct.is_empty() { 0 } else { QUIC_FIRST_MS };
+        book.tell(node, others, record.expires(), now, wait_ms)
     }
 
     /// Notes what a dial to an address of the operator's list came to.

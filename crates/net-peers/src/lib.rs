@@ -54,7 +54,9 @@ pub use broadcast::{BROADCAST_QUEUE_MESSAGES_MAX, BROADCAST_WRITE_TIMEOUT_MS};
 pub use config::{NetConfig, Policy};
 pub use discovery::{DiscoveryConfig, DiscoveryMetrics, DiscoveryReport, DnsServer, SourceReport};
 pub use error::{AcceptError, BroadcastError, DialError, OpenError, RefusedBy, StartError};
-pub use metrics::{DisconnectedLabels, NetMetrics, PatternLabels, ReachMetrics, RefusedLabels, RelayRefusalLabels, ResponseLabels};
+pub use metrics::{
+    DisconnectedLabels, NetMetrics, PatternLabels, ReachMetrics, RefusedLabels, RelayRefusalLabels, ResponseLabels,
+};
 pub use network::{Acceptor, BroadcastReport, NetStream, Network, NetworkHandle, Pong, Protocol, StreamIo};
 pub use peer::{Direction, Path, PeerEvent, PeerInfo};
 pub use reason::{DisconnectReason, RefusalReason};

@@ -56,11 +56,25 @@ pub(crate) enum Command {
         text: String,
         reply: oneshot::Sender<Result<NodeId, DialError>>,
     },
-    Close { connection: ConnectionId, reason: DisconnectReason, done: oneshot::Sender<()> },
+    Close {
+        connection: ConnectionId,
+        reason: DisconnectReason,
+        done: oneshot::Sender<()>,
+    },
     /// Ask a relay, dialled at this address, for a reservation.
-    Reserve { relay: PeerId, at: Multiaddr },
+    Reserve {
+        relay: PeerId,
+        at: Multiaddr,
+    },
+    /// Connect to a relay over TCP too.
+    Look {
+        relay: PeerId,
+        at: Multiaddr,
+    },
     /// Give a relay its reservation back.
-    Release { relay: PeerId },
+    Release {
+        relay: PeerId,
+    },
 }
 
 /// What the handle, the service and its tasks share.
@@ -132,8 +146,7 @@ pub async fn start_with_metrics(
     let file = config.peers_file.clone();
     let guard = Guard::open(config.thresholds, file, Arc::clone(&clock), metrics.clone(), events.clone());
     transport.admit = Some(defence::door(Arc::clone(&guard), config.limits.private_exempt));
-    let door =
-        RelayDoor::new(Arc::clone(&guard), Arc::clone(&clock), config.limits.private_exempt, metrics.reach.clone());
+    let door = RelayDoor::new(Arc::clone(&guard), Arc::clone(&clock), &config, metrics.reach.clone());
     let (circuits, client) = libp2p::relay::client::new(identity.public().to_peer_id());
     let transport = node_transport(transport, Some(circuits))?;
     let relaying = (client, &door);

@@ -135,13 +135,12 @@ impl Table {
     pub(crate) fn accepted(&mut self, connection: ConnectionId, accepted: Accepted, now: UnixMs) -> Acceptance {
         let mut acceptance = Acceptance::default();
         let Some((key, handle)) = self.connections.get(&connection).cloned() else { return acceptance };
-        let relayed = self.is_relayed(connection);
-        let (connections, routes) = (&self.connections, &self.routes);
-        // One that is relayed is no reason to close a direct one.
-        let as_good = |id: &ConnectionId| relayed || !routes.get(id).is_some_and(|route| route.relayed);
+        let connections = &self.connections;
+        let kind = handle.session.kind();
+        // Another kind of way is not the same connection twice; which of both stays is decided when it is quiet.
+        let as_good = |id: &ConnectionId| connections.get(id).is_some_and(|(_, other)| other.session.kind() == kind);
         let outbound = |id: &ConnectionId| {
-            let dialed =
-                connections.get(id).is_some_and(|(_, other)| other.session.direction() == Direction::Outbound);
+            let dialed = connections.get(id).is_some_and(|(_, other)| other.session.direction() == Direction::Outbound);
             dialed && as_good(id)
         };
         let dialed_twice = outbound(&connection);

@@ -145,15 +145,23 @@ impl std::fmt::Display for PeerAddress {
     }
 }
 
-/// How far an address reaches, one over a relay as far as the relay's; `None` where it is neither.
+/// How far an address reaches, one over a relay as far as the relay's; `None` where nobody can be.
 #[must_use]
 pub fn class_of(text: &str) -> Option<AddressClass> {
     if let Some(address) = PeerAddress::parse(text) {
         return address.class();
     }
     let address: Multiaddr = text.parse().ok()?;
-    relay_of(&address)?;
+    if relay_of(&address).is_none() && !is_tcp(&address) {
+        return None;
+    }
     ip_of(&address).and_then(AddressClass::of)
+}
+
+/// Whether an address is one of TCP, without a relay.
+pub(crate) fn is_tcp(address: &Multiaddr) -> bool {
+    let mut parts = address.iter().skip(1);
+    matches!(parts.next(), Some(Part::Tcp(port)) if port != 0) && parts.all(|part| matches!(part, Part::P2p(_)))
 }
 
 /// The addresses that a node puts into its own record: only those of the widest class it has, so that a record that travels

@@ -19,7 +19,7 @@ use trellis_primitives::{
     Bytes, NODE_RECORD_BYTES_MAX, NodeId, NodeRecord, RecordBoundError, SignedNodeRecord, UnixMs,
 };
 
-use super::address::{AddressClass, PeerAddress, class_of};
+use super::address::{AddressClass, PeerAddress, class_of, is_tcp};
 use crate::config::RECORD_LIFETIME_MS;
 use crate::handshake::Checker;
 use crate::network::Protocol;
@@ -147,21 +147,31 @@ pub(crate) fn usable_addresses(record: &NodeRecord, teller: AddressClass) -> Vec
     near.map(|address| PeerAddress { peer: Some(peer), ..address }).collect()
 }
 
-/// The addresses of a record that lead over relays, as [`usable_addresses`]; the node's own name stands at the end of each.
-pub(crate) fn circuits(record: &NodeRecord, teller: AddressClass) -> Option<(PeerId, Vec<Multiaddr>)> {
+/// The libp2p name of a record's node.
+pub(crate) fn peer_of(record: &NodeRecord) -> Option<PeerId> {
     let key = libp2p::identity::ed25519::PublicKey::try_from_bytes(&record.ed25519).ok()?;
-    let peer = libp2p::identity::PublicKey::from(key).to_peer_id();
+    Some(libp2p::identity::PublicKey::from(key).to_peer_id())
+}
+
+/// The addresses of a record that are not QUIC's: over TCP and over relays, as [`usable_addresses`]; the node's own name
+/// stands at the end of each.
+pub(crate) fn other_ways(record: &NodeRecord, teller: AddressClass) -> Vec<Multiaddr> {
+    let Some(peer) = peer_of(record) else { return Vec::new() };
     let way = |text: &String| {
         let address: Multiaddr = text.parse().ok()?;
-        let relay = relay_of(&address).filter(|relay| *relay != peer)?;
         let near = class_of(text).is_some_and(|class| teller.may_share(class));
         let to_this_node = target_of(&address).is_none_or(|named| named == peer);
-        let (place, _) = text.split_once("/p2p/")?;
-        let circuit = || format!("{place}/p2p/{relay}/p2p-circuit/p2p/{peer}").parse().ok();
-        (near && to_this_node).then(circuit).flatten()
+        if !near || !to_this_node {
+            return None;
+        }
+        let place = text.split("/p2p/").next()?;
+        match relay_of(&address) {
+            Some(relay) if relay != peer => format!("{place}/p2p/{relay}/p2p-circuit/p2p/{peer}").parse().ok(),
+            None if is_tcp(&address) => format!("{place}/p2p/{peer}").parse().ok(),
+            _ => None,
+        }
     };
-    let circuits: Vec<Multiaddr> = record.addresses.iter().filter_map(way).collect();
-    (!circuits.is_empty()).then_some((peer, circuits))
+    record.addresses.iter().filter_map(way).collect()
 }
 
 /// How often each peer is answered. Pure.

@@ -1,4 +1,4 @@
-//! Nodes that can be reached over relays, as their signed records say (NET-42). Pure.
+//! Nodes that can be reached over relays or TCP, as their signed records say (NET-42). Pure.
 //!
 //! They are apart from the address book, whose places are sockets: many nodes share the socket of one relay. Nothing is
 //! kept over a restart, because a reservation ends with its relay or its node.
@@ -35,18 +35,25 @@ pub(crate) struct RelayedBook {
 }
 
 impl RelayedBook {
-    /// A record says that a node is reached over relays. `true` if that is new.
-    pub(crate) fn tell(&mut self, node: NodeId, mut circuits: Vec<Multiaddr>, expires: UnixMs, now: UnixMs) -> bool {
+    /// A record says how a node is reached; a new one is not dialled for `wait_ms`. `true` if there is a new way.
+    pub(crate) fn tell(
+        &mut self,
+        node: NodeId,
+        mut circuits: Vec<Multiaddr>,
+        expires: UnixMs,
+        now: UnixMs,
+        wait_ms: u64,
+    ) -> bool {
         circuits.truncate(CIRCUITS_MAX);
         if let Some(known) = self.nodes.get_mut(&node) {
             known.expires = expires;
             if known.circuits == circuits {
                 return false;
             }
-            (known.circuits, known.failures, known.not_before) = (circuits, 0, now);
+            (known.circuits, known.failures, known.not_before) = (circuits, 0, now.plus_ms(wait_ms));
             return true;
         }
-        self.nodes.insert(node, Behind { circuits, expires, failures: 0, not_before: now });
+        self.nodes.insert(node, Behind { circuits, expires, failures: 0, not_before: now.plus_ms(wait_ms) });
         if self.nodes.len() > NODES_MAX {
             let first = self.nodes.iter().min_by_key(|(_, known)| known.expires).map(|(node, _)| *node);
             first.map(|first| self.nodes.remove(&first));
@@ -68,7 +75,7 @@ impl RelayedBook {
         due.into_iter().map(|(_, node)| node).collect()
     }
 
-    /// A dial of a node begins: its addresses, those over relays that are connected first, and then the rest.
+    /// A dial of a node begins: its addresses, those over TCP and over relays that are connected first, then the rest.
     pub(crate) fn dialled(
         &mut self,
         node: NodeId,
@@ -79,7 +86,7 @@ impl RelayedBook {
         // Until it is told otherwise it has failed, so that nobody dials it a second time meanwhile.
         known.not_before = now.plus_ms(RETRY_MS_MIN.saturating_mul(1 << known.failures.min(16)).min(RETRY_MS_MAX));
         known.failures = known.failures.saturating_add(1);
-        let near = |address: &&Multiaddr| relay_of(address).is_some_and(|relay| connected.contains(&relay));
+        let near = |address: &&Multiaddr| relay_of(address).is_none_or(|relay| connected.contains(&relay));
         let first = known.circuits.iter().filter(near).cloned().collect();
         Some([first, known.circuits.iter().filter(|address| !near(address)).cloned().collect()])
     }
@@ -106,8 +113,8 @@ mod tests {
         let (far, near) = (PeerId::random(), PeerId::random());
         let node = NodeId([7; 32]);
         let mut book = RelayedBook::default();
-        assert!(book.tell(node, vec![circuit(far), circuit(near)], UnixMs(100_000), UnixMs(0)));
-        assert!(!book.tell(node, vec![circuit(far), circuit(near)], UnixMs(100_000), UnixMs(0)));
+        assert!(book.tell(node, vec![circuit(far), circuit(near)], UnixMs(100_000), UnixMs(0), 0));
+        assert!(!book.tell(node, vec![circuit(far), circuit(near)], UnixMs(100_000), UnixMs(0), 0));
         let [first, rest] = book.dialled(node, &BTreeSet::from([near]), UnixMs(0)).unwrap();
         assert_eq!((first, rest), (vec![circuit(near)], vec![circuit(far)]));
     }
@@ -117,7 +124,7 @@ mod tests {
     fn a_node_that_is_not_reached_waits_longer_each_time_and_a_new_record_ends_the_wait() {
         let node = NodeId([7; 32]);
         let (mut book, relay) = (RelayedBook::default(), PeerId::random());
-        book.tell(node, vec![circuit(relay)], UnixMs(10_000_000), UnixMs(0));
+        book.tell(node, vec![circuit(relay)], UnixMs(10_000_000), UnixMs(0), 0);
         let mut now = UnixMs(0);
         for failures in 0..8 {
             assert_eq!(book.due(now), [node]);
@@ -128,7 +135,7 @@ mod tests {
         }
         book.dialled(node, &BTreeSet::new(), now);
         assert!(book.due(now).is_empty());
-        book.tell(node, vec![circuit(PeerId::random())], UnixMs(10_000_000), now);
+        book.tell(node, vec![circuit(PeerId::random())], UnixMs(10_000_000), now, 0);
         assert_eq!(book.due(now), [node]);
         assert!(book.due(UnixMs(10_000_000)).is_empty(), "an expired record leads nowhere");
     }
@@ -141,7 +148,7 @@ mod tests {
             let mut id = [0; 32];
             id[..8].copy_from_slice(&n.to_be_bytes());
             let many = (0..100).map(|_| circuit(PeerId::random())).take(CIRCUITS_MAX + 4).collect();
-            book.tell(NodeId(id), many, UnixMs(1_000 + n), UnixMs(0));
+            book.tell(NodeId(id), many, UnixMs(1_000 + n), UnixMs(0), 0);
         }
         assert!(book.nodes.len() <= NODES_MAX);
         assert!(book.nodes.values().all(|known| known.circuits.len() <= CIRCUITS_MAX));

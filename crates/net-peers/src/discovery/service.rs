@@ -188,7 +188,7 @@ impl Finder {
                 book.reached(remote, peer, AddressGroup::OPERATOR, now);
             }
             drop(book);
-            self.discovery.note_relays(peer, record, class_of(remote), now);
+            self.discovery.note_ways(peer, record, class_of(remote), now);
             if let Some(signed) = self.shared.table.lock().signed_record_of(peer) {
                 self.discovery.records.lock().keep(peer, record, signed);
             }

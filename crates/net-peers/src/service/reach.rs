@@ -17,6 +17,7 @@ use libp2p::core::Multiaddr;
 use libp2p::core::transport::ListenerId;
 use libp2p::multiaddr::Protocol as Part;
 use libp2p::swarm::behaviour::toggle::Toggle;
+use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{ConnectionId, NetworkBehaviour};
 use libp2p::{PeerId, Swarm, autonat, dcutr, identify, relay};
 use parking_lot::Mutex;
@@ -27,8 +28,8 @@ use trellis_primitives::{NodeId, UnixMs};
 
 pub(crate) use self::door::RelayDoor;
 use self::observed::Observed;
-use super::swarm::Behaviour;
 use super::NodeShared;
+use super::swarm::Behaviour;
 use crate::config::NetConfig;
 use crate::discovery::address::{AddressClass, worth_telling};
 use crate::guard::Conduct;
@@ -205,6 +206,14 @@ impl Reaching {
                 tracing::debug!(%relay, %error, "no reservation asked for");
                 shared.reach.event(&relay, RelayEvent::Failed, shared.clock.now().0);
             }
+        }
+    }
+
+    /// Connects to a relay another way beside the one that there is.
+    pub(super) fn look(swarm: &mut Swarm<Behaviour>, relay: PeerId, at: Multiaddr) {
+        let options = DialOpts::peer_id(relay).addresses(vec![at]).condition(PeerCondition::Always).build();
+        if let Err(error) = swarm.dial(options) {
+            tracing::debug!(%relay, %error, "the relay is not looked at over TCP");
         }
     }
 

@@ -122,7 +122,16 @@ pub(super) fn build(
 impl Service {
     pub(super) fn new(swarm: Swarm<Behaviour>, shared: Arc<NodeShared>, commands: mpsc::Receiver<Command>) -> Self {
         let (finished_sender, finished) = mpsc::channel(FINISHED_WAITING_MAX);
-        Self { swarm, shared, commands, finished_sender, finished, dials: HashMap::new(), closing: HashMap::new(), reaching: Reaching::default() }
+        Self {
+            swarm,
+            shared,
+            commands,
+            finished_sender,
+            finished,
+            dials: HashMap::new(),
+            closing: HashMap::new(),
+            reaching: Reaching::default(),
+        }
     }
 
     /// Binds every configured address and waits until each is up.
@@ -198,6 +207,7 @@ impl Service {
             Command::Dial { peer, addresses, text, reply } => self.dial(peer, addresses, text, reply),
             Command::Close { connection, reason, done } => self.close(connection, reason, Some(done)),
             Command::Reserve { relay, at } => self.reaching.reserve(&mut self.swarm, &self.shared, relay, at),
+            Command::Look { relay, at } => Reaching::look(&mut self.swarm, relay, at),
             Command::Release { relay } => self.reaching.release(&mut self.swarm, relay),
         }
     }

@@ -1,7 +1,7 @@
 //! The way that a connection takes, and which of several connections to one peer is the one to keep (NET-43). Pure.
 //!
 //! Both sides of a pair see the same connections, though not at the same moment. So that they never close different ones,
-//! the choice rests on what both know: whether it is direct, and who dialled. Of two that the same node dialled that node
+//! the choice rests on what both know: whether it is direct, whether it is QUIC, and who dialled. Of two that the same node dialled that node
 //! alone decides.
 
 use std::net::IpAddr;
@@ -88,6 +88,8 @@ pub(crate) fn ip_of(address: &Multiaddr) -> Option<IpAddr> {
 pub(crate) struct Choice {
     pub(crate) connection: ConnectionId,
     pub(crate) relayed: bool,
+    /// Over TCP, which makes the streams wait for each other where QUIC does not.
+    pub(crate) tcp: bool,
     pub(crate) superseded: bool,
     pub(crate) direction: Direction,
 }
@@ -100,7 +102,7 @@ pub(crate) fn order(local: NodeId, peer: NodeId, choices: &mut [Choice]) {
             Direction::Outbound => (1, std::cmp::Reverse(Some(choice.connection)), None),
             Direction::Inbound => (0, std::cmp::Reverse(None), Some(choice.connection)),
         };
-        (!choice.superseded, !choice.relayed, dialed_by_lower(local, peer, choice.direction), age)
+        (!choice.superseded, !choice.relayed, !choice.tcp, dialed_by_lower(local, peer, choice.direction), age)
     });
 }
 
@@ -110,11 +112,11 @@ fn dialed_by_lower(local: NodeId, peer: NodeId, direction: Direction) -> bool {
 
 /// Whether this node may close `other`, because both sides agree that `kept` is the better one.
 pub(crate) fn is_superfluous(kept: &Choice, other: &Choice) -> bool {
-    if kept.connection == other.connection || kept.relayed && !other.relayed {
+    let (better, worse) = ((kept.relayed, kept.tcp), (other.relayed, other.tcp));
+    if kept.connection == other.connection || better > worse {
         return false;
     }
-    let upgraded = other.relayed && !kept.relayed;
-    upgraded || kept.direction != other.direction || other.direction == Direction::Outbound
+    better < worse || kept.direction != other.direction || other.direction == Direction::Outbound
 }
 
 #[cfg(test)]
@@ -140,16 +142,17 @@ mod tests {
     }
 
     prop_compose! {
-        /// A connection as the first of two nodes sees it: relayed or not, and whether that node dialled it.
-        fn seen()(relayed in any::<bool>(), dialed in any::<bool>()) -> (bool, bool) {
-            (relayed, dialed)
+        /// A connection as the first of two nodes sees it: relayed, over TCP, and whether that node dialled it.
+        fn seen()(relayed in any::<bool>(), tcp in any::<bool>(), dialed in any::<bool>()) -> (bool, bool, bool) {
+            (relayed, tcp && !relayed, dialed)
         }
     }
 
-    fn choices(seen: &[(bool, bool)], first: bool) -> Vec<Choice> {
-        let of = |(place, (relayed, dialed)): (usize, &(bool, bool))| Choice {
+    fn choices(seen: &[(bool, bool, bool)], first: bool) -> Vec<Choice> {
+        let of = |(place, (relayed, tcp, dialed)): (usize, &(bool, bool, bool))| Choice {
             connection: ConnectionId::new_unchecked(place),
             relayed: *relayed,
+            tcp: *tcp,
             superseded: false,
             direction: if *dialed == first { Direction::Outbound } else { Direction::Inbound },
         };
@@ -177,14 +180,14 @@ mod tests {
             }
             prop_assert_eq!(of_a.len(), 1, "{:?}", of_a);
             // A direct one survives if there was one.
-            prop_assert_eq!(of_a[0].relayed, seen.iter().all(|(relayed, _)| *relayed));
+            prop_assert_eq!(of_a[0].relayed, seen.iter().all(|(relayed, ..)| *relayed));
         }
 
         // row: NET-43
         #[test]
         fn both_sides_prefer_the_same_of_two_connections_with_different_dialers(relayed in any::<bool>()) {
             let (a, b) = (NodeId([1; 32]), NodeId([2; 32]));
-            let seen = [(relayed, true), (relayed, false)];
+            let seen = [(relayed, false, true), (relayed, false, false)];
             let (mut of_a, mut of_b) = (choices(&seen, true), choices(&seen, false));
             order(a, b, &mut of_a);
             order(b, a, &mut of_b);

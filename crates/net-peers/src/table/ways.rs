@@ -6,6 +6,7 @@ use std::sync::Arc;
 use libp2p::PeerId;
 use libp2p::core::Multiaddr;
 use libp2p::swarm::ConnectionId;
+use trellis_net_transport::LinkKind;
 use trellis_primitives::{Bytes, NodeId, NodeRecord, Role, UnixMs};
 
 use super::route::{Choice, Route, is_superfluous, order};
@@ -23,6 +24,8 @@ pub(crate) struct RelayPeer {
     pub(crate) at: Option<Multiaddr>,
     /// Those of its record.
     pub(crate) addresses: Vec<String>,
+    /// There is a connection over TCP.
+    pub(crate) over_tcp: bool,
 }
 
 impl Table {
@@ -47,6 +50,7 @@ impl Table {
         Some(Choice {
             connection,
             relayed: route.is_some_and(|route| route.relayed),
+            tcp: handle.session.kind() == LinkKind::Tcp,
             superseded: route.is_some_and(|route| route.superseded),
             direction: handle.session.direction(),
         })
@@ -134,6 +138,7 @@ impl Table {
                 region: accepted.region.clone(),
                 at: self.routes.get(direct).and_then(|route| route.address.parse().ok()),
                 addresses: accepted.record.addresses.clone(),
+                over_tcp: self.choices(*node).iter().any(|choice| choice.tcp),
             })
         };
         self.entries.iter().filter_map(relay).collect()

@@ -158,7 +158,7 @@ impl Finder {
                     taken += 1;
                     let addresses = pex::usable_addresses(&record, class);
                     new += self.discovery.book.lock().tell_record(id, &addresses, source, now);
-                    new += usize::from(self.discovery.note_relays(id, &record, class, now));
+                    new += usize::from(self.discovery.note_ways(id, &record, class, now));
                 }
                 Ok(_) => {}
                 Err(error) => {

@@ -13,7 +13,8 @@ use trellis_net_reach::relay::budget::{RelayBudget, RelayProfile};
 use trellis_net_reach::relay::gate::{RelayGate, RelayRefusal, Standing};
 use trellis_primitives::{NodeId, SharedClock};
 
-use crate::guard::Guard;
+use crate::config::{NetConfig, Policy};
+use crate::guard::{Guard, NEUTRAL};
 use crate::metrics::ReachMetrics;
 use crate::service::NodeShared;
 use crate::service::defence::public;
@@ -25,6 +26,8 @@ pub(crate) struct RelayDoor {
     guard: Arc<Guard>,
     clock: SharedClock,
     private_exempt: bool,
+    /// Under the policy `prefer` peers of other software, which shake no hands, may use the relay too.
+    strangers: bool,
     /// Peers whose handshake stands.
     known: Mutex<HashMap<PeerId, NodeId>>,
     carried: Mutex<Carried>,
@@ -42,11 +45,12 @@ struct Carried {
 }
 
 impl RelayDoor {
-    pub(crate) fn new(guard: Arc<Guard>, clock: SharedClock, private_exempt: bool, metrics: ReachMetrics) -> Arc<Self> {
+    pub(crate) fn new(guard: Arc<Guard>, clock: SharedClock, config: &NetConfig, metrics: ReachMetrics) -> Arc<Self> {
+        let (private_exempt, strangers) = (config.limits.private_exempt, config.policy == Policy::Prefer);
         let gate = Mutex::new(RelayGate::new(guard.thresholds().relay));
         let (known, carried) = (Mutex::default(), Mutex::default());
         let refused = AtomicU32::new(0);
-        Arc::new(Self { gate, guard, clock, private_exempt, known, carried, refused, metrics })
+        Arc::new(Self { gate, guard, clock, private_exempt, strangers, known, carried, refused, metrics })
     }
 
     /// libp2p's relay with this node's budget, asking here about everybody.
@@ -84,7 +88,8 @@ impl RelayDoor {
     ) -> bool {
         let node = self.known.lock().get(&peer).copied();
         let exempted = |ip: IpAddr| public(ip, self.private_exempt);
-        let standing = Standing { score: node.map(|node| self.guard.score(node)), ip: ip_of(address).and_then(exempted) };
+        let score = node.map(|node| self.guard.score(node)).or(self.strangers.then_some(NEUTRAL));
+        let standing = Standing { score, ip: ip_of(address).and_then(exempted) };
         match ask(&mut self.gate.lock(), &peer, standing, self.clock.now().0) {
             Ok(()) => true,
             Err(refusal) => {

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use libp2p::PeerId;
+use libp2p::core::Multiaddr;
 use trellis_net_reach::reachability::Reachability;
 use trellis_net_reach::relay::keeper::{RELAYS_KNOWN_MAX, RelayAction, RelayEvent, RelayStage};
 use trellis_primitives::{NodeId, UnixMs};
 
 use super::{ADDRESSES_PER_RELAY_MAX, without_name};
-use crate::discovery::address::worth_telling;
+use crate::discovery::address::{is_tcp, worth_telling};
 use crate::guard::Conduct;
 use crate::reason::DisconnectReason;
 use crate::service::{Command, NodeShared};
@@ -23,6 +24,8 @@ const PROBE_EVERY_MS: u64 = 1_500;
 /// A relay in use that gives none within this is taken for dead, long before its connection is: everything over it has to
 /// move within 10 s.
 const PROBE_MS_MAX: u64 = 4_000;
+/// Between two tries to connect to a relay over TCP too.
+const TCP_EVERY_MS: u64 = 30_000;
 
 /// What the task remembers between two looks.
 #[derive(Default)]
@@ -30,6 +33,7 @@ struct Keeping {
     connected: BTreeSet<PeerId>,
     verdict: Option<Reachability>,
     probed: BTreeMap<PeerId, UnixMs>,
+    tcp_tried: Option<UnixMs>,
 }
 
 /// Keeps this node reachable until its network closes.
@@ -51,7 +55,8 @@ pub(crate) async fn keep_reachable(shared: Arc<NodeShared>) {
 impl Keeping {
     fn look(&mut self, shared: &Arc<NodeShared>) {
         let now = shared.clock.now();
-        let relays: Vec<RelayPeer> = if shared.config.relays_wanted > 0 { shared.table.lock().relays() } else { Vec::new() };
+        let relays: Vec<RelayPeer> =
+            if shared.config.relays_wanted > 0 { shared.table.lock().relays() } else { Vec::new() };
         self.tell(shared, &relays, now);
         let verdict = self.judge(shared, now);
         let needed = verdict == Reachability::Private && shared.config.relay.is_none();
@@ -60,6 +65,9 @@ impl Keeping {
             self.act(shared, action, &relays);
         }
         self.probe(shared, &relays, now);
+        if needed {
+            self.look_over_tcp(shared, &relays, now);
+        }
         if renew_circuits(shared, &relays) {
             shared.tell_record();
         }
@@ -150,6 +158,26 @@ impl Keeping {
             }
             self.probed.insert(relay.peer, now);
             tokio::spawn(probe_one(Arc::clone(shared), relay.node, relay.peer));
+        }
+    }
+
+    /// A node that also listens on TCP connects to one of its relays that way too: only so it learns at which address a hole
+    /// can be punched over TCP, for peers whose network lets no UDP through.
+    fn look_over_tcp(&mut self, shared: &Arc<NodeShared>, relays: &[RelayPeer], now: UnixMs) {
+        let listens = shared.listening.lock().iter().any(is_tcp);
+        let held: BTreeSet<PeerId> = shared.reach.keeper.lock().reserved().copied().collect();
+        let mut held = relays.iter().filter(|relay| held.contains(&relay.peer));
+        let waits = self.tcp_tried.is_some_and(|tried| now.ms_since(tried) < TCP_EVERY_MS);
+        if !listens || waits || held.clone().any(|relay| relay.over_tcp) {
+            return;
+        }
+        let place = |relay: &RelayPeer| {
+            let places = relay.addresses.iter().filter_map(|text| without_name(text).parse::<Multiaddr>().ok());
+            places.filter(is_tcp).map(|at| (relay.peer, at)).next()
+        };
+        if let Some((relay, at)) = held.find_map(place) {
+            self.tcp_tried = Some(now);
+            self.command(shared, Command::Look { relay, at });
         }
     }
 
