@@ -6,6 +6,9 @@ use std::sync::atomic::AtomicU64;
 
 use trellis_primitives::{Address, B256, RoleSet};
 
+use trellis_net_reach::relay::budget::RelayProfile;
+use trellis_net_reach::relay::keeper::RELAYS_WANTED;
+
 use crate::guard::Thresholds;
 
 use crate::discovery::DiscoveryConfig;
@@ -36,6 +39,8 @@ pub const PEERS_MAX_DEFAULT: u32 = 125;
 pub const POOL_PEERS_DEFAULT: u32 = 100;
 /// A peer without a stream for this long may be let go, unless configured otherwise (NET-16).
 pub const POOL_IDLE_MS_DEFAULT: u64 = 10 * 60 * 1_000;
+/// Bytes of a region's name.
+pub const REGION_BYTES_MAX: usize = 32;
 /// A node record is valid for this long after it was signed.
 pub const RECORD_LIFETIME_MS: u64 = 24 * 60 * 60 * 1_000;
 /// A node record is signed anew when this share of its lifetime is left (one part in this many).
@@ -84,6 +89,12 @@ pub struct NetConfig {
     pub peers_file: Option<PathBuf>,
     /// The scores below which a peer is trusted with less.
     pub thresholds: Thresholds,
+    /// Whether this node relays for others, and how large it is; `None` relays nothing.
+    pub relay: Option<RelayProfile>,
+    /// Reservations at relays that are kept while this node cannot be reached otherwise; 0 for none.
+    pub relays_wanted: usize,
+    /// Where this node is, in the operator's words (`eu-west`); relays of the same region are asked first. May be empty.
+    pub region: String,
     /// Accounts of the committee: local reputation never closes or throttles their nodes.
     pub committee: Vec<Address>,
 }
@@ -112,6 +123,9 @@ impl NetConfig {
             jitter_seed: None,
             peers_file: None,
             thresholds: Thresholds::default(),
+            relay: None,
+            relays_wanted: RELAYS_WANTED,
+            region: String::new(),
             committee: Vec::new(),
         }
     }

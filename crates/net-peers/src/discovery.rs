@@ -12,6 +12,7 @@ pub mod book;
 pub mod dns;
 pub mod file;
 pub mod pex;
+pub(crate) mod relayed;
 mod report;
 mod service;
 
@@ -20,22 +21,27 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
+use libp2p::PeerId;
+use libp2p::core::Multiaddr;
 use parking_lot::Mutex;
 use rand::{Rng, RngCore};
 use rand_chacha::ChaCha8Rng;
 use tokio::sync::Notify;
 use trellis_crypto::file::set_aside;
-use trellis_primitives::{NodeId, UnixMs};
+use trellis_net_reach::relay::keeper::RELAYS_KNOWN_MAX;
+use trellis_primitives::{NodeId, NodeRecord, Role, UnixMs};
 
 pub use self::dns::{DnsServer, DnsServerError};
 pub use self::report::{DiscoveryMetrics, DiscoveryReport, Outcome, OutcomeLabels, Source, SourceLabels, SourceReport};
 pub(crate) use self::service::start;
 
-use self::address::PeerAddress;
+use self::address::{AddressClass, PeerAddress};
 use self::book::Book;
 use self::dns::Seeds;
-use self::pex::{AnswerLimiter, Records};
+use self::pex::{AnswerLimiter, Records, other_ways, peer_of, usable_addresses};
+use self::relayed::RelayedBook;
 use self::report::Reports;
+use crate::table::route::is_circuit;
 
 /// Between two rounds, unless configured otherwise (NET-38).
 pub const ROUND_MS: u64 = 300_000;
@@ -45,6 +51,8 @@ pub const OUTBOUND_MIN: usize = 8;
 pub const FEELER_MS: u64 = 120_000;
 /// The port of nodes where a DNS seed names none.
 pub const P2P_PORT: u16 = 9_700;
+/// A node with a QUIC address is given this long before it is dialled over TCP or a relay.
+const QUIC_FIRST_MS: u64 = 3_000;
 /// DNS seeds at most.
 pub const SEEDS_MAX: usize = 16;
 
@@ -93,6 +101,10 @@ pub(crate) struct Discovery {
     seeds: Seeds,
     book: Mutex<Book>,
     records: Mutex<Records>,
+    /// Nodes that can be reached over relays.
+    relayed: Mutex<RelayedBook>,
+    /// Relays that records tell of, with their addresses.
+    relays: Mutex<BTreeMap<PeerId, Vec<Multiaddr>>>,
     reports: Mutex<Reports>,
     limiter: Mutex<AnswerLimiter>,
     /// When each connected peer was last asked.
@@ -150,6 +162,8 @@ impl Discovery {
             reports: Mutex::new(Reports::new(configured, sources.into_iter().chain(dns))),
             book: Mutex::new(book),
             records: Mutex::default(),
+            relayed: Mutex::default(),
+            relays: Mutex::default(),
             limiter: Mutex::default(),
             asked: Mutex::default(),
             seeds_due: Mutex::default(),
@@ -163,6 +177,37 @@ impl Discovery {
             metrics,
             config,
         }
+    }
+
+    /// The relays that records tell of.
+    pub(crate) fn relays(&self) -> Vec<(PeerId, Vec<Multiaddr>)> {
+        self.relays.lock().iter().map(|(peer, addresses)| (*peer, addresses.clone())).collect()
+    }
+
+    /// Takes what a verified record tells beside QUIC addresses: that its node is a relay, and how else it is reached.
+    /// `true` if there is a new way.
+    fn note_ways(&self, node: NodeId, record: &NodeRecord, teller: AddressClass, now: UnixMs) -> bool {
+        let direct = usable_addresses(record, teller);
+        let others = other_ways(record, teller);
+        if let Some(peer) = peer_of(record)
+            && record.roles.contains(Role::Relay)
+        {
+            let quic = direct.iter().filter_map(|address| address.to_string().parse().ok());
+            let places: Vec<Multiaddr> =
+                quic.chain(others.iter().filter(|other| !is_circuit(other)).cloned()).collect();
+            let mut relays = self.relays.lock();
+            if !places.is_empty() && (relays.len() < RELAYS_KNOWN_MAX || relays.contains_key(&peer)) {
+                relays.insert(peer, places);
+            }
+        }
+        let mut book = self.relayed.lock();
+        if others.is_empty() {
+            book.forget(node);
+            return false;
+        }
+        // Where there is a QUIC address too, that one goes first.
+        let wait_ms = if direct.is_empty() { 0 } else { QUIC_FIRST_MS };
+        book.tell(node, others, record.expires(), now, wait_ms)
     }
 
     /// Notes what a dial to an address of the operator's list came to.

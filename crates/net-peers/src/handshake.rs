@@ -66,6 +66,9 @@ pub struct Hello {
     /// Drawn anew at every start of the sender: tells a restart from a second connection.
     #[prost(fixed64, tag = "11")]
     pub instance: u64,
+    /// Where the sender is, in its operator's words; may be empty.
+    #[prost(string, tag = "12")]
+    pub region: String,
 }
 
 /// A refusal with its name, on the wire.

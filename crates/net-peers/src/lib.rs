@@ -54,12 +54,14 @@ pub use broadcast::{BROADCAST_QUEUE_MESSAGES_MAX, BROADCAST_WRITE_TIMEOUT_MS};
 pub use config::{NetConfig, Policy};
 pub use discovery::{DiscoveryConfig, DiscoveryMetrics, DiscoveryReport, DnsServer, SourceReport};
 pub use error::{AcceptError, BroadcastError, DialError, OpenError, RefusedBy, StartError};
-pub use metrics::{DisconnectedLabels, NetMetrics, PatternLabels, RefusedLabels, ResponseLabels};
+pub use metrics::{
+    DisconnectedLabels, NetMetrics, PatternLabels, ReachMetrics, RefusedLabels, RelayRefusalLabels, ResponseLabels,
+};
 pub use network::{Acceptor, BroadcastReport, NetStream, Network, NetworkHandle, Pong, Protocol, StreamIo};
 pub use peer::{Direction, Path, PeerEvent, PeerInfo};
 pub use reason::{DisconnectReason, RefusalReason};
 pub use redial::{REDIAL_MS_MAX, REDIAL_MS_MIN};
-pub use service::{start, start_with_metrics};
+pub use service::{ReachReport, start, start_with_metrics};
 pub use state::PeerState;
 pub use table::{PEERS_REMEMBERED_MAX, PINS_MAX};
 pub use witness::Witness;

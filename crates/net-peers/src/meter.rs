@@ -41,11 +41,37 @@ impl Counters {
     }
 }
 
+/// The streams of one connection.
+#[derive(Debug, Default)]
+pub(crate) struct LiveStreams {
+    live: AtomicU64,
+    last_ended_ms: AtomicU64,
+}
+
+impl LiveStreams {
+    /// Since when there has been no stream; `None` while there is one.
+    pub(crate) fn idle_since(&self) -> Option<UnixMs> {
+        let ended = UnixMs(self.last_ended_ms.load(Ordering::Relaxed));
+        (self.live.load(Ordering::Relaxed) == 0).then_some(ended)
+    }
+
+    fn begin(&self) {
+        self.live.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn end(&self, now: UnixMs) {
+        self.last_ended_ms.fetch_max(now.0, Ordering::Relaxed);
+        self.live.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// A stream that counts.
 pub(crate) struct Metered<S> {
     inner: S,
     clock: SharedClock,
     counters: Arc<Counters>,
+    /// Of the connection that carries it, where that is known.
+    connection: Option<Arc<LiveStreams>>,
     frames_in: FrameCounter,
     frames_out: FrameCounter,
 }
@@ -53,7 +79,15 @@ pub(crate) struct Metered<S> {
 impl<S> Metered<S> {
     pub(crate) fn new(inner: S, clock: SharedClock, counters: Arc<Counters>) -> Self {
         counters.streams.fetch_add(1, Ordering::Relaxed);
-        Self { inner, clock, counters, frames_in: FrameCounter::default(), frames_out: FrameCounter::default() }
+        let (frames_in, frames_out) = (FrameCounter::default(), FrameCounter::default());
+        Self { inner, clock, counters, connection: None, frames_in, frames_out }
+    }
+
+    /// The same, counted among the streams of its connection too.
+    pub(crate) fn on(mut self, connection: &Arc<LiveStreams>) -> Self {
+        connection.begin();
+        self.connection = Some(Arc::clone(connection));
+        self
     }
 }
 
@@ -61,6 +95,9 @@ impl<S> Drop for Metered<S> {
     fn drop(&mut self) {
         self.counters.last_stream_ms.fetch_max(self.clock.now().0, Ordering::Relaxed);
         self.counters.streams.fetch_sub(1, Ordering::Relaxed);
+        if let Some(connection) = &self.connection {
+            connection.end(self.clock.now());
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+use trellis_net_reach::relay::gate::RelayRefusal;
 use trellis_net_transport::TransportMetrics;
 
 use crate::error::RefusedBy;
@@ -41,6 +42,71 @@ pub struct PatternLabels {
     pub pattern: &'static str,
 }
 
+/// Why this node's relay refused.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+pub struct RelayRefusalLabels {
+    /// Which.
+    pub reason: &'static str,
+}
+
+/// The counters of relays, in both roles, and of hole punching.
+#[derive(Clone, Debug, Default)]
+pub struct ReachMetrics {
+    /// Peers that hold a reservation at this node's relay now.
+    pub reservations: Gauge,
+    /// Reservations that this node's relay granted or renewed.
+    pub reservations_granted: Counter,
+    /// Circuits through this node's relay now.
+    pub circuits: Gauge,
+    /// Circuits that were opened through this node's relay.
+    pub circuits_opened: Counter,
+    /// Bytes that passed through this node's relay.
+    pub relayed_bytes: Counter,
+    /// What this node's relay refused, by reason.
+    pub relay_refused: Family<RelayRefusalLabels, Counter>,
+    /// Reservations that this node holds at relays now.
+    pub reserved: Gauge,
+    /// Circuits that this node used, dialled or accepted.
+    pub circuits_used: Counter,
+    /// Direct connections that hole punching made.
+    pub punched: Counter,
+    /// Attempts to punch a hole that were given up.
+    pub punch_failed: Counter,
+}
+
+impl ReachMetrics {
+    fn register(&self, registry: &mut Registry) {
+        let relay = registry.sub_registry_with_prefix("trellis_relay");
+        let help = "Peers that hold a reservation at this node's relay now";
+        relay.register("reservations", help, self.reservations.clone());
+        let help = "Reservations that this node's relay granted or renewed";
+        relay.register("reservations_granted", help, self.reservations_granted.clone());
+        relay.register("circuits", "Circuits through this node's relay now", self.circuits.clone());
+        let help = "Circuits that were opened through this node's relay";
+        relay.register("circuits_opened", help, self.circuits_opened.clone());
+        let help = "Bytes that passed through this node's relay";
+        relay.register("relayed_bytes", help, self.relayed_bytes.clone());
+        relay.register("refused", "What this node's relay refused, by reason", self.relay_refused.clone());
+        let reach = registry.sub_registry_with_prefix("trellis_reach");
+        reach.register("reserved", "Reservations that this node holds at relays now", self.reserved.clone());
+        let help = "Circuits that this node used, dialled or accepted";
+        reach.register("circuits_used", help, self.circuits_used.clone());
+        reach.register("punched", "Direct connections that hole punching made", self.punched.clone());
+        let help = "Attempts to punch a hole that were given up";
+        reach.register("punch_failed", help, self.punch_failed.clone());
+    }
+
+    pub(crate) fn count_refusal(&self, refusal: RelayRefusal) {
+        self.relay_refused.get_or_create(&RelayRefusalLabels { reason: refusal.name() }).inc();
+    }
+
+    /// How often the relay refused for this reason.
+    #[must_use]
+    pub fn refused_count(&self, refusal: RelayRefusal) -> u64 {
+        self.relay_refused.get_or_create(&RelayRefusalLabels { reason: refusal.name() }).get()
+    }
+}
+
 /// The counters of one node's network. Clones count together.
 #[derive(Clone, Debug, Default)]
 pub struct NetMetrics {
@@ -60,6 +126,8 @@ pub struct NetMetrics {
     pub responses: Family<ResponseLabels, Counter>,
     /// Patterns of attack that were recognised.
     pub patterns: Family<PatternLabels, Counter>,
+    /// The counters of relays and hole punching.
+    pub reach: ReachMetrics,
     /// Discovery's counters.
     pub discovery: crate::discovery::DiscoveryMetrics,
 }
@@ -69,6 +137,7 @@ impl NetMetrics {
     pub fn register(&self, registry: &mut Registry) {
         self.transport.register(registry);
         self.discovery.register(registry);
+        self.reach.register(registry);
         let group = registry.sub_registry_with_prefix("trellis_peers");
         group.register("accepted", "Handshakes that both sides accepted", self.accepted.clone());
         group.register("refused", "Handshakes refused, by reason and author", self.refused.clone());

@@ -15,6 +15,7 @@ use crate::error::{AcceptError, BroadcastError, DialError, OpenError};
 use crate::guard::{Ban, Conduct, Guard, Priority};
 use crate::peer::{Path, PeerEvent, PeerInfo};
 use crate::reason::DisconnectReason;
+use crate::service::ReachReport;
 
 /// The name of a stream protocol with its version, for example `/trellis/job/1`.
 ///
@@ -83,6 +84,11 @@ pub trait Network: Send + Sync + 'static {
 
     /// What each source of addresses said last; `None` where this node looks for nobody.
     fn discovery(&self) -> Option<DiscoveryReport> {
+        None
+    }
+
+    /// The way in to this node; `None` where there is no real network.
+    fn reach(&self) -> Option<ReachReport> {
         None
     }
 

@@ -4,6 +4,7 @@ use serde::Serialize;
 use trellis_primitives::{NodeId, NodeRecord, RoleSet, UnixMs};
 
 pub use trellis_net_transport::Direction;
+use trellis_net_transport::LinkKind;
 
 use crate::error::RefusedBy;
 use crate::guard::Response;
@@ -16,6 +17,8 @@ use crate::state::{PeerState, StateChange};
 pub enum Path {
     /// Straight to the peer.
     Direct,
+    /// Over a relay.
+    Relayed,
     /// Inside this process, simulated.
     Simulated,
 }
@@ -24,8 +27,18 @@ impl std::fmt::Display for Path {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Direct => "direct",
+            Self::Relayed => "relayed",
             Self::Simulated => "simulated",
         })
+    }
+}
+
+impl From<LinkKind> for Path {
+    fn from(kind: LinkKind) -> Self {
+        match kind {
+            LinkKind::Quic | LinkKind::Tcp => Self::Direct,
+            LinkKind::Relayed => Self::Relayed,
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 mod defence;
 mod evict;
 mod handle;
+mod reach;
 mod shake;
 mod swarm;
 
@@ -18,11 +19,13 @@ use rand::{Rng, RngCore, SeedableRng};
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use trellis_crypto::{AccountKey, HybridKey};
-use trellis_net_transport::{Admission, QuicTransport, TransportConfig, libp2p_identity};
+use trellis_net_transport::{Admission, TransportConfig, libp2p_identity, node_transport};
 use trellis_primitives::{NodeId, SharedClock, UnixMs};
 
 use self::evict::evict_idle;
 use self::handle::NetHandle;
+pub use self::reach::ReachReport;
+use self::reach::{ReachShared, RelayDoor};
 use self::swarm::Service;
 use crate::broadcast::Broadcaster;
 use crate::config::{EVENTS_BUFFERED_MAX, NetConfig};
@@ -46,8 +49,32 @@ const LISTEN_TIMEOUT_MS: u64 = 5_000;
 
 /// What the service task is asked to do.
 pub(crate) enum Command {
-    Dial { address: Multiaddr, text: String, reply: oneshot::Sender<Result<NodeId, DialError>> },
-    Close { connection: ConnectionId, reason: DisconnectReason, done: oneshot::Sender<()> },
+    Dial {
+        peer: Option<PeerId>,
+        /// All of the one peer; the first that answers counts.
+        addresses: Vec<Multiaddr>,
+        text: String,
+        reply: oneshot::Sender<Result<NodeId, DialError>>,
+    },
+    Close {
+        connection: ConnectionId,
+        reason: DisconnectReason,
+        done: oneshot::Sender<()>,
+    },
+    /// Ask a relay, dialled at this address, for a reservation.
+    Reserve {
+        relay: PeerId,
+        at: Multiaddr,
+    },
+    /// Connect to a relay over TCP too.
+    Look {
+        relay: PeerId,
+        at: Multiaddr,
+    },
+    /// Give a relay its reservation back.
+    Release {
+        relay: PeerId,
+    },
 }
 
 /// What the handle, the service and its tasks share.
@@ -67,6 +94,7 @@ pub(crate) struct NodeShared {
     /// Peers behind the bootstrap addresses; they are never evicted, because they would be redialled at once.
     pub(crate) bootstrapped: Mutex<HashSet<NodeId>>,
     pub(crate) guard: Arc<Guard>,
+    pub(crate) reach: ReachShared,
     /// Addresses that a person added and that are kept connected, with what ends that.
     pub(crate) kept: Mutex<HashMap<String, CancellationToken>>,
     pub(crate) listening: Mutex<Vec<Multiaddr>>,
@@ -118,16 +146,19 @@ pub async fn start_with_metrics(
     let file = config.peers_file.clone();
     let guard = Guard::open(config.thresholds, file, Arc::clone(&clock), metrics.clone(), events.clone());
     transport.admit = Some(defence::door(Arc::clone(&guard), config.limits.private_exempt));
-    let transport = QuicTransport::new(transport)?;
-    let sessions = transport.sessions();
+    let door = RelayDoor::new(Arc::clone(&guard), Arc::clone(&clock), &config, metrics.reach.clone());
+    let (circuits, client) = libp2p::relay::client::new(identity.public().to_peer_id());
+    let transport = node_transport(transport, Some(circuits))?;
+    let relaying = (client, &door);
     let (swarm, streams) =
-        swarm::build(transport, sessions, &identity, &config, Arc::clone(&clock), metrics.streams_dropped.clone())?;
+        swarm::build(transport, &identity, &config, Arc::clone(&clock), metrics.streams_dropped.clone(), relaying)?;
     let (commands, command_queue) = mpsc::channel(COMMANDS_WAITING_MAX);
     let mut rng = rand::rngs::StdRng::from_os_rng();
     let jitter_seed = config.jitter_seed.unwrap_or_else(|| rng.random());
     let clock_now = clock.now();
+    let local_id = keys.node_id();
     let shared = Arc::new(NodeShared {
-        local_id: keys.node_id(),
+        local_id,
         local_peer: identity.public().to_peer_id(),
         checker: Checker {
             network_magic: config.network_magic,
@@ -140,9 +171,10 @@ pub async fn start_with_metrics(
         nonces: Mutex::default(),
         rng: Mutex::new(rng),
         streams,
-        table: Mutex::default(),
+        table: Mutex::new(Table::of(local_id)),
         bootstrapped: Mutex::default(),
         guard,
+        reach: ReachShared::new(&config, door, metrics.reach.clone()),
         kept: Mutex::default(),
         listening: Mutex::default(),
         events,
@@ -167,6 +199,7 @@ pub async fn start_with_metrics(
     }
     defence::begin(&shared, jitter_seed);
     discovery::start(&shared);
+    reach::begin(&shared);
     Ok(Arc::new(NetHandle::new(shared)))
 }
 

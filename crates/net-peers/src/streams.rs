@@ -30,7 +30,7 @@ use self::handler::Handler;
 use self::lazy::SelectedStream;
 use crate::config::ACCEPT_QUEUE_STREAMS_MAX;
 use crate::error::AcceptError;
-use crate::meter::{Counters, Metered};
+use crate::meter::{Counters, LiveStreams, Metered};
 use crate::network::{Acceptor, NetStream, NetStreamSlot, Protocol};
 use crate::table::PEERS_REMEMBERED_MAX;
 
@@ -66,6 +66,10 @@ pub(crate) struct OpenRequest {
 pub(crate) struct ConnectionHandle {
     pub(crate) session: Session,
     pub(crate) counters: Arc<Counters>,
+    /// The streams of this connection alone.
+    pub(crate) live: Arc<LiveStreams>,
+    /// Dialled from a port of its own only to see whether the peer can be reached there; nobody shakes hands on it.
+    pub(crate) is_trial: bool,
     /// Open once this node accepted the peer.
     gate: AtomicBool,
     opens: mpsc::Sender<OpenRequest>,
@@ -96,7 +100,7 @@ impl ConnectionHandle {
     }
 
     fn metered(&self, stream: SelectedStream) -> MeteredStream {
-        Metered::new(stream.compat(), Arc::clone(&self.clock), Arc::clone(&self.counters))
+        Metered::new(stream.compat(), Arc::clone(&self.clock), Arc::clone(&self.counters)).on(&self.live)
     }
 }
 
@@ -196,8 +200,11 @@ impl Streams {
         peer: PeerId,
         remote: &Multiaddr,
         direction: Direction,
+        is_trial: bool,
     ) -> Result<Handler, ConnectionDenied> {
-        let session = socket_address(remote).and_then(|remote| self.sessions.take(peer, remote, direction));
+        // Where both sides dial to pass their NATs, one of them takes the listener's part in the handshakes.
+        let session = self.sessions.take(peer, remote, direction);
+        let session = session.or_else(|| self.sessions.take(peer, remote, direction.reversed()));
         let session = session.ok_or_else(|| ConnectionDenied::new(NoSession))?;
         let (opens, open_requests) = mpsc::channel(OPENS_WAITING_MAX);
         let (handshake_sender, handshakes) = mpsc::channel(INTERNAL_WAITING_MAX);
@@ -205,6 +212,8 @@ impl Streams {
         let handle = Arc::new(ConnectionHandle {
             session,
             counters: self.counters_of(peer),
+            live: Arc::default(),
+            is_trial,
             gate: AtomicBool::new(false),
             opens,
             clock: Arc::clone(&self.clock),
@@ -227,7 +236,7 @@ pub(crate) fn socket_address(address: &Multiaddr) -> Option<std::net::SocketAddr
         _ => return None,
     };
     match parts.next()? {
-        Part::Udp(port) => Some((ip, port).into()),
+        Part::Udp(port) | Part::Tcp(port) => Some((ip, port).into()),
         _ => None,
     }
 }
@@ -243,7 +252,7 @@ impl NetworkBehaviour for Streams {
         _: &Multiaddr,
         remote: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        self.established(connection, peer, remote, Direction::Inbound)
+        self.established(connection, peer, remote, Direction::Inbound, false)
     }
 
     fn handle_established_outbound_connection(
@@ -252,9 +261,9 @@ impl NetworkBehaviour for Streams {
         peer: PeerId,
         remote: &Multiaddr,
         _: Endpoint,
-        _: PortUse,
+        port: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        self.established(connection, peer, remote, Direction::Outbound)
+        self.established(connection, peer, remote, Direction::Outbound, port == PortUse::New)
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {

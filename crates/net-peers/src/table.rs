@@ -1,6 +1,8 @@
 //! Everything known about peers in this run. No I/O: the service tells it what happened and when.
 
 mod entry;
+pub(crate) mod route;
+mod ways;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -10,6 +12,8 @@ use libp2p::swarm::ConnectionId;
 use trellis_primitives::{NodeId, UnixMs};
 
 use self::entry::Entry;
+use self::route::Route;
+pub(crate) use self::ways::RelayPeer;
 use crate::handshake::Accepted;
 use crate::peer::{Direction, PeerInfo};
 use crate::reason::{DisconnectReason, RefusalReason};
@@ -33,10 +37,14 @@ pub(crate) enum PeerKey {
 }
 
 /// The table.
-#[derive(Default)]
 pub(crate) struct Table {
+    local: NodeId,
     entries: HashMap<PeerKey, Entry>,
     connections: HashMap<ConnectionId, (PeerKey, Arc<ConnectionHandle>)>,
+    /// The way of each connection.
+    routes: HashMap<ConnectionId, Route>,
+    /// Connections that are being closed because there is a better one.
+    parting: HashSet<ConnectionId>,
     pins: HashMap<PeerId, NodeId>,
 }
 
@@ -50,9 +58,17 @@ pub(crate) struct Acceptance {
     /// This node has dialled the same peer twice; the new connection is to be closed. Only the dialer decides this, so
     /// that the two sides never close different ones.
     pub(crate) redundant: bool,
+    /// Streams to the peer go another way from now on.
+    pub(crate) moved: bool,
 }
 
 impl Table {
+    /// The table of a node that knows nobody yet.
+    pub(crate) fn of(local: NodeId) -> Self {
+        let (entries, connections, routes) = (HashMap::new(), HashMap::new(), HashMap::new());
+        Self { local, entries, connections, routes, parting: HashSet::new(), pins: HashMap::new() }
+    }
+
     fn entry(&mut self, key: PeerKey, now: UnixMs) -> &mut Entry {
         if self.entries.len() >= PEERS_REMEMBERED_MAX && !self.entries.contains_key(&key) {
             let oldest =
@@ -120,8 +136,12 @@ impl Table {
         let mut acceptance = Acceptance::default();
         let Some((key, handle)) = self.connections.get(&connection).cloned() else { return acceptance };
         let connections = &self.connections;
+        let kind = handle.session.kind();
+        // Another kind of way is not the same connection twice; which of both stays is decided when it is quiet.
+        let as_good = |id: &ConnectionId| connections.get(id).is_some_and(|(_, other)| other.session.kind() == kind);
         let outbound = |id: &ConnectionId| {
-            connections.get(id).is_some_and(|(_, other)| other.session.direction() == Direction::Outbound)
+            let dialed = connections.get(id).is_some_and(|(_, other)| other.session.direction() == Direction::Outbound);
+            dialed && as_good(id)
         };
         let dialed_twice = outbound(&connection);
         let Some(entry) = self.entries.get_mut(&key) else { return acceptance };
@@ -135,6 +155,7 @@ impl Table {
         if acceptance.redundant {
             // Streams go on using the older one.
             entry.connections.insert(0, connection);
+            self.settle(&key);
             return acceptance;
         }
         entry.connections.push(connection);
@@ -142,6 +163,8 @@ impl Table {
             entry.apply(PeerInput::HandshakeAccepted, now);
         }
         entry.connected(accepted, &handle, now);
+        self.supersede(&acceptance.superseded);
+        acceptance.moved = self.settle(&key);
         acceptance
     }
 
@@ -157,13 +180,17 @@ impl Table {
     /// A connection is gone. Returns the peer if it was connected and this was its last connection.
     pub(crate) fn closed(&mut self, connection: ConnectionId, reason: DisconnectReason, now: UnixMs) -> Option<NodeId> {
         let (key, _) = self.connections.remove(&connection)?;
+        self.routes.remove(&connection);
+        self.parting.remove(&connection);
         let entry = self.entries.get_mut(&key)?;
         let before = entry.connections.len();
         entry.connections.retain(|id| *id != connection);
         let handshaken = entry.connections.len() < before;
         if !entry.connections.is_empty() {
+            self.settle(&key);
             return None;
         }
+        entry.in_use = None;
         if !handshaken {
             // The handshake's own end, which comes in any case, says why; a classical peer has none.
             if matches!(key, PeerKey::Classical(_)) {
@@ -201,7 +228,7 @@ impl Table {
         }
     }
 
-    /// The connection on which streams to a peer are opened: the newest.
+    /// The connection on which streams to a peer are opened: a direct one if there is one.
     pub(crate) fn connection_to(&self, peer: NodeId) -> Option<Arc<ConnectionHandle>> {
         let newest = self.entries.get(&PeerKey::Node(peer))?.connections.last()?;
         self.connections.get(newest).map(|(_, handle)| Arc::clone(handle))
@@ -274,9 +301,9 @@ impl Table {
         Some(self.entries.get(key)?.address.clone())
     }
 
-    /// The IP address at the other end of a connection.
+    /// The IP address at the other end of a connection; `None` behind a relay.
     pub(crate) fn remote_ip(&self, connection: ConnectionId) -> Option<std::net::IpAddr> {
-        Some(self.connections.get(&connection)?.1.session.remote().ip())
+        self.connections.get(&connection)?.1.session.ip()
     }
 
     /// The identity that a PeerId was seen with.

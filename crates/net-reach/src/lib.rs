@@ -6,6 +6,8 @@ mod error;
 mod message;
 mod nat;
 mod portmap;
+pub mod reachability;
+pub mod relay;
 mod service;
 mod state;
 mod verdict;

@@ -40,6 +40,16 @@ pub const INITIAL_MTU_BYTES: u16 = 1_232;
 /// Size asked of the operating system for each UDP buffer; it may give less.
 pub const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 
+/// Streams of one yamux connection, as yamux counts them: both directions, and those that are gone on one side only. Our own
+/// bounds per direction come first, because yamux ends the connection at its own.
+pub const YAMUX_STREAMS_MAX: usize = 2 * STREAMS_PER_CONNECTION_MAX as usize + 128;
+/// Bytes in flight towards this node on one yamux connection; yamux takes no less than 256 KiB for each stream.
+pub const YAMUX_WINDOW_BYTES: usize = YAMUX_STREAMS_MAX * 256 * 1024;
+/// A connection over a byte stream has this long to say goodbye and close; then its socket is dropped.
+pub const CLOSE_TIMEOUT_MS: u64 = 1_000;
+/// A refusal is told within this long or not at all.
+pub const GOODBYE_TIMEOUT_MS: u64 = 1_000;
+
 /// How a connection reacts to loss.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

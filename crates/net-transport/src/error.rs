@@ -4,6 +4,7 @@ use libp2p::PeerId;
 use thiserror::Error;
 
 use crate::auth::AuthError;
+use crate::session::CloseReason;
 
 /// Why a transport could not be made from an identity.
 #[derive(Debug, Error)]
@@ -17,6 +18,9 @@ pub enum TransportSetupError {
     /// TLS could not be configured.
     #[error("tls: {0}")]
     Tls(#[from] rustls::Error),
+    /// Noise could not be configured.
+    #[error("noise: {0}")]
+    Noise(#[from] libp2p::noise::Error),
     /// The key exchange policy left no QUIC cipher.
     #[error("no cipher suite for QUIC initial packets")]
     NoInitialCipher(#[from] quinn::crypto::rustls::NoInitialCipherSuite),
@@ -57,9 +61,34 @@ pub enum TransportError {
     /// The dial could not start.
     #[error("dial: {0}")]
     Connect(#[from] quinn::ConnectError),
+    /// The peer ended the handshake and said why.
+    #[error("closed by the peer: {} (code {})", .0.text, .0.code)]
+    ClosedByPeer(CloseReason),
+    /// No secure channel could be agreed upon, or the peer does not speak the negotiation at all.
+    #[error("protocol negotiation: {0}")]
+    Negotiation(multistream_select::NegotiationError),
+    /// TLS over a byte stream failed.
+    #[error("tls: {0}")]
+    Tls(std::io::Error),
+    /// Noise failed.
+    #[error("noise: {0}")]
+    Noise(#[from] libp2p::noise::Error),
+    /// A relay gave no circuit or reservation.
+    #[error("relay: {0}")]
+    Relay(#[from] libp2p::relay::client::transport::Error),
     /// A socket failed.
     #[error("socket: {0}")]
     Io(#[from] std::io::Error),
+}
+
+impl From<multistream_select::NegotiationError> for TransportError {
+    fn from(error: multistream_select::NegotiationError) -> Self {
+        match error {
+            // Each side speaks the negotiation, and nothing that the peer speaks is enough.
+            multistream_select::NegotiationError::Failed => Self::Classical(ClassicalPeer::SecureChannel),
+            error @ multistream_select::NegotiationError::ProtocolError(_) => Self::Negotiation(error),
+        }
+    }
 }
 
 /// What makes a peer classical.
@@ -68,6 +97,9 @@ pub enum ClassicalPeer {
     /// No common key exchange: it has no X25519MLKEM768.
     #[error("the peer offers no X25519MLKEM768 key exchange")]
     KeyExchange,
+    /// No common secure channel: it has no TLS 1.3.
+    #[error("the peer offers no /tls/1.0.0")]
+    SecureChannel,
     /// No common protocol: it does not authenticate with ML-DSA-65.
     #[error("the peer does not speak trellis-pq/2")]
     Protocol,
@@ -97,6 +129,27 @@ impl TransportError {
         }
     }
 
+    /// Names a failed TLS handshake over a byte stream where the cause is known.
+    pub(crate) fn from_tls(error: std::io::Error) -> Self {
+        use rustls::AlertDescription::{HandshakeFailure, NoApplicationProtocol};
+        use rustls::{Error as Tls, PeerIncompatible};
+        let Some(inner) = error.get_ref() else { return Self::Tls(error) };
+        match inner.downcast_ref() {
+            Some(Tls::NoApplicationProtocol | Tls::AlertReceived(NoApplicationProtocol)) => {
+                return Self::Classical(ClassicalPeer::Protocol);
+            }
+            Some(
+                Tls::PeerIncompatible(PeerIncompatible::NoKxGroupsInCommon) | Tls::AlertReceived(HandshakeFailure),
+            ) => return Self::Classical(ClassicalPeer::KeyExchange),
+            _ => {}
+        }
+        // What was sent ahead of the answer to the negotiation.
+        if matches!(inner.downcast_ref(), Some(multistream_select::NegotiationError::Failed)) {
+            return Self::Classical(ClassicalPeer::SecureChannel);
+        }
+        Self::Tls(error)
+    }
+
     /// The name under which the failure is logged and counted.
     #[must_use]
     pub const fn name(&self) -> &'static str {
@@ -109,6 +162,11 @@ impl TransportError {
             Self::Timeout { .. } => "timeout",
             Self::Connection(_) => "connection",
             Self::Connect(_) => "connect",
+            Self::ClosedByPeer(_) => "closed by peer",
+            Self::Negotiation(_) => "negotiation",
+            Self::Tls(_) => "tls",
+            Self::Noise(_) => "noise",
+            Self::Relay(_) => "relay",
             Self::Io(_) => "socket",
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! Neither rustls' QUIC session behind quinn nor quinn itself shows the negotiated group. So every group that is offered
 //! is wrapped: when an exchange *completes*, its group is noted, and the session that was reading handshake bytes on this
-//! thread at that moment keeps the note. Nothing is inferred from configuration, so what is shown cannot be wrong about
+//! thread at that moment keeps the note (over a byte stream: the future that runs the handshake). Nothing is inferred from configuration, so what is shown cannot be wrong about
 //! what happened: a session in which no exchange completed shows none and is refused.
 //!
 //! The verifier of certificates notes the PeerId in the same way, once its signatures hold, so that nobody has to parse and
@@ -145,6 +145,21 @@ impl ActiveKeyExchange for RecordedExchange {
     fn group(&self) -> NamedGroup {
         self.0.group()
     }
+}
+
+/// Runs a TLS handshake over a byte stream and returns with its result what it has shown; the ALPN is left to the caller.
+pub(crate) async fn recording<T>(handshake: impl Future<Output = T>) -> (T, Negotiated) {
+    let mut handshake = std::pin::pin!(handshake);
+    let mut noted = Noted::default();
+    let result = std::future::poll_fn(|cx| {
+        let outer = NOTED.replace(std::mem::take(&mut noted));
+        let polled = handshake.as_mut().poll(cx);
+        noted = NOTED.replace(outer);
+        polled
+    })
+    .await;
+    let Noted { group, peer, .. } = noted;
+    (result, Negotiated { alpn: Vec::new(), group, peer })
 }
 
 /// What the two ends agreed upon.

@@ -10,6 +10,7 @@
     )
 )]
 
+mod address;
 mod admission;
 mod auth;
 pub mod bench;
@@ -18,10 +19,13 @@ mod connection;
 mod error;
 mod exporter;
 mod kex;
+mod link;
 mod metrics;
+mod node;
 mod policy;
 mod session;
 mod socket;
+mod tcp;
 mod tls;
 mod transport;
 mod upgrade;
@@ -32,13 +36,17 @@ pub use admission::{
 };
 pub use auth::{AuthError, EXPORTER_BYTES, PROOF_BYTES, PROOF_VERSION, Proof, ed25519_of, proof_message};
 pub use config::{
-    ALPN_LIBP2P, ALPN_TRELLIS, CONNECT_TIMEOUT_MS, CONNECTION_WINDOW_BYTES, Congestion, HANDSHAKE_TIMEOUT_MS,
-    IDLE_TIMEOUT_MS, INITIAL_MTU_BYTES, KEEP_ALIVE_MS, PROOF_STREAMS_MAX, SEND_WINDOW_BYTES, SOCKET_BUFFER_BYTES,
-    STREAM_WINDOW_BYTES, STREAMS_PER_CONNECTION_MAX, TransportConfig,
+    ALPN_LIBP2P, ALPN_TRELLIS, CLOSE_TIMEOUT_MS, CONNECT_TIMEOUT_MS, CONNECTION_WINDOW_BYTES, Congestion,
+    HANDSHAKE_TIMEOUT_MS, IDLE_TIMEOUT_MS, INITIAL_MTU_BYTES, KEEP_ALIVE_MS, PROOF_STREAMS_MAX, SEND_WINDOW_BYTES,
+    SOCKET_BUFFER_BYTES, STREAM_WINDOW_BYTES, STREAMS_PER_CONNECTION_MAX, TransportConfig, YAMUX_STREAMS_MAX,
+    YAMUX_WINDOW_BYTES,
 };
 pub use connection::{Connection, Stream};
 pub use error::{ClassicalPeer, TransportError, TransportSetupError};
+pub use link::{LinkStream, StreamConnection};
 pub use metrics::{RefusalLabel, TransportMetrics};
+pub use node::{NodeTransport, node_transport};
 pub use policy::Policy;
-pub use session::{CloseReason, Direction, KeyExchange, SESSIONS_WAITING_MAX, Session, Sessions};
-pub use transport::{QuicTransport, libp2p_identity};
+pub use session::{CloseReason, Direction, KeyExchange, LinkKind, SESSIONS_WAITING_MAX, Session, Sessions};
+pub use transport::QuicTransport;
+pub use upgrade::libp2p_identity;

@@ -3,21 +3,25 @@
 //! libp2p's swarm shows a PeerId and an address, nothing of the TLS session. So the transport leaves a [`Session`] here
 //! just before it hands a connection to the swarm, and whoever handles the swarm's event takes it.
 
-use std::collections::{HashMap, VecDeque};
+mod registry;
+
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use libp2p::PeerId;
+use libp2p::core::Multiaddr;
 use parking_lot::Mutex;
 use rustls::NamedGroup;
 use serde::Serialize;
 use trellis_crypto::HybridPublic;
 use trellis_primitives::NodeId;
 
-/// Sessions that may wait to be taken; beyond it the oldest are dropped.
-pub const SESSIONS_WAITING_MAX: usize = 1_024;
+pub use self::registry::{SESSIONS_WAITING_MAX, Sessions};
+use crate::address::direct_ip;
+use crate::link::WireBytes;
 
 /// Who dialled, from this node's view.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize)]
@@ -87,6 +91,28 @@ pub struct CloseReason {
     pub text: String,
 }
 
+/// What carries a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LinkKind {
+    /// QUIC over UDP.
+    Quic,
+    /// TLS over TCP.
+    Tcp,
+    /// TLS over a circuit of a relay.
+    Relayed,
+}
+
+impl fmt::Display for LinkKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Quic => "quic",
+            Self::Tcp => "tcp",
+            Self::Relayed => "relayed",
+        })
+    }
+}
+
 /// A live connection as the layers above see it. Clones are the same connection.
 #[derive(Clone)]
 pub struct Session {
@@ -94,66 +120,99 @@ pub struct Session {
 }
 
 struct SessionInner {
-    peer_id: PeerId,
-    remote: SocketAddr,
-    direction: Direction,
-    key_exchange: KeyExchange,
-    alpn: String,
+    facts: SessionFacts,
     identity: Option<(NodeId, HybridPublic)>,
-    connection: quinn::Connection,
+    carrier: Carrier,
     close: Mutex<Option<CloseReason>>,
 }
 
+/// What the handshake showed.
+pub(crate) struct SessionFacts {
+    pub(crate) peer_id: PeerId,
+    /// Without the peer's name at its end.
+    pub(crate) remote: Multiaddr,
+    pub(crate) direction: Direction,
+    pub(crate) key_exchange: KeyExchange,
+    /// The application protocol of TLS, or the name of what stands in for TLS.
+    pub(crate) alpn: String,
+    /// Both keys, if the session is bound to an ML-DSA-65 key.
+    pub(crate) public: Option<HybridPublic>,
+}
+
+/// What a session runs over.
+pub(crate) enum Carrier {
+    Quic(quinn::Connection),
+    Stream(Arc<StreamState>),
+}
+
+/// What is known of a connection over a byte stream beside its bytes.
+pub(crate) struct StreamState {
+    pub(crate) kind: LinkKind,
+    pub(crate) wire: Arc<WireBytes>,
+    /// What the peer's goodbye said; the first one counts.
+    pub(crate) remote_close: Mutex<Option<CloseReason>>,
+    pub(crate) closed: AtomicBool,
+}
+
+impl StreamState {
+    pub(crate) fn new(kind: LinkKind, wire: Arc<WireBytes>) -> Arc<Self> {
+        Arc::new(Self { kind, wire, remote_close: Mutex::default(), closed: AtomicBool::new(false) })
+    }
+}
+
 impl Session {
-    pub(crate) fn new(
-        connection: quinn::Connection,
-        peer_id: PeerId,
-        direction: Direction,
-        key_exchange: KeyExchange,
-        alpn: &[u8],
-        public: Option<HybridPublic>,
-    ) -> Self {
-        let inner = SessionInner {
-            peer_id,
-            remote: connection.remote_address(),
-            direction,
-            key_exchange,
-            alpn: String::from_utf8_lossy(alpn).into_owned(),
-            identity: public.map(|public| (public.node_id(), public)),
-            connection,
-            close: Mutex::default(),
-        };
-        Self { inner: Arc::new(inner) }
+    pub(crate) fn new(carrier: Carrier, mut facts: SessionFacts) -> Self {
+        let identity = facts.public.take().map(|public| (public.node_id(), public));
+        Self { inner: Arc::new(SessionInner { facts, identity, carrier, close: Mutex::default() }) }
     }
 
     /// The peer's libp2p id, verified against its certificate.
     #[must_use]
     pub fn peer_id(&self) -> PeerId {
-        self.inner.peer_id
+        self.inner.facts.peer_id
     }
 
-    /// The peer's UDP address.
+    /// The peer's address as it was dialled or came, without the peer's name at its end; of a circuit that was accepted
+    /// nothing is left.
     #[must_use]
-    pub fn remote(&self) -> SocketAddr {
-        self.inner.remote
+    pub fn remote(&self) -> &Multiaddr {
+        &self.inner.facts.remote
     }
 
-    /// Who dialled.
+    /// The IP address that the peer's packets come from; `None` behind a relay.
+    #[must_use]
+    pub fn ip(&self) -> Option<IpAddr> {
+        match self.kind() {
+            LinkKind::Quic | LinkKind::Tcp => direct_ip(self.remote()),
+            LinkKind::Relayed => None,
+        }
+    }
+
+    /// What carries the connection.
+    #[must_use]
+    pub fn kind(&self) -> LinkKind {
+        match &self.inner.carrier {
+            Carrier::Quic(_) => LinkKind::Quic,
+            Carrier::Stream(stream) => stream.kind,
+        }
+    }
+
+    /// Which end this node is in the handshakes: who dialled, save where both did to pass a NAT and have agreed on it.
     #[must_use]
     pub fn direction(&self) -> Direction {
-        self.inner.direction
+        self.inner.facts.direction
     }
 
     /// The key exchange that this session completed.
     #[must_use]
     pub fn key_exchange(&self) -> KeyExchange {
-        self.inner.key_exchange
+        self.inner.facts.key_exchange
     }
 
-    /// The negotiated application protocol.
+    /// The negotiated application protocol; of a session without TLS the name of its secure channel.
     #[must_use]
     pub fn alpn(&self) -> &str {
-        &self.inner.alpn
+        &self.inner.facts.alpn
     }
 
     /// The peer's NodeId, if the session is bound to an ML-DSA-65 key.
@@ -168,17 +227,25 @@ impl Session {
         self.inner.identity.as_ref().map(|(_, public)| public)
     }
 
-    /// QUIC's own smoothed round-trip time.
+    /// QUIC's own smoothed round-trip time; nothing measures it on other links.
     #[must_use]
-    pub fn rtt(&self) -> Duration {
-        self.inner.connection.rtt()
+    pub fn rtt(&self) -> Option<Duration> {
+        match &self.inner.carrier {
+            Carrier::Quic(connection) => Some(connection.rtt()),
+            Carrier::Stream(_) => None,
+        }
     }
 
-    /// Bytes of UDP payload received and sent, overhead included.
+    /// Bytes received and sent, overhead included: of UDP payload over QUIC, else of the stream that carries TLS.
     #[must_use]
-    pub fn udp_bytes(&self) -> (u64, u64) {
-        let stats = self.inner.connection.stats();
-        (stats.udp_rx.bytes, stats.udp_tx.bytes)
+    pub fn wire_bytes(&self) -> (u64, u64) {
+        match &self.inner.carrier {
+            Carrier::Quic(connection) => {
+                let stats = connection.stats();
+                (stats.udp_rx.bytes, stats.udp_tx.bytes)
+            }
+            Carrier::Stream(stream) => stream.wire.totals(),
+        }
     }
 
     /// The reason that the peer will read when this connection is closed from here. The first one set wins.
@@ -186,10 +253,18 @@ impl Session {
         self.inner.close.lock().get_or_insert(reason);
     }
 
-    /// The reason that the peer gave for closing, if it closed.
+    pub(crate) fn own_close_reason(&self) -> Option<CloseReason> {
+        self.inner.close.lock().clone()
+    }
+
+    /// The reason that the peer gave for closing, if it gave one.
     #[must_use]
     pub fn remote_close(&self) -> Option<CloseReason> {
-        match self.inner.connection.close_reason()? {
+        let connection = match &self.inner.carrier {
+            Carrier::Quic(connection) => connection,
+            Carrier::Stream(stream) => return stream.remote_close.lock().clone(),
+        };
+        match connection.close_reason()? {
             quinn::ConnectionError::ApplicationClosed(close) => Some(CloseReason {
                 code: u32::try_from(close.error_code.into_inner()).unwrap_or(u32::MAX),
                 text: String::from_utf8_lossy(&close.reason).into_owned(),
@@ -198,88 +273,35 @@ impl Session {
         }
     }
 
-    /// Closes the QUIC connection now, with the reason set or none.
+    pub(crate) fn is_closed(&self) -> bool {
+        match &self.inner.carrier {
+            Carrier::Quic(connection) => connection.close_reason().is_some(),
+            Carrier::Stream(stream) => stream.closed.load(Ordering::Acquire),
+        }
+    }
+
+    /// Closes a QUIC connection now, with the reason set or none. Others close with their muxer.
     pub(crate) fn close(&self) {
-        if self.inner.connection.close_reason().is_some() {
+        let Carrier::Quic(connection) = &self.inner.carrier else { return };
+        if connection.close_reason().is_some() {
             // Closing again would hide why the connection ended.
             return;
         }
-        let reason = self.inner.close.lock().clone();
-        let (code, text) = reason.map_or((0, String::new()), |reason| (reason.code, reason.text));
-        self.inner.connection.close(code.into(), text.as_bytes());
+        let (code, text) = self.own_close_reason().map_or((0, String::new()), |reason| (reason.code, reason.text));
+        connection.close(code.into(), text.as_bytes());
     }
 }
 
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Session")
-            .field("peer_id", &self.inner.peer_id)
-            .field("remote", &self.inner.remote)
-            .field("direction", &self.inner.direction)
-            .field("key_exchange", &self.inner.key_exchange)
-            .field("alpn", &self.inner.alpn)
+            .field("peer_id", &self.peer_id())
+            .field("remote", self.remote())
+            .field("kind", &self.kind())
+            .field("direction", &self.direction())
+            .field("key_exchange", &self.key_exchange())
+            .field("alpn", &self.alpn())
             .field("node_id", &self.node_id())
             .finish_non_exhaustive()
-    }
-}
-
-type SessionKey = (PeerId, SocketAddr, Direction);
-
-/// Sessions of connections that were handed to the swarm and wait to be taken. Clones are the same registry.
-#[derive(Clone, Default)]
-pub struct Sessions {
-    waiting: Arc<Mutex<Waiting>>,
-}
-
-#[derive(Default)]
-struct Waiting {
-    by_key: HashMap<SessionKey, VecDeque<Session>>,
-    order: VecDeque<SessionKey>,
-}
-
-impl Sessions {
-    pub(crate) fn put(&self, session: Session) {
-        let key = (session.peer_id(), session.remote(), session.direction());
-        let mut waiting = self.waiting.lock();
-        if waiting.order.len() >= SESSIONS_WAITING_MAX
-            && let Some(oldest) = waiting.order.pop_front()
-        {
-            waiting.pop(&oldest);
-        }
-        waiting.order.push_back(key);
-        waiting.by_key.entry(key).or_default().push_back(session);
-    }
-
-    /// Takes the session of a connection that the swarm reports. Of several connections with the same peer, address and
-    /// direction the oldest comes first.
-    #[must_use]
-    pub fn take(&self, peer_id: PeerId, remote: SocketAddr, direction: Direction) -> Option<Session> {
-        let key = (peer_id, remote, direction);
-        let mut waiting = self.waiting.lock();
-        let mut found = None;
-        while let Some(session) = waiting.pop(&key) {
-            if let Some(at) = waiting.order.iter().position(|waiting| *waiting == key) {
-                waiting.order.remove(at);
-            }
-            // A closed one belongs to a connection that the swarm denied and never reported, unless the peer was quick
-            // to close: then it is the last one there is.
-            let alive = session.inner.connection.close_reason().is_none();
-            found = Some(session);
-            if alive {
-                break;
-            }
-        }
-        found
-    }
-}
-
-impl Waiting {
-    fn pop(&mut self, key: &SessionKey) -> Option<Session> {
-        let queue = self.by_key.get_mut(key)?;
-        let session = queue.pop_front();
-        if queue.is_empty() {
-            self.by_key.remove(key);
-        }
-        session
     }
 }

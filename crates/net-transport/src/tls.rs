@@ -23,7 +23,8 @@ use crate::exporter::EarlyExporter;
 use crate::kex::{PREFER_GROUPS, REQUIRE_GROUPS};
 use crate::policy::Policy;
 
-/// The two rustls configurations of one node.
+/// The two rustls configurations of one node. Clones show the same certificate.
+#[derive(Clone)]
 pub(crate) struct TlsConfigs {
     pub(crate) client: rustls::ClientConfig,
     pub(crate) server: rustls::ServerConfig,

@@ -18,7 +18,6 @@ use futures::stream::{SelectAll, StreamExt};
 use libp2p::PeerId;
 use libp2p::core::transport::{DialOpts, ListenerId, PortUse, TransportError as CoreError, TransportEvent};
 use libp2p::core::{Multiaddr, Transport};
-use libp2p::identity::Keypair;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn_proto::HashedConnectionIdGenerator;
 
@@ -31,7 +30,7 @@ use crate::error::{TransportError, TransportSetupError};
 use crate::kex::{RecordingClient, RecordingServer};
 use crate::session::Sessions;
 use crate::socket::{CountingSocket, bind};
-use crate::tls::tls_configs;
+use crate::tls::{TlsConfigs, tls_configs};
 use crate::upgrade::UpgradeContext;
 
 /// rustls wants a name; SNI is off, so it never leaves this process.
@@ -77,23 +76,23 @@ impl quinn::crypto::HmacKey for ResetKey {
     }
 }
 
-/// The libp2p identity that belongs to a hybrid key.
-///
-/// # Errors
-/// [`TransportSetupError::Identity`] if the seed is no Ed25519 key.
-pub fn libp2p_identity(keys: &trellis_crypto::HybridKey) -> Result<Keypair, TransportSetupError> {
-    let mut seed = keys.libp2p_seed();
-    Ok(Keypair::ed25519_from_bytes(seed.as_mut_slice())?)
-}
-
 impl QuicTransport {
     /// A transport that listens nowhere yet.
     ///
     /// # Errors
     /// [`TransportSetupError`] if the identity or TLS cannot be set up.
     pub fn new(config: TransportConfig) -> Result<Self, TransportSetupError> {
-        let identity = libp2p_identity(&config.keys)?;
-        let tls = tls_configs(&identity, config.policy)?;
+        let upgrade = Arc::new(UpgradeContext::new(&config)?);
+        let tls = tls_configs(&upgrade.identity, upgrade.policy)?;
+        Self::with(config, upgrade, tls)
+    }
+
+    /// A transport that shares identity, certificate and registry with others of the same node.
+    pub(crate) fn with(
+        config: TransportConfig,
+        upgrade: Arc<UpgradeContext>,
+        tls: TlsConfigs,
+    ) -> Result<Self, TransportSetupError> {
         let transport = Arc::new(quinn_transport(config.congestion));
         let client = Arc::new(QuicClientConfig::try_from(tls.client)?);
         let mut client = quinn::ClientConfig::new(Arc::new(RecordingClient(client)));
@@ -105,13 +104,6 @@ impl QuicTransport {
         // RFC 9000 section 9). The swarm goes on showing the address where the connection began.
         server.migration(true);
 
-        let upgrade = UpgradeContext {
-            keys: Arc::clone(&config.keys),
-            local: identity.public().to_peer_id(),
-            policy: config.policy,
-            sessions: Sessions::default(),
-            metrics: config.metrics.clone(),
-        };
         // Both keys come from the identity: a node that restarts resets the connections of its former life at once.
         let seed = config.keys.libp2p_seed();
         let reset_secret = trellis_crypto::sha3_256(&[RESET_DOMAIN, seed.as_slice()]);
@@ -122,7 +114,7 @@ impl QuicTransport {
             cid_key,
             client,
             server,
-            upgrade: Arc::new(upgrade),
+            upgrade,
             config,
         };
         Ok(Self { parts: Arc::new(parts), listeners: SelectAll::new(), dialers: HashMap::new(), waker: None })

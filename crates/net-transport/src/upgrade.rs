@@ -1,40 +1,51 @@
 //! From a first packet to an authenticated connection: TLS, policy, ML-DSA-65 proofs, registry.
 
+use std::fmt::Display;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use libp2p::PeerId;
+use libp2p::identity::Keypair;
 use rustls::NamedGroup;
 use trellis_crypto::{HybridKey, HybridPublic};
 
 use crate::admission::Permit;
 use crate::auth::{AuthError, Exporter, receive_proof, send_proof};
-use crate::config::{ALPN_TRELLIS, CONNECT_TIMEOUT_MS, HANDSHAKE_TIMEOUT_MS};
+use crate::config::{ALPN_TRELLIS, CONNECT_TIMEOUT_MS, HANDSHAKE_TIMEOUT_MS, TransportConfig};
 use crate::connection::Connection;
-use crate::error::{ClassicalPeer, TransportError};
+use crate::error::{ClassicalPeer, TransportError, TransportSetupError};
 use crate::kex::Negotiated;
 use crate::metrics::TransportMetrics;
 use crate::policy::Policy;
-use crate::session::{Direction, KeyExchange, Session, Sessions};
+use crate::session::{Carrier, Direction, KeyExchange, Session, SessionFacts, Sessions};
+use crate::transport::format_address;
 
 /// Application close codes of the transport itself. Codes of the layers above start at 256.
-mod close {
+pub(crate) mod close {
     pub(super) const POLICY: u32 = 1;
-    pub(super) const AUTH: u32 = 2;
+    pub(crate) const AUTH: u32 = 2;
     pub(super) const WRONG_PEER: u32 = 3;
 }
 
 /// What every upgrade of one node needs.
 pub(crate) struct UpgradeContext {
     pub(crate) keys: Arc<HybridKey>,
+    pub(crate) identity: Keypair,
     pub(crate) local: PeerId,
     pub(crate) policy: Policy,
     pub(crate) sessions: Sessions,
     pub(crate) metrics: TransportMetrics,
 }
 
-async fn within<T>(
+/// A connection that is not to be, and the close code that says so to the peer.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    pub(crate) code: u32,
+    pub(crate) error: TransportError,
+}
+
+pub(crate) async fn within<T>(
     timeout_ms: u64,
     work: impl Future<Output = Result<T, TransportError>>,
 ) -> Result<T, TransportError> {
@@ -43,6 +54,51 @@ async fn within<T>(
 }
 
 impl UpgradeContext {
+    pub(crate) fn new(config: &TransportConfig) -> Result<Self, TransportSetupError> {
+        let identity = libp2p_identity(&config.keys)?;
+        Ok(Self {
+            keys: Arc::clone(&config.keys),
+            local: identity.public().to_peer_id(),
+            identity,
+            policy: config.policy,
+            sessions: Sessions::default(),
+            metrics: config.metrics.clone(),
+        })
+    }
+
+    /// Whether a finished handshake is one that the policy lets through, with whom it should be.
+    pub(crate) fn judge(
+        &self,
+        negotiated: &Negotiated,
+        expected: Option<PeerId>,
+    ) -> Result<(PeerId, KeyExchange), Refusal> {
+        let refuse = |code, error| Refusal { code, error };
+        let classical = |what| refuse(close::POLICY, TransportError::Classical(what));
+        let peer = negotiated.peer.ok_or_else(|| refuse(close::AUTH, TransportError::NoIdentity))?;
+        if let Some(expected) = expected.filter(|expected| *expected != peer) {
+            let error = TransportError::WrongPeer { expected: Box::new(expected), actual: Box::new(peer) };
+            return Err(refuse(close::WRONG_PEER, error));
+        }
+        // TLS offered nothing else under `require`; these two checks hold even if that ever changes.
+        let group = negotiated.group.ok_or_else(|| classical(ClassicalPeer::KeyExchange))?;
+        if self.policy == Policy::Require && group != NamedGroup::X25519MLKEM768 {
+            return Err(classical(ClassicalPeer::KeyExchange));
+        }
+        if self.policy == Policy::Require && negotiated.alpn != ALPN_TRELLIS {
+            return Err(classical(ClassicalPeer::Protocol));
+        }
+        Ok((peer, KeyExchange(group)))
+    }
+
+    /// Counts a connection and leaves its session to whoever the swarm tells of it.
+    pub(crate) fn established(&self, session: &Session) {
+        match session.direction() {
+            Direction::Inbound => self.metrics.inbound.inc(),
+            Direction::Outbound => self.metrics.outbound.inc(),
+        };
+        self.sessions.put(session.clone());
+    }
+
     /// Accepts an inbound connection: this is where its cryptography starts.
     pub(crate) async fn inbound(
         &self,
@@ -59,10 +115,7 @@ impl UpgradeContext {
         .await;
         permit.established();
         match result {
-            Ok((connection, session)) => {
-                self.metrics.inbound.inc();
-                Ok(self.hand_over(connection, session, Some(permit)))
-            }
+            Ok((connection, session)) => Ok(self.hand_over(connection, session, Some(permit))),
             Err(error) => Err(self.refused(error, Direction::Inbound, remote)),
         }
     }
@@ -110,10 +163,7 @@ impl UpgradeContext {
         }
         .await;
         match result {
-            Ok((connection, session)) => {
-                self.metrics.outbound.inc();
-                Ok(self.hand_over(connection, session, None))
-            }
+            Ok((connection, session)) => Ok(self.hand_over(connection, session, None)),
             Err(error) => Err(self.refused(error, Direction::Outbound, remote)),
         }
     }
@@ -124,11 +174,12 @@ impl UpgradeContext {
         session: Session,
         permit: Option<Permit>,
     ) -> (PeerId, Connection) {
-        self.sessions.put(session.clone());
+        self.established(&session);
         (session.peer_id(), Connection::new(connection, session, permit, self.metrics.clone()))
     }
 
-    fn refused(&self, error: TransportError, direction: Direction, remote: std::net::SocketAddr) -> TransportError {
+    /// Counts and logs a connection that did not come about.
+    pub(crate) fn refused(&self, error: TransportError, direction: Direction, remote: impl Display) -> TransportError {
         self.metrics.count_refused(error.name());
         tracing::info!(%remote, %direction, reason = error.name(), %error, "connection refused or failed");
         error
@@ -143,31 +194,21 @@ impl UpgradeContext {
         expected: Option<PeerId>,
         signed: Option<Exporter>,
     ) -> Result<Session, TransportError> {
-        let refuse = |code, error| refuse(connection, code, error);
+        let refuse = |refusal: Refusal| refuse(connection, refusal.code, refusal.error);
         let negotiated = Negotiated::read(connection.handshake_data());
-        let peer = negotiated.peer.ok_or_else(|| refuse(close::AUTH, TransportError::NoIdentity))?;
-        if let Some(expected) = expected.filter(|expected| *expected != peer) {
-            let error = TransportError::WrongPeer { expected: Box::new(expected), actual: Box::new(peer) };
-            return Err(refuse(close::WRONG_PEER, error));
-        }
-        let classical = |what| TransportError::Classical(what);
-        // TLS offered nothing else under `require`; these two checks hold even if that ever changes.
-        let group = negotiated.group.ok_or_else(|| refuse(close::POLICY, classical(ClassicalPeer::KeyExchange)))?;
-        let proven = negotiated.alpn == ALPN_TRELLIS;
-        if self.policy == Policy::Require && group != NamedGroup::X25519MLKEM768 {
-            return Err(refuse(close::POLICY, classical(ClassicalPeer::KeyExchange)));
-        }
-        if self.policy == Policy::Require && !proven {
-            return Err(refuse(close::POLICY, classical(ClassicalPeer::Protocol)));
-        }
-        let public = if proven {
-            let keys = self.authenticate(connection, direction, &peer, signed).await;
-            Some(keys.map_err(|error| refuse(close::AUTH, error.into()))?)
+        let (peer_id, key_exchange) = self.judge(&negotiated, expected).map_err(refuse)?;
+        let public = if negotiated.alpn == ALPN_TRELLIS {
+            let keys = self.authenticate(connection, direction, &peer_id, signed).await;
+            Some(keys.map_err(|error| refuse(Refusal { code: close::AUTH, error: error.into() }))?)
         } else {
             None
         };
-        Ok(Session::new(connection.clone(), peer, direction, KeyExchange(group), &negotiated.alpn, public))
+        let alpn = String::from_utf8_lossy(&negotiated.alpn).into_owned();
+        let remote = format_address(connection.remote_address());
+        let facts = SessionFacts { peer_id, remote, direction, key_exchange, alpn, public };
+        Ok(Session::new(Carrier::Quic(connection.clone()), facts))
     }
+
     async fn authenticate(
         &self,
         connection: &quinn::Connection,
@@ -181,6 +222,15 @@ impl UpgradeContext {
         };
         receive_proof(connection, &signed, direction, peer).await
     }
+}
+
+/// The libp2p identity that belongs to a hybrid key.
+///
+/// # Errors
+/// [`TransportSetupError::Identity`] if the seed is no Ed25519 key.
+pub fn libp2p_identity(keys: &HybridKey) -> Result<Keypair, TransportSetupError> {
+    let mut seed = keys.libp2p_seed();
+    Ok(Keypair::ed25519_from_bytes(seed.as_mut_slice())?)
 }
 
 /// Closes a connection with a reason that the peer reads.

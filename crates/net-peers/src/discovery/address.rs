@@ -6,6 +6,8 @@ use libp2p::PeerId;
 use libp2p::core::Multiaddr;
 use libp2p::multiaddr::Protocol as Part;
 
+use crate::table::route::{ip_of, relay_of};
+
 /// How far an address reaches; the order is from near to far.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum AddressClass {
@@ -143,11 +145,30 @@ impl std::fmt::Display for PeerAddress {
     }
 }
 
+/// How far an address reaches, one over a relay as far as the relay's; `None` where nobody can be.
+#[must_use]
+pub fn class_of(text: &str) -> Option<AddressClass> {
+    if let Some(address) = PeerAddress::parse(text) {
+        return address.class();
+    }
+    let address: Multiaddr = text.parse().ok()?;
+    if relay_of(&address).is_none() && !is_tcp(&address) {
+        return None;
+    }
+    ip_of(&address).and_then(AddressClass::of)
+}
+
+/// Whether an address is one of TCP, without a relay.
+pub(crate) fn is_tcp(address: &Multiaddr) -> bool {
+    let mut parts = address.iter().skip(1);
+    matches!(parts.next(), Some(Part::Tcp(port)) if port != 0) && parts.all(|part| matches!(part, Part::P2p(_)))
+}
+
 /// The addresses that a node puts into its own record: only those of the widest class it has, so that a record that travels
 /// far names no near network.
 #[must_use]
 pub fn worth_telling(addresses: &[String]) -> Vec<String> {
-    let class = |text: &String| PeerAddress::parse(text).and_then(|address| address.class());
+    let class = |text: &String| class_of(text);
     let widest = addresses.iter().filter_map(class).max();
     addresses.iter().filter(|text| class(text) == widest).cloned().collect()
 }

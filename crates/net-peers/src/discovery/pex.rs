@@ -10,6 +10,8 @@
 
 use std::collections::BTreeMap;
 
+use libp2p::PeerId;
+use libp2p::core::Multiaddr;
 use prost::Message;
 use thiserror::Error;
 use trellis_crypto::record::{RecordError, verify_record};
@@ -17,11 +19,12 @@ use trellis_primitives::{
     Bytes, NODE_RECORD_BYTES_MAX, NodeId, NodeRecord, RecordBoundError, SignedNodeRecord, UnixMs,
 };
 
-use super::address::{AddressClass, PeerAddress};
+use super::address::{AddressClass, PeerAddress, class_of, is_tcp};
 use crate::config::RECORD_LIFETIME_MS;
 use crate::handshake::Checker;
 use crate::network::Protocol;
 use crate::table::PEERS_REMEMBERED_MAX;
+use crate::table::route::{relay_of, target_of};
 
 /// The protocol.
 pub const PEX: Protocol = Protocol("/trellis/pex/1");
@@ -144,6 +147,33 @@ pub(crate) fn usable_addresses(record: &NodeRecord, teller: AddressClass) -> Vec
     near.map(|address| PeerAddress { peer: Some(peer), ..address }).collect()
 }
 
+/// The libp2p name of a record's node.
+pub(crate) fn peer_of(record: &NodeRecord) -> Option<PeerId> {
+    let key = libp2p::identity::ed25519::PublicKey::try_from_bytes(&record.ed25519).ok()?;
+    Some(libp2p::identity::PublicKey::from(key).to_peer_id())
+}
+
+/// The addresses of a record that are not QUIC's: over TCP and over relays, as [`usable_addresses`]; the node's own name
+/// stands at the end of each.
+pub(crate) fn other_ways(record: &NodeRecord, teller: AddressClass) -> Vec<Multiaddr> {
+    let Some(peer) = peer_of(record) else { return Vec::new() };
+    let way = |text: &String| {
+        let address: Multiaddr = text.parse().ok()?;
+        let near = class_of(text).is_some_and(|class| teller.may_share(class));
+        let to_this_node = target_of(&address).is_none_or(|named| named == peer);
+        if !near || !to_this_node {
+            return None;
+        }
+        let place = text.split("/p2p/").next()?;
+        match relay_of(&address) {
+            Some(relay) if relay != peer => format!("{place}/p2p/{relay}/p2p-circuit/p2p/{peer}").parse().ok(),
+            None if is_tcp(&address) => format!("{place}/p2p/{peer}").parse().ok(),
+            _ => None,
+        }
+    };
+    record.addresses.iter().filter_map(way).collect()
+}
+
 /// How often each peer is answered. Pure.
 #[derive(Debug, Default)]
 pub(crate) struct AnswerLimiter {
@@ -189,7 +219,7 @@ pub(crate) struct Records {
 impl Records {
     /// Keeps the record of a node that is connected; the one that expires first goes when there are too many.
     pub(crate) fn keep(&mut self, id: NodeId, record: &NodeRecord, signed: Bytes) {
-        let classes = record.addresses.iter().map(|text| PeerAddress::parse(text).and_then(|address| address.class()));
+        let classes = record.addresses.iter().map(|text| class_of(text));
         // An address whose class is unknown goes to nobody, and so does a record without addresses.
         let nearest = classes.min().flatten();
         self.kept.insert(id, Kept { signed, expires: record.expires(), nearest });

@@ -2,6 +2,7 @@
 
 mod ask;
 mod dial;
+mod relayed;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -64,6 +65,20 @@ impl NodeShared {
             outbound_min: discovery.config.outbound_min,
             rounds: discovery.rounds.load(Ordering::Relaxed),
         })
+    }
+
+    /// A connected peer told a newer record of itself.
+    pub(crate) fn learn_record(self: &Arc<Self>, peer: NodeId) {
+        if let Some(discovery) = self.discovery.clone() {
+            Finder { shared: Arc::clone(self), discovery }.learn(peer);
+        }
+    }
+
+    /// Asks connected peers whom they know, because this node's own addresses have changed.
+    pub(crate) async fn ask_around(self: &Arc<Self>) {
+        if let Some(discovery) = self.discovery.clone() {
+            Finder { shared: Arc::clone(self), discovery }.ask_again().await;
+        }
     }
 
     /// Saves the book for the next run; called while the outbound peers are still connected.
@@ -134,7 +149,10 @@ impl Finder {
         loop {
             match events.recv().await {
                 Ok(PeerEvent::Connected { peer, .. }) => self.connected(peer),
-                Ok(PeerEvent::Disconnected { .. }) => self.discovery.wake.notify_one(),
+                Ok(PeerEvent::Disconnected { peer, reason }) => {
+                    self.discovery.wake.notify_one();
+                    self.lost(peer, reason);
+                }
                 Ok(PeerEvent::Refused { .. } | PeerEvent::Responded { .. })
                 | Err(broadcast::error::RecvError::Lagged(_)) => {}
                 Err(broadcast::error::RecvError::Closed) => return,
@@ -144,7 +162,21 @@ impl Finder {
 
     /// A handshake succeeded: the peer's record is known good, and an address that this node dialled is proven.
     fn connected(&self, peer: NodeId) {
-        let Some(info) = self.info(peer) else { return };
+        if !self.learn(peer) {
+            return;
+        }
+        if self.discovery.config.pex {
+            self.spawn(|finder| async move {
+                if finder.ask_one(peer).await.is_some_and(|found| found > 0) {
+                    finder.discovery.wake.notify_one();
+                }
+            });
+        }
+    }
+
+    /// Takes the record of a connected peer into what this node knows; `false` if it is gone.
+    fn learn(&self, peer: NodeId) -> bool {
+        let Some(info) = self.info(peer) else { return false };
         let remote = remote_of(&info);
         let now = self.shared.clock.now();
         if let Some(record) = &info.record {
@@ -156,18 +188,13 @@ impl Finder {
                 book.reached(remote, peer, AddressGroup::OPERATOR, now);
             }
             drop(book);
+            self.discovery.note_ways(peer, record, class_of(remote), now);
             if let Some(signed) = self.shared.table.lock().signed_record_of(peer) {
                 self.discovery.records.lock().keep(peer, record, signed);
             }
         }
         self.book_changed();
-        if self.discovery.config.pex {
-            self.spawn(|finder| async move {
-                if finder.ask_one(peer).await.is_some_and(|found| found > 0) {
-                    finder.discovery.wake.notify_one();
-                }
-            });
-        }
+        true
     }
 
     async fn rounds(&self) {
@@ -203,13 +230,13 @@ impl Finder {
         self.discovery.records.lock().expire(now);
         let known = async {
             self.dial_lists().await;
-            self.fill().await;
+            tokio::join!(self.fill(), self.fill_relayed());
         };
         let told = async {
             let (from_seeds, from_peers) = tokio::join!(self.ask_seeds(), self.ask_peers());
             if from_seeds + from_peers > 0 {
                 self.book_changed();
-                self.fill().await;
+                tokio::join!(self.fill(), self.fill_relayed());
             }
         };
         tokio::join!(known, told);

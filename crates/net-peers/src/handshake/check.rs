@@ -6,7 +6,7 @@ use trellis_crypto::record::verify_record;
 use trellis_primitives::{B256, Bytes, NodeId, NodeRecord, RoleSet, SignedNodeRecord, UnixMs};
 
 use super::{Hello, NONCE_BYTES, USER_AGENT_BYTES_MAX};
-use crate::config::{CLOCK_SKEW_MS_MAX, PROTOCOL_VERSION_MAX, PROTOCOL_VERSION_MIN};
+use crate::config::{CLOCK_SKEW_MS_MAX, PROTOCOL_VERSION_MAX, PROTOCOL_VERSION_MIN, REGION_BYTES_MAX};
 use crate::reason::RefusalReason;
 
 /// Nonces remembered; the oldest are forgotten beyond it.
@@ -39,6 +39,8 @@ pub(crate) struct Accepted {
     pub(crate) protocol_version: u32,
     pub(crate) best_height: u64,
     pub(crate) instance: u64,
+    /// What the peer says of where it is.
+    pub(crate) region: String,
 }
 
 /// Nonces of recent hellos.
@@ -106,6 +108,7 @@ impl Checker {
             protocol_version: hello.version_max.min(PROTOCOL_VERSION_MAX),
             best_height: hello.best_height,
             instance: hello.instance,
+            region: hello.region.clone(),
         })
     }
 
@@ -113,6 +116,9 @@ impl Checker {
         let malformed = |detail: String| Refusal::new(RefusalReason::Malformed, detail);
         if hello.user_agent.len() > USER_AGENT_BYTES_MAX {
             return Err(malformed(format!("user agent of {} bytes", hello.user_agent.len())));
+        }
+        if hello.region.len() > REGION_BYTES_MAX {
+            return Err(malformed(format!("region of {} bytes", hello.region.len())));
         }
         let nonce = <[u8; NONCE_BYTES]>::try_from(hello.nonce.as_slice())
             .map_err(|_| malformed(format!("nonce of {} bytes", hello.nonce.len())))?;

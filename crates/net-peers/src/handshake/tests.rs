@@ -42,6 +42,7 @@ fn hello_of(seed: u64) -> (Hello, NodeId) {
         nonce: vec![seed as u8; 32],
         best_height: 42,
         instance: 1,
+        region: String::new(),
     };
     (hello, node.node_id())
 }
@@ -78,6 +79,7 @@ fn every_wrong_field_is_refused_by_its_own_name() {
     assert_eq!(refused(|hello| hello.genesis_hash = vec![7; 31]), RefusalReason::Malformed);
     assert_eq!(refused(|hello| hello.nonce = vec![]), RefusalReason::Malformed);
     assert_eq!(refused(|hello| hello.user_agent = "x".repeat(129)), RefusalReason::Malformed);
+    assert_eq!(refused(|hello| hello.region = "x".repeat(33)), RefusalReason::Malformed);
     assert_eq!(refused(|hello| hello.record.truncate(50)), RefusalReason::Malformed);
     assert_eq!(refused(|hello| *hello.record.last_mut().unwrap() ^= 1), RefusalReason::BadSignature);
     assert_eq!(refused(|hello| hello.roles = 1), RefusalReason::BadSignature);
@@ -137,8 +139,9 @@ fn the_wire_form_of_every_message_is_pinned() {
         nonce: vec![5; 2],
         best_height: 300,
         instance: 0x0102,
+        region: "eu".to_owned(),
     };
-    let bytes = "080110021d040302012204070707072a0309090930083a017440e8074a02050550ac02590201000000000000";
+    let bytes = "080110021d040302012204070707072a0309090930083a017440e8074a02050550ac0259020100000000000062026575";
     assert_eq!(hex::encode(hello.encode_to_vec()), bytes);
     let refusal = WireRefusal { code: 4, detail: "x".to_owned() };
     let answer = Answer { hello: None, refusal: Some(refusal.clone()) };

@@ -92,7 +92,7 @@ impl NodeShared {
     }
 
     /// Closes every connection to a peer without waiting for its goodbye: who misbehaves does not get to delay it.
-    fn cut(&self, peer: NodeId, reason: DisconnectReason) {
+    pub(super) fn cut(&self, peer: NodeId, reason: DisconnectReason) {
         for (connection, _) in self.table.lock().connections_to(peer) {
             let (done, _) = oneshot::channel();
             let refused = self.commands.try_send(Command::Close { connection, reason, done }).err();
@@ -197,8 +197,10 @@ impl NodeShared {
         }
         let us = u32::try_from(round_trip.as_micros()).unwrap_or(u32::MAX);
         self.report(peer, Conduct::RoundTrip { us });
-        let address = self.table.lock().connection_to(peer).map(|handle| handle.session.remote().to_string());
-        Ok(Pong { round_trip, path: Path::Direct, address: address.unwrap_or_default() })
+        let used = self.table.lock().connection_to(peer);
+        let address = used.as_ref().map(|handle| handle.session.remote().to_string()).unwrap_or_default();
+        let path = used.map_or(Path::Direct, |handle| handle.session.kind().into());
+        Ok(Pong { round_trip, path, address })
     }
 }
 

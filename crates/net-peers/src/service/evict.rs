@@ -24,7 +24,8 @@ pub(super) async fn evict_idle(shared: Arc<NodeShared>) {
         }
         let now = shared.clock.now();
         let idle = {
-            let kept = shared.bootstrapped.lock();
+            let mut kept = shared.bootstrapped.lock().clone();
+            kept.extend(shared.relays_kept());
             shared.table.lock().idle_beyond(usize::try_from(size).unwrap_or(usize::MAX), idle_ms, now, &kept)
         };
         for peer in idle {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use libp2p::PeerId;
 use libp2p::core::Multiaddr;
 use libp2p::multiaddr::Protocol as Part;
 use libp2p::swarm::ConnectionId;
@@ -21,7 +22,9 @@ use crate::guard::{Ban, Conduct, Guard, Priority};
 use crate::network::{Acceptor, BroadcastReport, NetStream, Network, Pong, Protocol};
 use crate::peer::{PeerEvent, PeerInfo};
 use crate::reason::DisconnectReason;
+use crate::service::reach::ReachReport;
 use crate::streams::{ConnectionHandle, StreamError};
+use crate::table::route::target_of;
 
 /// Stops the service when the last handle is dropped.
 pub(super) struct NetHandle {
@@ -59,8 +62,23 @@ impl NodeShared {
             return Err(DialError::Closed);
         }
         let address = parse_address(text)?;
+        self.dial_each(target_of(&address), vec![address], text).await
+    }
+
+    /// Dials several addresses of one peer at once; the first that answers counts.
+    pub(crate) async fn dial_any(&self, peer: Option<PeerId>, addresses: Vec<Multiaddr>) -> Result<NodeId, DialError> {
+        let text = addresses.first().map(ToString::to_string).unwrap_or_default();
+        self.dial_each(peer, addresses, &text).await
+    }
+
+    async fn dial_each(
+        &self,
+        peer: Option<PeerId>,
+        addresses: Vec<Multiaddr>,
+        text: &str,
+    ) -> Result<NodeId, DialError> {
         let (reply, answer) = oneshot::channel();
-        let command = Command::Dial { address, text: text.to_owned(), reply };
+        let command = Command::Dial { peer, addresses, text: text.to_owned(), reply };
         self.commands.send(command).await.map_err(|_| DialError::Closed)?;
         // The transport takes up to CONNECT + HANDSHAKE for TLS and its proofs, the handshake of this layer follows.
         let timeout_ms = CONNECT_TIMEOUT_MS + 2 * HANDSHAKE_TIMEOUT_MS;
@@ -94,7 +112,7 @@ impl NodeShared {
     }
 
     /// Goodbye, then close, then wait until the connection is gone.
-    async fn part(&self, connection: ConnectionId, handle: Arc<ConnectionHandle>, reason: DisconnectReason) {
+    pub(super) async fn part(&self, connection: ConnectionId, handle: Arc<ConnectionHandle>, reason: DisconnectReason) {
         say_goodbye(&handle, reason).await;
         drop(handle);
         let (done, closed) = oneshot::channel();
@@ -157,6 +175,10 @@ impl Network for NetHandle {
 
     fn discovery(&self) -> Option<DiscoveryReport> {
         self.shared.discovery_report()
+    }
+
+    fn reach(&self) -> Option<ReachReport> {
+        Some(self.shared.reach_report())
     }
 
     fn events(&self) -> broadcast::Receiver<PeerEvent> {

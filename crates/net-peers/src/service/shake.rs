@@ -15,7 +15,6 @@ use trellis_primitives::{Bytes, NodeId, UnixMs};
 use super::NodeShared;
 use super::swarm::{CLOSE_DISCONNECT, CLOSE_REFUSAL};
 use crate::config::{GOODBYE_TIMEOUT_MS, HANDSHAKE_TIMEOUT_MS, PROTOCOL_VERSION_MAX, PROTOCOL_VERSION_MIN};
-use crate::discovery::address::worth_telling;
 use crate::error::{DialError, RefusedBy};
 use crate::frame::{read_frame, read_message, write_frame, write_message};
 use crate::guard::Entry;
@@ -133,7 +132,7 @@ async fn handshake(
 ) -> Result<(Accepted, Option<MeteredStream>), ShakeError> {
     let hello = shared.hello()?;
     let check = |theirs: &Hello| {
-        let accepted = shared.check(theirs, peer, handle.session.remote().ip())?;
+        let accepted = shared.check(theirs, peer, handle.session.ip())?;
         handle.open_gate();
         Ok(accepted)
     };
@@ -153,7 +152,7 @@ impl NodeShared {
         let mut addresses = self.config.external_addresses.clone();
         if addresses.is_empty() {
             let listening: Vec<String> = self.listening.lock().iter().map(ToString::to_string).collect();
-            addresses = worth_telling(&listening);
+            addresses = self.reach.worth_telling(listening, now);
         }
         addresses.truncate(RECORD_ADDRESSES_MAX);
         self.record.current(&addresses, now)
@@ -173,15 +172,16 @@ impl NodeShared {
             time_ms: now.0,
             nonce: self.nonce().to_vec(),
             instance: self.instance,
+            region: self.config.region.clone(),
             best_height: self.config.best_height.load(std::sync::atomic::Ordering::Relaxed),
         })
     }
 
-    fn check(&self, hello: &Hello, session_id: NodeId, from: IpAddr) -> Result<Accepted, Refusal> {
+    fn check(&self, hello: &Hello, session_id: NodeId, from: Option<IpAddr>) -> Result<Accepted, Refusal> {
         if session_id == self.local_id {
             return Err(Refusal::new(RefusalReason::SelfConnection, "same identity"));
         }
-        let banned = match self.guard.enter(session_id, self.counted(from)) {
+        let banned = match self.guard.enter(session_id, from.and_then(|ip| self.counted(ip))) {
             Entry::Welcome => false,
             Entry::Banned(_) => true,
             Entry::Wait => return Err(Refusal::new(RefusalReason::Full, "strangers from this network have to wait")),

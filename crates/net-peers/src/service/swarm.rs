@@ -5,20 +5,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use libp2p::core::muxing::StreamMuxerBox;
 use libp2p::core::upgrade::Version;
-use libp2p::core::{ConnectedPoint, Multiaddr, Transport};
+use libp2p::core::{ConnectedPoint, Multiaddr};
 use libp2p::identity::Keypair;
-use libp2p::multiaddr::Protocol as Part;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{ConnectionId, DialError as SwarmDialError, NetworkBehaviour, SwarmEvent};
 use libp2p::{PeerId, Swarm, identify, ping};
 use libp2p_connection_limits::ConnectionLimits;
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::{mpsc, oneshot};
-use trellis_net_transport::{CloseReason, QuicTransport, Sessions, TransportError};
+use trellis_net_transport::{CloseReason, NodeTransport, TransportError};
 use trellis_primitives::{NodeId, SharedClock};
 
+use super::reach::{Reach, Reaching, RelayDoor};
 use super::shake::{Finished, Shake, ShakeError, remote_reason};
 use super::{Command, NodeShared};
 use crate::config::{CONNECT_TIMEOUT_MS, NetConfig, PING_INTERVAL_MS};
@@ -28,13 +27,14 @@ use crate::handshake::{Accepted, HandshakeFailure, Refusal};
 use crate::peer::{Direction, PeerEvent};
 use crate::reason::{DisconnectReason, RefusalReason};
 use crate::streams::{Streams, StreamsShared};
+use crate::table::route::{Route, is_circuit};
 
 /// A ping without an answer counts as failed after this long.
 const PING_TIMEOUT_MS: u64 = 10_000;
 /// A classical peer without any stream is let go after this long; handshaken peers are kept.
 const IDLE_CLASSICAL_MS: u64 = 60_000;
-/// Connections to one peer: one each way, and as many again while an old one is being replaced.
-const CONNECTIONS_PER_PEER_MAX: u32 = 4;
+/// Connections to one peer: one each way, direct and relayed, and as many again while old ones are being replaced.
+const CONNECTIONS_PER_PEER_MAX: u32 = 8;
 /// Inbound handshakes of the transport at once.
 const PENDING_INBOUND_MAX: u32 = 512;
 /// Inbound streams of one connection in negotiation at once.
@@ -47,6 +47,8 @@ pub(super) const CLOSE_REFUSAL: u32 = 0x200;
 const CLOSE_TIMEOUT_MS: u64 = 500;
 /// Finished handshakes that wait for the service.
 const FINISHED_WAITING_MAX: usize = 1_024;
+/// What can be listened at and dialled.
+const ADDRESS_FORMS: &str = "expected /ip4/IP/udp/PORT/quic-v1, /ip4/IP/tcp/PORT or /ip6/…";
 /// What identify says of the protocol family.
 const IDENTIFY_PROTOCOL: &str = "/trellis/id/1";
 
@@ -58,6 +60,7 @@ pub(crate) struct Behaviour {
     streams: Streams,
     identify: identify::Behaviour,
     ping: ping::Behaviour,
+    pub(super) reach: Reach,
 }
 
 struct PendingDial {
@@ -73,18 +76,19 @@ pub(crate) struct Service {
     finished: mpsc::Receiver<Finished>,
     dials: HashMap<ConnectionId, PendingDial>,
     closing: HashMap<ConnectionId, (DisconnectReason, Vec<oneshot::Sender<()>>)>,
+    reaching: Reaching,
 }
 
 /// The swarm of a node and the part of its streams that the handle shares.
 pub(super) fn build(
-    transport: QuicTransport,
-    sessions: Sessions,
+    transport: NodeTransport,
     identity: &Keypair,
     config: &NetConfig,
     clock: SharedClock,
     streams_dropped: Counter,
+    (client, door): (libp2p::relay::client::Behaviour, &Arc<RelayDoor>),
 ) -> Result<(Swarm<Behaviour>, Arc<StreamsShared>), StartError> {
-    let local = transport.local_peer_id();
+    let NodeTransport { transport, sessions, local } = transport;
     let connections_max = config.peers_max.saturating_mul(2);
     let limits = ConnectionLimits::default()
         .with_max_pending_incoming(Some(PENDING_INBOUND_MAX))
@@ -103,20 +107,31 @@ pub(super) fn build(
         streams,
         identify: identify::Behaviour::new(identify),
         ping: ping::Behaviour::new(ping),
+        reach: Reach::new(local, client, config, door),
     };
-    let boxed = transport.map(|(peer, connection), _| (peer, StreamMuxerBox::new(connection))).boxed();
     let config = libp2p::swarm::Config::with_tokio_executor()
         .with_idle_connection_timeout(Duration::from_millis(IDLE_CLASSICAL_MS))
         .with_max_negotiating_inbound_streams(NEGOTIATING_STREAMS_MAX)
+        // QUIC before TCP and IPv6 before IPv4, each with a short start.
+        .with_smart_dial()
         // A stream that asks for one protocol sends its name with the first bytes; `streams::lazy` says what follows.
         .with_substream_upgrade_protocol_override(Version::V1Lazy);
-    Ok((Swarm::new(boxed, behaviour, local, config), shared))
+    Ok((Swarm::new(transport, behaviour, local, config), shared))
 }
 
 impl Service {
     pub(super) fn new(swarm: Swarm<Behaviour>, shared: Arc<NodeShared>, commands: mpsc::Receiver<Command>) -> Self {
         let (finished_sender, finished) = mpsc::channel(FINISHED_WAITING_MAX);
-        Self { swarm, shared, commands, finished_sender, finished, dials: HashMap::new(), closing: HashMap::new() }
+        Self {
+            swarm,
+            shared,
+            commands,
+            finished_sender,
+            finished,
+            dials: HashMap::new(),
+            closing: HashMap::new(),
+            reaching: Reaching::default(),
+        }
     }
 
     /// Binds every configured address and waits until each is up.
@@ -127,10 +142,9 @@ impl Service {
                 StartError::BadListenAddress { address: text.clone(), detail: error.to_string() }
             })?;
             let id = self.swarm.listen_on(address).map_err(|error| match error {
-                libp2p::TransportError::MultiaddrNotSupported(_) => StartError::BadListenAddress {
-                    address: text.clone(),
-                    detail: "expected /ip4/IP/udp/PORT/quic-v1 or /ip6/…".to_owned(),
-                },
+                libp2p::TransportError::MultiaddrNotSupported(_) => {
+                    StartError::BadListenAddress { address: text.clone(), detail: ADDRESS_FORMS.to_owned() }
+                }
                 libp2p::TransportError::Other(error) => {
                     StartError::Listen { address: text.clone(), detail: error.to_string() }
                 }
@@ -190,24 +204,41 @@ impl Service {
 
     fn on_command(&mut self, command: Command) {
         match command {
-            Command::Dial { address, text, reply } => self.dial(address, text, reply),
+            Command::Dial { peer, addresses, text, reply } => self.dial(peer, addresses, text, reply),
             Command::Close { connection, reason, done } => self.close(connection, reason, Some(done)),
+            Command::Reserve { relay, at } => self.reaching.reserve(&mut self.swarm, &self.shared, relay, at),
+            Command::Look { relay, at } => Reaching::look(&mut self.swarm, relay, at),
+            Command::Release { relay } => self.reaching.release(&mut self.swarm, relay),
         }
     }
 
-    fn dial(&mut self, address: Multiaddr, text: String, reply: oneshot::Sender<Result<NodeId, DialError>>) {
-        let peer = address.iter().find_map(|part| match part {
-            Part::P2p(peer) => Some(peer),
-            _ => None,
+    fn dial(
+        &mut self,
+        peer: Option<PeerId>,
+        mut addresses: Vec<Multiaddr>,
+        text: String,
+        reply: oneshot::Sender<Result<NodeId, DialError>>,
+    ) {
+        let relayed = addresses.iter().all(is_circuit);
+        let known = peer.and_then(|peer| {
+            let table = self.shared.table.lock();
+            table.connected_by_peer_id(&peer).filter(|known| table.has_as_good(*known, relayed))
         });
-        let known = peer.and_then(|peer| self.shared.table.lock().connected_by_peer_id(&peer));
         if let Some(known) = known {
             let _ = reply.send(Ok(known));
             return;
         }
-        let options = match peer {
-            Some(peer) => DialOpts::peer_id(peer).addresses(vec![address]).condition(PeerCondition::Always).build(),
-            None => DialOpts::unknown_peer_id().address(address).build(),
+        let options = match (peer, addresses.pop()) {
+            (Some(peer), Some(last)) => {
+                addresses.push(last);
+                DialOpts::peer_id(peer).addresses(addresses).condition(PeerCondition::Always).build()
+            }
+            (None, Some(address)) => DialOpts::unknown_peer_id().address(address).build(),
+            (_, None) => {
+                let detail = "no address".to_owned();
+                let _ = reply.send(Err(DialError::BadAddress { address: text, detail }));
+                return;
+            }
         };
         let connection = options.connection_id();
         self.shared.table.lock().dialing(&text, self.shared.clock.now());
@@ -257,7 +288,10 @@ impl Service {
             SwarmEvent::IncomingConnectionError { send_back_addr, error, .. } => {
                 self.on_inbound_failed(send_back_addr, &error);
             }
-            SwarmEvent::NewListenAddr { address, .. } => {
+            SwarmEvent::NewListenAddr { listener_id, address } => {
+                if self.reaching.listens(&mut self.swarm, &self.shared, listener_id, &address) {
+                    return;
+                }
                 tracing::info!(%address, "listening");
                 self.shared.listening.lock().push(address);
             }
@@ -277,7 +311,16 @@ impl Service {
             }
             SwarmEvent::Behaviour(BehaviourEvent::Identify(identify::Event::Received {
                 connection_id, info, ..
-            })) => self.shared.table.lock().identified(connection_id, &info.agent_version),
+            })) => {
+                self.shared.table.lock().identified(connection_id, &info.agent_version);
+                Reaching::observed(&mut self.swarm, &self.shared, connection_id, &info);
+            }
+            SwarmEvent::ListenerClosed { listener_id, reason, .. } => {
+                self.reaching.listener_closed(&self.shared, listener_id, &reason);
+            }
+            SwarmEvent::Behaviour(BehaviourEvent::Reach(event)) => {
+                self.reaching.event(&mut self.swarm, &self.shared, event);
+            }
             _ => {}
         }
     }
@@ -298,12 +341,18 @@ impl Service {
     fn on_established(&mut self, connection: ConnectionId, peer: PeerId, endpoint: &ConnectedPoint) {
         let dial = self.dials.remove(&connection);
         let Some(fresh) = self.swarm.behaviour_mut().streams.take_fresh(connection) else { return };
-        let address = endpoint.get_remote_address().to_string();
+        if fresh.handle.is_trial {
+            // AutoNAT dialled it for a peer; it closes when the answer is given.
+            return;
+        }
+        let route = Route::of(endpoint, self.shared.clock.now());
+        let (address, relayed) = (route.address.clone(), route.relayed);
         let session = fresh.handle.session.clone();
         let mut table = self.shared.table.lock();
+        table.routed(connection, route);
         let node = session.node_id();
         if let (Some(node), Some(_)) = (node, &dial)
-            && table.is_connected(node)
+            && table.has_as_good(node, relayed)
         {
             // The address led to a peer that is connected already.
             let dialed = dial.as_ref().map(|dial| dial.address.as_str());
@@ -399,6 +448,14 @@ impl Service {
         drop(table);
         self.shared.metrics.accepted.inc();
         self.shared.metrics.connected.set(i64::try_from(connected).unwrap_or(i64::MAX));
+        let peer_id = self.shared.table.lock().peer_id_of(connection);
+        if let Some(peer_id) = peer_id {
+            self.shared.reach.door.greeted(peer_id, peer);
+        }
+        if acceptance.moved {
+            // Messages that are queued still go the old way; the next ones go the better one.
+            self.shared.broadcaster.forget(peer);
+        }
         self.announce(peer, direction, &acceptance);
         let superfluous = acceptance.superseded.into_iter().chain(acceptance.redundant.then_some(connection));
         for connection in superfluous {
@@ -478,6 +535,7 @@ impl Service {
             self.shared.metrics.count_disconnected(reason);
             self.shared.guard.left(peer, reason == DisconnectReason::NetworkError);
             self.shared.broadcaster.forget(peer);
+            self.shared.reach.door.parted(peer);
             let _ = self.shared.events.send(PeerEvent::Disconnected { peer, reason });
         }
         for done in closed_here.map(|(_, waiting)| waiting).unwrap_or_default() {
@@ -499,7 +557,7 @@ fn dial_error(address: &str, error: &SwarmDialError) -> DialError {
         SwarmDialError::LocalPeerId { .. } => return refused(RefusedBy::Us, RefusalReason::SelfConnection),
         SwarmDialError::Transport(attempts) => match attempts.first().map(|(_, error)| error) {
             Some(libp2p::TransportError::MultiaddrNotSupported(_)) => {
-                let detail = "expected /ip4/IP/udp/PORT/quic-v1 or /ip6/…".to_owned();
+                let detail = ADDRESS_FORMS.to_owned();
                 return DialError::BadAddress { address, detail };
             }
             Some(libp2p::TransportError::Other(error)) => match transport_error(error) {

@@ -18,6 +18,7 @@ use crate::streams::ConnectionHandle;
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct RoundTrips {
     count: u32,
+    latest: f64,
     mean: f64,
     squares: f64,
 }
@@ -25,9 +26,16 @@ pub(super) struct RoundTrips {
 impl RoundTrips {
     pub(super) fn add(&mut self, ms: f64) {
         self.count = self.count.saturating_add(1);
+        self.latest = ms;
         let delta = ms - self.mean;
         self.mean += delta / f64::from(self.count);
         self.squares += delta * (ms - self.mean);
+    }
+
+    /// The last one, microseconds.
+    pub(super) fn latest_us(&self) -> Option<u32> {
+        // A float becomes the nearest integer that there is.
+        (self.count > 0).then_some((self.latest * 1_000.0) as u32)
     }
 
     fn mean(&self) -> Option<f64> {
@@ -41,8 +49,10 @@ impl RoundTrips {
 
 pub(super) struct Entry {
     track: PeerTrack,
-    /// Handshaken connections, oldest first.
+    /// Handshaken connections, the one that streams are opened on last.
     pub(super) connections: Vec<ConnectionId>,
+    /// The last one of them when they were put into order.
+    pub(super) in_use: Option<ConnectionId>,
     pub(super) accepted: Option<Accepted>,
     pub(super) agent: String,
     pub(super) address: String,
@@ -59,6 +69,7 @@ struct SessionFacts {
     direction: Direction,
     key_exchange: String,
     mldsa_authenticated: bool,
+    path: Path,
 }
 
 impl Entry {
@@ -66,6 +77,7 @@ impl Entry {
         Self {
             track: PeerTrack::discovered(now),
             connections: Vec::new(),
+            in_use: None,
             accepted: None,
             agent: String::new(),
             address: String::new(),
@@ -112,6 +124,7 @@ impl Entry {
             direction: session.direction(),
             key_exchange,
             mldsa_authenticated: session.node_id().is_some(),
+            path: session.kind().into(),
         });
     }
 
@@ -163,7 +176,7 @@ impl Entry {
             latency_variance: self.round_trip.variance(),
             key_exchange: session.map(|session| session.key_exchange.clone()).unwrap_or_default(),
             mldsa_authenticated: session.is_some_and(|session| session.mldsa_authenticated),
-            path: Path::Direct,
+            path: session.map_or(Path::Direct, |session| session.path),
             bytes_in: counters.bytes_in.load(Ordering::Relaxed),
             bytes_out: counters.bytes_out.load(Ordering::Relaxed),
             messages_in: counters.messages_in.load(Ordering::Relaxed),

@@ -1,6 +1,7 @@
 //! Real sockets on loopback: the transport by itself, against itself, against stock libp2p and against adversaries.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+mod links;
 mod rig;
 
 use std::net::UdpSocket;

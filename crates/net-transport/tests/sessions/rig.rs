@@ -1,5 +1,6 @@
 //! A rig without a swarm: nodes whose transport is polled by hand, stock libp2p, and raw QUIC peers that misbehave.
 
+pub mod link;
 mod raw;
 mod relay;
 
@@ -18,7 +19,7 @@ use trellis_net_transport::{
     AdmitFn, Connection, Policy, QuicTransport, TransportConfig, TransportError, TransportMetrics,
 };
 
-pub use raw::{RawPeer, raw_dial};
+pub use raw::{RawPeer, raw_dial, raw_tcp_dial};
 pub use relay::Relay;
 
 pub const DIAL: DialOpts = DialOpts { role: Endpoint::Dialer, port_use: PortUse::Reuse };
@@ -92,7 +93,7 @@ pub fn socket(address: &Multiaddr) -> SocketAddr {
     use libp2p::multiaddr::Protocol;
     let mut parts = address.iter();
     match (parts.next(), parts.next()) {
-        (Some(Protocol::Ip4(ip)), Some(Protocol::Udp(port))) => (ip, port).into(),
+        (Some(Protocol::Ip4(ip)), Some(Protocol::Udp(port) | Protocol::Tcp(port))) => (ip, port).into(),
         other => panic!("{other:?}"),
     }
 }

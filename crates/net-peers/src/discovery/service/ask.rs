@@ -88,6 +88,14 @@ impl Finder {
         futures::future::join_all(questions).await.into_iter().flatten().sum()
     }
 
+    /// Asks some of the connected peers whoever was asked lately: this node can be reached now, and so may others be.
+    pub(super) async fn ask_again(&self) {
+        self.discovery.asked.lock().clear();
+        if self.ask_peers().await > 0 {
+            self.discovery.wake.notify_one();
+        }
+    }
+
     /// Asks one peer, unless it was asked lately. Returns how many addresses were new, if it answered.
     pub(super) async fn ask_one(&self, peer: NodeId) -> Option<usize> {
         let now = self.shared.clock.now();
@@ -150,6 +158,7 @@ impl Finder {
                     taken += 1;
                     let addresses = pex::usable_addresses(&record, class);
                     new += self.discovery.book.lock().tell_record(id, &addresses, source, now);
+                    new += usize::from(self.discovery.note_ways(id, &record, class, now));
                 }
                 Ok(_) => {}
                 Err(error) => {

@@ -18,7 +18,7 @@ use crate::peer::PeerInfo;
 use crate::reason::{DisconnectReason, RefusalReason};
 
 /// Dials of one round at once.
-const DIALS_AT_ONCE_MAX: usize = 8;
+pub(super) const DIALS_AT_ONCE_MAX: usize = 8;
 /// Dials of one round.
 const DIALS_PER_ROUND_MAX: usize = 32;
 /// More dials than connections missing that run at once, so that one dead address holds nobody up.

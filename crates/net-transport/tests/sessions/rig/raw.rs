@@ -1,5 +1,6 @@
-//! Raw QUIC peers over plain quinn and rustls, each wrong in one way.
+//! Raw peers over plain quinn or TCP and rustls, each wrong in one way.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -96,10 +97,17 @@ pub async fn raw_dial(
 async fn send_proof(connection: &quinn::Connection, identity: &Keypair, kind: &ProofKind) {
     let mut exporter = [0u8; EXPORTER_BYTES];
     connection.export_keying_material(&mut exporter, b"EXPORTER-trellis-pq-auth/1", b"").unwrap();
+    let wire = proof(&exporter, identity, kind);
+    let mut send = connection.open_uni().await.unwrap();
+    send.write_all(&wire).await.unwrap();
+    send.finish().unwrap();
+}
+
+fn proof(exporter: &[u8; EXPORTER_BYTES], identity: &Keypair, kind: &ProofKind) -> Vec<u8> {
     let id = identity.public().to_peer_id();
-    let wire = match kind {
+    match kind {
         ProofKind::SignedBy(seed) => {
-            let mut proof = Proof::sign(&keys(*seed), Direction::Outbound, &exporter, &id).unwrap();
+            let mut proof = Proof::sign(&keys(*seed), Direction::Outbound, exporter, &id).unwrap();
             proof.mldsa65.clone_from(&keys(OWN_SEED).public().mldsa65);
             proof.encode()
         }
@@ -108,13 +116,40 @@ async fn send_proof(connection: &quinn::Connection, identity: &Keypair, kind: &P
         }
         ProofKind::Garbage => vec![1; PROOF_BYTES],
         ProofKind::None => unreachable!(),
-    };
-    let mut send = connection.open_uni().await.unwrap();
-    send.write_all(&wire).await.unwrap();
-    send.finish().unwrap();
+    }
+}
+
+/// The raw peer dials a node of ours over TCP; what it reads after its proof, or its error as text, is what it saw.
+pub async fn raw_tcp_dial(remote: SocketAddr, peer: RawPeer) -> Result<Vec<u8>, String> {
+    use futures::{AsyncReadExt, AsyncWriteExt};
+    use tokio_util::compat::TokioAsyncReadCompatExt;
+    let identity = libp2p_identity(&keys(OWN_SEED)).unwrap();
+    let socket = tokio::net::TcpStream::connect(remote).await.unwrap().compat();
+    let selected = multistream_select::dialer_select_proto(socket, ["/tls/1.0.0"], multistream_select::Version::V1);
+    let (_, socket) = selected.await.map_err(|error| error.to_string())?;
+    let connector = futures_rustls::TlsConnector::from(Arc::new(rustls_config(&identity, &peer)));
+    let mut stream = connector.connect("l".try_into().unwrap(), socket).await.map_err(|error| error.to_string())?;
+    if !matches!(peer.proof, ProofKind::None) {
+        let exporter = [0u8; EXPORTER_BYTES];
+        let label = b"EXPORTER-trellis-pq-auth/1";
+        let exporter = stream.get_ref().1.export_keying_material(exporter, label, Some(b"")).unwrap();
+        let wire = proof(&exporter, &identity, &peer.proof);
+        stream.write_all(&wire).await.map_err(|error| error.to_string())?;
+        stream.flush().await.map_err(|error| error.to_string())?;
+    }
+    let mut seen = Vec::new();
+    // The listener may close without a word, or reset what it has not read.
+    let _ = stream.read_to_end(&mut seen).await;
+    Ok(seen)
 }
 
 fn client_config(identity: &Keypair, peer: &RawPeer) -> quinn::ClientConfig {
+    let config = rustls_config(identity, peer);
+    let crypto = quinn::crypto::rustls::QuicClientConfig::try_from(config).unwrap();
+    quinn::ClientConfig::new(Arc::new(crypto))
+}
+
+fn rustls_config(identity: &Keypair, peer: &RawPeer) -> rustls::ClientConfig {
     let (mut chain, key) = libp2p_tls::certificate::generate(identity).unwrap();
     if peer.certificate_bent {
         // The self-signature stands at the end.
@@ -133,8 +168,7 @@ fn client_config(identity: &Keypair, peer: &RawPeer) -> quinn::ClientConfig {
         .with_custom_certificate_verifier(Arc::new(TrustAnyone))
         .with_client_cert_resolver(Arc::new(OneCertificate(certified)));
     config.alpn_protocols = peer.alpn.clone();
-    let crypto = quinn::crypto::rustls::QuicClientConfig::try_from(config).unwrap();
-    quinn::ClientConfig::new(Arc::new(crypto))
+    config
 }
 
 #[derive(Debug)]

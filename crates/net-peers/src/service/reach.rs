@@ -1,0 +1,337 @@
+//! Reaching everybody (NET-40, 42, 43): libp2p's relay, hole punching and AutoNAT under this node's rules.
+//!
+//! [`Reach`] is the part of the behaviour, [`Reaching`] what the service's task holds of it, [`ReachShared`] what everybody
+//! shares. The decisions are pure: who may use this relay in `trellis_net_reach::relay::gate`, which relays this node keeps
+//! in `keeper`, whether it needs any in `reachability`, and which connection to a peer stays in `table::route`.
+
+mod door;
+mod keep;
+mod observed;
+mod records;
+mod tidy;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use libp2p::core::Multiaddr;
+use libp2p::core::transport::ListenerId;
+use libp2p::multiaddr::Protocol as Part;
+use libp2p::swarm::behaviour::toggle::Toggle;
+use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
+use libp2p::swarm::{ConnectionId, NetworkBehaviour};
+use libp2p::{PeerId, Swarm, autonat, dcutr, identify, relay};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use trellis_net_reach::reachability::{Reachability, WayIn};
+use trellis_net_reach::relay::keeper::{RelayEvent, RelayKeeper, RelayStage};
+use trellis_primitives::{NodeId, UnixMs};
+
+pub(crate) use self::door::RelayDoor;
+use self::observed::Observed;
+use super::NodeShared;
+use super::swarm::Behaviour;
+use crate::config::NetConfig;
+use crate::discovery::address::{AddressClass, worth_telling};
+use crate::guard::Conduct;
+use crate::metrics::ReachMetrics;
+use crate::table::route::{ip_of, is_circuit};
+
+/// Addresses of one relay that this node's record names.
+const ADDRESSES_PER_RELAY_MAX: usize = 4;
+
+/// The behaviours with which everybody is reached.
+#[derive(NetworkBehaviour)]
+pub(crate) struct Reach {
+    relay: Toggle<relay::Behaviour>,
+    relay_client: relay::client::Behaviour,
+    dcutr: dcutr::Behaviour,
+    observed: Observed,
+    tester: autonat::v2::client::Behaviour,
+    /// Tries others' addresses; only where this node is in the open itself.
+    tries: Toggle<autonat::v2::server::Behaviour>,
+}
+
+impl Reach {
+    pub(super) fn new(
+        local: PeerId,
+        client: relay::client::Behaviour,
+        config: &NetConfig,
+        door: &Arc<RelayDoor>,
+    ) -> Self {
+        let in_the_open = config.listen.iter().chain(&config.external_addresses).any(|text| is_public(text));
+        Self {
+            relay: Toggle::from(config.relay.map(|profile| door.behaviour(local, profile))),
+            relay_client: client,
+            dcutr: dcutr::Behaviour::new(local),
+            observed: Observed::default(),
+            tester: autonat::v2::client::Behaviour::default(),
+            tries: Toggle::from(in_the_open.then(autonat::v2::server::Behaviour::default)),
+        }
+    }
+}
+
+/// Whether an address is one of the Internet.
+fn is_public(text: &str) -> bool {
+    let address = text.parse::<Multiaddr>().ok();
+    address.as_ref().and_then(ip_of).and_then(AddressClass::of) == Some(AddressClass::Public)
+}
+
+/// An address without the name of who is there.
+fn without_name(address: &str) -> String {
+    address.split("/p2p/").next().unwrap_or(address).to_owned()
+}
+
+/// Starts what keeps this node reachable.
+pub(super) fn begin(shared: &Arc<NodeShared>) {
+    match shared.streams.accept(records::RECORD) {
+        Ok(acceptor) => drop(tokio::spawn(records::take_records(Arc::clone(shared), acceptor))),
+        Err(error) => tracing::warn!(%error, "renewed records are not taken"),
+    }
+    tokio::spawn(keep::keep_reachable(Arc::clone(shared)));
+}
+
+/// What the handle, the tasks and the service share.
+pub(crate) struct ReachShared {
+    keeper: Mutex<RelayKeeper<PeerId>>,
+    way: Mutex<WayIn<Multiaddr>>,
+    /// Where relays that are not connected can be found.
+    known: Mutex<BTreeMap<PeerId, Vec<Multiaddr>>>,
+    /// The addresses of this node over its relays, as its record tells them.
+    circuits: Mutex<Vec<String>>,
+    pub(crate) door: Arc<RelayDoor>,
+    metrics: ReachMetrics,
+    wake: Notify,
+}
+
+impl ReachShared {
+    pub(super) fn new(config: &NetConfig, door: Arc<RelayDoor>, metrics: ReachMetrics) -> Self {
+        let named = config.external_addresses.iter().any(|text| is_public(text)) || config.relay.is_some();
+        Self {
+            keeper: Mutex::new(RelayKeeper::new(config.relays_wanted)),
+            way: Mutex::new(WayIn::new(named)),
+            known: Mutex::default(),
+            circuits: Mutex::default(),
+            door,
+            metrics,
+            wake: Notify::new(),
+        }
+    }
+
+    /// This node's addresses over its relays.
+    pub(crate) fn circuits(&self) -> Vec<String> {
+        self.circuits.lock().clone()
+    }
+
+    /// The addresses that this node's record tells: over its relays where it has some, else those it listens at and those
+    /// that peers have connected to.
+    pub(crate) fn worth_telling(&self, mut listening: Vec<String>, now: UnixMs) -> Vec<String> {
+        let circuits = self.circuits();
+        if !circuits.is_empty() {
+            return circuits;
+        }
+        for confirmed in self.way.lock().confirmed(now.0) {
+            let confirmed = without_name(&confirmed.to_string());
+            if !listening.contains(&confirmed) {
+                listening.push(confirmed);
+            }
+        }
+        worth_telling(&listening)
+    }
+
+    fn event(&self, relay: &PeerId, event: RelayEvent, now_ms: u64) {
+        self.event_quietly(relay, event, now_ms);
+        self.wake.notify_one();
+    }
+
+    /// The same for what is no reason to look at once.
+    fn event_quietly(&self, relay: &PeerId, event: RelayEvent, now_ms: u64) {
+        self.keeper.lock().event(relay, event, now_ms);
+    }
+
+    /// Whether the connection to a peer carries circuits or a reservation, for either of the two.
+    pub(crate) fn relays_with(&self, peer: &PeerId) -> bool {
+        self.door.serves(peer) || self.keeper.lock().reserved().any(|relay| relay == peer)
+    }
+}
+
+/// The way in to this node, as commands show it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ReachReport {
+    /// Whether others can connect to it.
+    pub reachability: Reachability,
+    /// Its addresses that a peer has connected to from outside.
+    pub confirmed: Vec<String>,
+    /// The relays that it knows: PeerId, stage, and round-trip time in milliseconds where it was measured.
+    pub relays: Vec<(String, RelayStage, Option<f64>)>,
+    /// Its addresses over relays.
+    pub circuits: Vec<String>,
+    /// Reservations that it gives to others now.
+    pub reservations_given: usize,
+    /// Circuits that it carries for others now.
+    pub circuits_carried: usize,
+}
+
+impl NodeShared {
+    /// The way in to this node.
+    pub(crate) fn reach_report(&self) -> ReachReport {
+        let now_ms = self.clock.now().0;
+        let way = self.reach.way.lock();
+        let of = |(peer, stage, us): (&PeerId, RelayStage, Option<u32>)| {
+            (peer.to_string(), stage, us.map(|us| f64::from(us) / 1_000.0))
+        };
+        let (reservations_given, circuits_carried) = self.reach.door.carried();
+        ReachReport {
+            reachability: way.verdict(now_ms),
+            confirmed: way.confirmed(now_ms).iter().map(ToString::to_string).collect(),
+            relays: self.reach.keeper.lock().all().map(of).collect(),
+            circuits: self.reach.circuits(),
+            reservations_given,
+            circuits_carried,
+        }
+    }
+}
+
+/// What the service's task holds.
+#[derive(Default)]
+pub(super) struct Reaching {
+    reservations: HashMap<ListenerId, PeerId>,
+}
+
+impl Reaching {
+    /// Asks a relay for a reservation.
+    pub(super) fn reserve(&mut self, swarm: &mut Swarm<Behaviour>, shared: &NodeShared, relay: PeerId, at: Multiaddr) {
+        match swarm.listen_on(at.with(Part::P2pCircuit)) {
+            Ok(listener) => drop(self.reservations.insert(listener, relay)),
+            Err(error) => {
+                tracing::debug!(%relay, %error, "no reservation asked for");
+                shared.reach.event(&relay, RelayEvent::Failed, shared.clock.now().0);
+            }
+        }
+    }
+
+    /// Connects to a relay another way beside the one that there is.
+    pub(super) fn look(swarm: &mut Swarm<Behaviour>, relay: PeerId, at: Multiaddr) {
+        let options = DialOpts::peer_id(relay).addresses(vec![at]).condition(PeerCondition::Always).build();
+        if let Err(error) = swarm.dial(options) {
+            tracing::debug!(%relay, %error, "the relay is not looked at over TCP");
+        }
+    }
+
+    /// Gives a relay its reservation back.
+    pub(super) fn release(&mut self, swarm: &mut Swarm<Behaviour>, relay: PeerId) {
+        let gone: Vec<ListenerId> =
+            self.reservations.iter().filter(|(_, of)| **of == relay).map(|(listener, _)| *listener).collect();
+        for listener in gone {
+            self.reservations.remove(&listener);
+            swarm.remove_listener(listener);
+        }
+    }
+
+    /// A listener has a new address. `true` if it is one of a reservation, which is no address of this node's own.
+    pub(super) fn listens(
+        &self,
+        swarm: &mut Swarm<Behaviour>,
+        shared: &NodeShared,
+        listener: ListenerId,
+        address: &Multiaddr,
+    ) -> bool {
+        if self.reservations.contains_key(&listener) || is_circuit(address) {
+            return true;
+        }
+        if shared.config.relay.is_some() {
+            // A relay names its addresses in every reservation, and must have one.
+            swarm.add_external_address(address.clone());
+        }
+        false
+    }
+
+    /// A listener ended. A reservation that ends before it was given back is lost.
+    pub(super) fn listener_closed(
+        &mut self,
+        shared: &NodeShared,
+        listener: ListenerId,
+        reason: &Result<(), std::io::Error>,
+    ) {
+        let Some(relay) = self.reservations.remove(&listener) else { return };
+        tracing::info!(%relay, ?reason, "the reservation at a relay is gone");
+        shared.relay_conduct(&relay, Conduct::RelayFailed);
+        shared.reach.event(&relay, RelayEvent::Failed, shared.clock.now().0);
+    }
+
+    /// A peer said at which address it sees this node.
+    pub(super) fn observed(
+        swarm: &mut Swarm<Behaviour>,
+        shared: &NodeShared,
+        connection: ConnectionId,
+        info: &identify::Info,
+    ) {
+        if shared.table.lock().is_relayed(connection) {
+            return;
+        }
+        swarm.behaviour_mut().reach.observed.push(info.observed_addr.clone());
+    }
+
+    /// Something happened in the behaviours.
+    pub(super) fn event(&mut self, swarm: &mut Swarm<Behaviour>, shared: &NodeShared, event: ReachEvent) {
+        match event {
+            ReachEvent::Relay(event) => shared.reach.door.event(shared, &event),
+            ReachEvent::RelayClient(event) => self.client_event(swarm, shared, &event),
+            ReachEvent::Dcutr(dcutr::Event { remote_peer_id, result }) => {
+                let metrics = &shared.reach.metrics;
+                match result {
+                    Ok(_) => metrics.punched.inc(),
+                    Err(error) => {
+                        tracing::debug!(peer = %remote_peer_id, %error, "no hole punched");
+                        metrics.punch_failed.inc()
+                    }
+                };
+            }
+            ReachEvent::Tester(event) => {
+                let reached = event.result.is_ok();
+                tracing::debug!(address = %event.tested_addr, reached, "a peer tried an address of this node");
+                shared.reach.way.lock().tried(event.tested_addr, reached, shared.clock.now().0);
+                shared.reach.wake.notify_one();
+            }
+            ReachEvent::Observed(never) => match never {},
+            ReachEvent::Tries(_) => {}
+        }
+    }
+
+    fn client_event(&mut self, swarm: &mut Swarm<Behaviour>, shared: &NodeShared, event: &relay::client::Event) {
+        match event {
+            relay::client::Event::ReservationReqAccepted { relay_peer_id, renewal, .. } => {
+                tracing::info!(relay = %relay_peer_id, renewal, "a relay holds a reservation for this node");
+                shared.reach.event(relay_peer_id, RelayEvent::Reserved, shared.clock.now().0);
+                let wanted = shared.reach.keeper.lock().reserved().any(|relay| relay == relay_peer_id);
+                if !wanted {
+                    // It came after this node had given up or found that it needs none.
+                    self.release(swarm, *relay_peer_id);
+                }
+            }
+            relay::client::Event::OutboundCircuitEstablished { relay_peer_id, .. } => {
+                shared.reach.metrics.circuits_used.inc();
+                shared.relay_conduct(relay_peer_id, Conduct::Relayed);
+            }
+            relay::client::Event::InboundCircuitEstablished { .. } => drop(shared.reach.metrics.circuits_used.inc()),
+        }
+    }
+}
+
+impl NodeShared {
+    /// Peers that stay connected however idle, because circuits or reservations hang on them.
+    pub(super) fn relays_kept(&self) -> Vec<NodeId> {
+        let mut peers = self.reach.door.served();
+        peers.extend(self.reach.keeper.lock().reserved());
+        let table = self.table.lock();
+        peers.extend(table.relays_in_use());
+        peers.iter().filter_map(|peer| table.pinned(peer)).collect()
+    }
+
+    /// A relay did what it is there for, or not.
+    fn relay_conduct(&self, relay: &PeerId, conduct: Conduct) {
+        let node = self.table.lock().pinned(relay);
+        if let Some(node) = node {
+            self.report(node, conduct);
+        }
+    }
+}

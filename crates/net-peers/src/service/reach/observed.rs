@@ -1,0 +1,121 @@
+//! The addresses at which peers see this node, as candidates for hole punching and for AutoNAT.
+//!
+//! libp2p-identify 0.48 replaces the port that a peer saw by the local one where they differ, taking it for that of an
+//! outgoing connection. This node dials from the port that it listens on, so behind a NAT that changes ports the replaced
+//! one is wrong and the seen one is right; the seen one is told here.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::task::{Context, Poll, Waker};
+
+use libp2p::PeerId;
+use libp2p::core::transport::PortUse;
+use libp2p::core::{Endpoint, Multiaddr};
+use libp2p::swarm::{
+    ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm,
+    dummy,
+};
+
+use crate::table::route::is_circuit;
+
+/// Observations that wait to be told; beyond it the oldest are dropped.
+const WAITING_MAX: usize = 64;
+
+/// Tells the swarm what peers see.
+#[derive(Default)]
+pub(crate) struct Observed {
+    waiting: VecDeque<Multiaddr>,
+    waker: Option<Waker>,
+}
+
+impl Observed {
+    /// A peer sees this node at an address; one over a relay is no place to punch at.
+    pub(super) fn push(&mut self, address: Multiaddr) {
+        if is_circuit(&address) || address.is_empty() {
+            return;
+        }
+        if self.waiting.len() >= WAITING_MAX {
+            self.waiting.pop_front();
+        }
+        self.waiting.push_back(address);
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
+impl NetworkBehaviour for Observed {
+    type ConnectionHandler = dummy::ConnectionHandler;
+    type ToSwarm = Infallible;
+
+    fn handle_established_inbound_connection(
+        &mut self,
+        _: ConnectionId,
+        _: PeerId,
+        _: &Multiaddr,
+        _: &Multiaddr,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        Ok(dummy::ConnectionHandler)
+    }
+
+    fn handle_established_outbound_connection(
+        &mut self,
+        _: ConnectionId,
+        _: PeerId,
+        _: &Multiaddr,
+        _: Endpoint,
+        _: PortUse,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        Ok(dummy::ConnectionHandler)
+    }
+
+    fn on_swarm_event(&mut self, _: FromSwarm<'_>) {}
+
+    fn on_connection_handler_event(&mut self, _: PeerId, _: ConnectionId, event: THandlerOutEvent<Self>) {
+        match event {}
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
+        match self.waiting.pop_front() {
+            Some(address) => Poll::Ready(ToSwarm::NewExternalAddrCandidate(address)),
+            None => {
+                self.waker = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn next(observed: &mut Observed) -> Option<Multiaddr> {
+        match observed.poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(ToSwarm::NewExternalAddrCandidate(address)) => Some(address),
+            _ => None,
+        }
+    }
+
+    // row: NET-43
+    #[test]
+    fn what_peers_see_is_told_unchanged_and_circuits_are_not() {
+        let mut observed = Observed::default();
+        let seen: Multiaddr = "/ip4/11.3.0.2/udp/64783/quic-v1".parse().unwrap();
+        observed.push(seen.clone());
+        observed.push(format!("/p2p/{}/p2p-circuit", PeerId::random()).parse().unwrap());
+        assert_eq!(next(&mut observed), Some(seen));
+        assert_eq!(next(&mut observed), None);
+    }
+
+    // row: NET-56
+    #[test]
+    fn observations_that_nobody_takes_do_not_pile_up() {
+        let mut observed = Observed::default();
+        for port in 1..=1_000 {
+            observed.push(format!("/ip4/11.3.0.2/udp/{port}/quic-v1").parse().unwrap());
+        }
+        let told = std::iter::from_fn(|| next(&mut observed)).count();
+        assert_eq!(told, WAITING_MAX);
+    }
+}

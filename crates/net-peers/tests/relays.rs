@@ -1,0 +1,173 @@
+//! Real nodes on loopback around a relay: reservations, circuits, the way to a direct connection, records that change.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rand::SeedableRng;
+use trellis_crypto::{AccountKey, HybridKey};
+use trellis_net_peers::frame::{read_frame, write_frame};
+use trellis_net_peers::guard::Conduct;
+use trellis_net_peers::{
+    DiscoveryConfig, NetConfig, NetMetrics, NetworkHandle, Path, PeerInfo, Protocol, start_with_metrics,
+};
+use trellis_net_reach::relay::budget::RelayProfile;
+use trellis_net_reach::relay::gate::RelayRefusal;
+use trellis_primitives::{B256, NodeId, Role, RoleSet, SystemClock};
+
+const ECHO: Protocol = Protocol("/trellis/echo/1");
+/// How long anything may take on a loaded machine.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+struct Rig {
+    net: NetworkHandle,
+    metrics: NetMetrics,
+}
+
+async fn node(seed: u64, change: impl FnOnce(&mut NetConfig)) -> Rig {
+    let _ = tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).try_init();
+    let mut config = NetConfig::new(97_001, 0x5452_4c53, B256::repeat_byte(7));
+    config.listen = vec!["/ip4/127.0.0.1/udp/0/quic-v1".to_owned()];
+    change(&mut config);
+    let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
+    let (keys, account) = (HybridKey::generate(&mut rng).unwrap(), AccountKey::generate(&mut rng));
+    let metrics = NetMetrics::default();
+    let net = start_with_metrics(config, keys, account, Arc::new(SystemClock), metrics.clone()).await.unwrap();
+    Rig { net, metrics }
+}
+
+async fn relay(seed: u64) -> Rig {
+    node(seed, |config| {
+        config.relay = Some(RelayProfile::Infra);
+        config.roles = RoleSet::of(&[Role::Relay]);
+        config.region = "here".to_owned();
+    })
+    .await
+}
+
+fn address(rig: &Rig) -> String {
+    rig.net.listen_addresses()[0].clone()
+}
+
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < PATIENCE, "{what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn circuits(rig: &Rig) -> Vec<String> {
+    rig.net.reach().unwrap().circuits
+}
+
+fn shown(rig: &Rig, peer: NodeId) -> PeerInfo {
+    rig.net.peers().into_iter().find(|info| info.id == Some(peer)).unwrap()
+}
+
+async fn echo(net: &NetworkHandle) {
+    let mut acceptor = net.accept(ECHO).unwrap();
+    tokio::spawn(async move {
+        while let Some((_, mut stream)) = acceptor.next().await {
+            tokio::spawn(async move {
+                while let Ok(frame) = read_frame(&mut stream, 1_024).await {
+                    if write_frame(&mut stream, &frame).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+}
+
+// row: NET-40, NET-42, NET-43
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_behind_a_relay_is_reached_and_the_connection_becomes_direct_under_its_streams() {
+    let relay = relay(1).await;
+    let (home, far) = (node(2, |_| {}).await, node(3, |_| {}).await);
+    home.net.dial(&address(&relay)).await.unwrap();
+    until("no reservation", || !circuits(&home).is_empty()).await;
+    assert_eq!(home.net.reach().unwrap().reachability.word(), "private");
+    assert_eq!(relay.net.reach().unwrap().reservations_given, 1);
+    echo(&home.net).await;
+    let way = format!("{}/p2p/{}", circuits(&home)[0], shown_peer_id(&relay, home.net.local_id()));
+    assert_eq!(far.net.dial(&way).await, Ok(home.net.local_id()));
+    let mut stream = far.net.open(home.net.local_id(), ECHO).await.unwrap();
+    // The stream that began on the first way goes on while the better one takes over, however long that lasts.
+    let begun = Instant::now();
+    let mut echoes = 0u32;
+    while shown(&far, home.net.local_id()).path != Path::Direct || begun.elapsed() < Duration::from_secs(5) {
+        assert!(begun.elapsed() < PATIENCE, "never direct");
+        write_frame(&mut stream, b"on and on").await.unwrap();
+        assert_eq!(read_frame(&mut stream, 64).await.unwrap().as_ref(), b"on and on");
+        echoes += 1;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(echoes > 10 && far.metrics.reach.circuits_used.get() == 1);
+    drop(stream);
+    until("the circuit is never closed", || relay.net.reach().unwrap().circuits_carried == 0).await;
+    assert_eq!(shown(&far, home.net.local_id()).path, Path::Direct);
+    let pong = far.net.ping(home.net.local_id()).await.unwrap();
+    assert_eq!(pong.path, Path::Direct);
+    assert_eq!(far.metrics.accepted.get().min(2), 2, "the direct connection was never made");
+}
+
+fn shown_peer_id(rig: &Rig, peer: NodeId) -> String {
+    shown(rig, peer).peer_id
+}
+
+// row: NET-42
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renewed_record_reaches_connected_peers_and_through_them_others_who_then_connect() {
+    let relay = node(1, |config| {
+        config.relay = Some(RelayProfile::Infra);
+        config.roles = RoleSet::of(&[Role::Relay]);
+        config.discovery = Some(DiscoveryConfig::default());
+    })
+    .await;
+    let finds = |config: &mut NetConfig| config.discovery = Some(DiscoveryConfig::default());
+    let home = node(2, finds).await;
+    home.net.dial(&address(&relay)).await.unwrap();
+    until("no reservation", || !circuits(&home).is_empty()).await;
+    let told = || shown(&relay, home.net.local_id()).record.is_some_and(|record| record.addresses == circuits(&home));
+    until("the relay never hears of the circuits", told).await;
+    let far = node(3, finds).await;
+    far.net.dial(&address(&relay)).await.unwrap();
+    until("the two never meet", || far.net.peers().iter().any(|info| info.id == Some(home.net.local_id()))).await;
+}
+
+// row: NET-42
+#[tokio::test(flavor = "multi_thread")]
+async fn when_a_relay_dies_the_node_moves_to_another() {
+    let (first, second) = (relay(1).await, relay(4).await);
+    let home = node(2, |config| config.relays_wanted = 1).await;
+    home.net.dial(&address(&first)).await.unwrap();
+    until("no reservation", || !circuits(&home).is_empty()).await;
+    home.net.dial(&address(&second)).await.unwrap();
+    let before = circuits(&home);
+    first.net.shutdown().await;
+    until("it never moves", || !circuits(&home).is_empty() && circuits(&home) != before).await;
+    assert_eq!(second.net.reach().unwrap().reservations_given, 1);
+}
+
+// row: NET-42, NET-53
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_with_a_low_score_gets_no_reservation() {
+    let relay = relay(1).await;
+    let home = node(2, |_| {}).await;
+    home.net.dial(&address(&relay)).await.unwrap();
+    let threshold = relay.net.guard().thresholds().relay;
+    for _ in 0..1_000 {
+        if relay.net.guard().score(home.net.local_id()) < threshold {
+            break;
+        }
+        relay.net.report(home.net.local_id(), Conduct::Dropped);
+        relay.net.report(home.net.local_id(), Conduct::Unreachable);
+        relay.net.report(home.net.local_id(), Conduct::RelayFailed);
+        relay.net.report(home.net.local_id(), Conduct::RoundTrip { us: 4_000_000 });
+        relay.net.report(home.net.local_id(), Conduct::Violated);
+    }
+    assert!(relay.net.guard().score(home.net.local_id()) < threshold, "the score does not fall");
+    until("it is never refused", || relay.metrics.reach.refused_count(RelayRefusal::Score) > 0).await;
+    assert!(circuits(&home).is_empty() && relay.net.reach().unwrap().reservations_given == 0);
+}

@@ -1,0 +1,194 @@
+//! Whether others can reach this node, told from what its operator says, what peers saw and what peers tried (NET-40). Pure.
+//!
+//! An address counts as reachable if the operator named it, or if a peer has connected to it from outside (AutoNAT v2). A
+//! node that has peers and no such address after a short while counts as unreachable, and so does one whose NAT was found
+//! to let nobody in. Times are milliseconds of any clock that does not go back.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::nat::NatKind;
+
+/// A node with peers and without a reachable address counts as unreachable after this long.
+pub const UNDECIDED_MS_MAX: u64 = 2_500;
+/// An address that a peer connected to counts as reachable for this long.
+pub const CONFIRMED_MS: u64 = 60 * 60 * 1_000;
+/// Addresses that are remembered.
+pub const ADDRESSES_MAX: usize = 32;
+
+/// The verdict.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reachability {
+    /// Nobody was there to ask yet.
+    Unknown,
+    /// Others can connect to an address of this node.
+    Public,
+    /// They cannot, without a relay's help.
+    Private,
+}
+
+impl Reachability {
+    /// As it is written for people.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Public => "public",
+            Self::Private => "private",
+        }
+    }
+}
+
+/// What is known of the way in, for addresses named by `A`.
+#[derive(Clone, Debug)]
+pub struct WayIn<A> {
+    /// The operator named an address, which always wins.
+    named: bool,
+    /// Addresses that a peer connected to, and when.
+    confirmed: BTreeMap<A, u64>,
+    /// What STUN said.
+    nat: Option<NatKind>,
+    /// Since when there have been peers.
+    peers_since_ms: Option<u64>,
+    /// A peer tried an address and did not get through.
+    refuted: bool,
+}
+
+impl<A: Ord + Clone> WayIn<A> {
+    /// Nothing is known, except whether the operator named an address.
+    #[must_use]
+    pub const fn new(named: bool) -> Self {
+        Self { named, confirmed: BTreeMap::new(), nat: None, peers_since_ms: None, refuted: false }
+    }
+
+    /// A peer tried to connect to an address from outside.
+    pub fn tried(&mut self, address: A, reached: bool, now_ms: u64) {
+        self.confirmed.retain(|_, at| now_ms.saturating_sub(*at) < CONFIRMED_MS);
+        if !reached {
+            self.confirmed.remove(&address);
+            self.refuted = true;
+        } else if self.confirmed.len() < ADDRESSES_MAX || self.confirmed.contains_key(&address) {
+            self.confirmed.insert(address, now_ms);
+        }
+    }
+
+    /// STUN told the kind of NAT.
+    pub const fn judged(&mut self, kind: NatKind) {
+        self.nat = Some(kind);
+    }
+
+    /// Whether this node has peers now.
+    pub fn peers(&mut self, connected: bool, now_ms: u64) {
+        self.peers_since_ms = connected.then(|| self.peers_since_ms.unwrap_or(now_ms));
+    }
+
+    /// The network under this node has changed: what was found out no longer holds.
+    pub fn changed(&mut self) {
+        (self.nat, self.refuted) = (None, false);
+        self.confirmed.clear();
+    }
+
+    /// The addresses that peers connected to lately.
+    #[must_use]
+    pub fn confirmed(&self, now_ms: u64) -> Vec<A> {
+        let fresh = |at: &u64| now_ms.saturating_sub(*at) < CONFIRMED_MS;
+        self.confirmed.iter().filter(|(_, at)| fresh(at)).map(|(address, _)| address.clone()).collect()
+    }
+
+    /// The verdict now.
+    #[must_use]
+    pub fn verdict(&self, now_ms: u64) -> Reachability {
+        if self.named || !self.confirmed(now_ms).is_empty() {
+            return Reachability::Public;
+        }
+        let lets_nobody_in = matches!(
+            self.nat,
+            Some(NatKind::AddressRestricted | NatKind::PortRestricted | NatKind::Symmetric | NatKind::UdpBlocked)
+        );
+        let Some(since_ms) = self.peers_since_ms else { return Reachability::Unknown };
+        let waited = now_ms.saturating_sub(since_ms) >= UNDECIDED_MS_MAX;
+        if self.refuted || lets_nobody_in || waited { Reachability::Private } else { Reachability::Unknown }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    // row: NET-40
+    #[test]
+    fn an_address_that_the_operator_named_always_wins() {
+        let mut way = WayIn::new(true);
+        way.tried(1, false, 0);
+        way.judged(NatKind::Symmetric);
+        way.peers(true, 0);
+        assert_eq!(way.verdict(1_000_000), Reachability::Public);
+    }
+
+    // row: NET-40
+    #[test]
+    fn a_node_that_somebody_reached_from_outside_is_public_until_that_is_old() {
+        let mut way = WayIn::new(false);
+        way.peers(true, 0);
+        assert_eq!(way.verdict(0), Reachability::Unknown);
+        way.tried(7, true, 10);
+        assert_eq!((way.verdict(10), way.confirmed(10)), (Reachability::Public, vec![7]));
+        assert_eq!(way.verdict(10 + CONFIRMED_MS), Reachability::Private);
+        way.tried(7, true, 20 + CONFIRMED_MS);
+        assert_eq!(way.verdict(20 + CONFIRMED_MS), Reachability::Public);
+        way.tried(7, false, 30 + CONFIRMED_MS);
+        assert_eq!(way.verdict(30 + CONFIRMED_MS), Reachability::Private);
+    }
+
+    // row: NET-40, NET-42
+    #[test]
+    fn a_node_with_peers_that_nobody_reaches_is_private_after_a_short_while() {
+        let mut way = WayIn::<u8>::new(false);
+        assert_eq!(way.verdict(1_000_000), Reachability::Unknown);
+        way.peers(true, 1_000_000);
+        assert_eq!(way.verdict(1_000_000 + UNDECIDED_MS_MAX - 1), Reachability::Unknown);
+        assert_eq!(way.verdict(1_000_000 + UNDECIDED_MS_MAX), Reachability::Private);
+        way.peers(false, 1_000_000 + UNDECIDED_MS_MAX);
+        assert_eq!(way.verdict(1_000_000 + UNDECIDED_MS_MAX), Reachability::Unknown);
+    }
+
+    // row: NET-40
+    #[test]
+    fn a_nat_that_lets_nobody_in_decides_at_once() {
+        for (kind, verdict) in [
+            (NatKind::Symmetric, Reachability::Private),
+            (NatKind::PortRestricted, Reachability::Private),
+            (NatKind::UdpBlocked, Reachability::Private),
+            (NatKind::FullCone, Reachability::Unknown),
+            (NatKind::Open, Reachability::Unknown),
+        ] {
+            let mut way = WayIn::<u8>::new(false);
+            way.peers(true, 0);
+            way.judged(kind);
+            assert_eq!(way.verdict(0), verdict, "{kind:?}");
+            way.changed();
+            assert_eq!(way.verdict(0), Reachability::Unknown, "{kind:?}");
+        }
+    }
+
+    proptest! {
+        // row: NET-40, NET-56
+        #[test]
+        fn public_means_that_a_confirmed_address_is_there_to_be_told(
+            story in prop::collection::vec((0u8..64, any::<bool>(), 0u64..CONFIRMED_MS), 1..200),
+        ) {
+            let mut way = WayIn::new(false);
+            let mut now_ms = 0;
+            way.peers(true, 0);
+            for (address, reached, later_ms) in story {
+                now_ms += later_ms;
+                way.tried(address, reached, now_ms);
+                prop_assert_eq!(way.verdict(now_ms) == Reachability::Public, !way.confirmed(now_ms).is_empty());
+                prop_assert!(way.confirmed.len() <= ADDRESSES_MAX);
+            }
+        }
+    }
+}
