@@ -20,6 +20,9 @@ use crate::config::{CLOSE_TIMEOUT_MS, STREAMS_PER_CONNECTION_MAX, YAMUX_STREAMS_
 use crate::metrics::TransportMetrics;
 use crate::session::{Direction, Session, StreamState};
 
+/// Streams of the peer that this side may still hold when the peer has left them and opens others in their place.
+const STREAMS_LATE_MAX: u32 = 64;
+
 /// One authenticated connection over a byte stream. Dropping it closes it.
 pub struct StreamConnection {
     muxer: yamux::Connection<BoxedStream>,
@@ -75,7 +78,11 @@ impl Counts {
     }
 
     fn full(&self, direction: Direction) -> bool {
-        self.of(direction).load(Ordering::Acquire) >= STREAMS_PER_CONNECTION_MAX
+        let late = match direction {
+            Direction::Inbound => STREAMS_LATE_MAX,
+            Direction::Outbound => 0,
+        };
+        self.of(direction).load(Ordering::Acquire) >= STREAMS_PER_CONNECTION_MAX + late
     }
 }
 
