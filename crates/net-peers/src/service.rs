@@ -3,6 +3,7 @@
 mod defence;
 mod evict;
 mod handle;
+mod sentry;
 mod shake;
 mod swarm;
 
@@ -24,6 +25,7 @@ use trellis_primitives::{NodeId, SharedClock, UnixMs};
 use self::evict::evict_idle;
 use self::handle::NetHandle;
 use self::swarm::Service;
+use crate::bandwidth::Bandwidth;
 use crate::broadcast::Broadcaster;
 use crate::config::{EVENTS_BUFFERED_MAX, NetConfig};
 use crate::discovery::{self, Discovery};
@@ -36,8 +38,9 @@ use crate::peer::PeerEvent;
 use crate::reason::DisconnectReason;
 use crate::record::RecordKeeper;
 use crate::redial::keep_connected;
-use crate::streams::StreamsShared;
+use crate::streams::{Streams, StreamsShared};
 use crate::table::Table;
+use crate::watch::{OFFENCES_WAITING_MAX, Sentry};
 
 /// Commands that wait for the service.
 const COMMANDS_WAITING_MAX: usize = 1_024;
@@ -67,6 +70,9 @@ pub(crate) struct NodeShared {
     /// Peers behind the bootstrap addresses; they are never evicted, because they would be redialled at once.
     pub(crate) bootstrapped: Mutex<HashSet<NodeId>>,
     pub(crate) guard: Arc<Guard>,
+    /// Who may start a handshake; the same counts as the transport's.
+    pub(crate) admission: Admission,
+    pub(crate) bandwidth: Arc<Bandwidth>,
     /// Addresses that a person added and that are kept connected, with what ends that.
     pub(crate) kept: Mutex<HashMap<String, CancellationToken>>,
     pub(crate) listening: Mutex<Vec<Multiaddr>>,
@@ -111,17 +117,25 @@ pub async fn start_with_metrics(
 ) -> Result<NetworkHandle, StartError> {
     let keys = Arc::new(keys);
     let identity = libp2p_identity(&keys)?;
-    let mut transport = TransportConfig::new(Arc::clone(&keys), config.policy);
-    transport.admission = Admission::new(config.limits);
-    transport.metrics = metrics.transport.clone();
     let events = broadcast::channel(EVENTS_BUFFERED_MAX).0;
     let file = config.peers_file.clone();
     let guard = Guard::open(config.thresholds, file, Arc::clone(&clock), metrics.clone(), events.clone());
-    transport.admit = Some(defence::door(Arc::clone(&guard), config.limits.private_exempt));
-    let transport = QuicTransport::new(transport)?;
-    let sessions = transport.sessions();
-    let (swarm, streams) =
-        swarm::build(transport, sessions, &identity, &config, Arc::clone(&clock), metrics.streams_dropped.clone())?;
+    guard.set_proven_online(config.proven_online_ms);
+    let admission = Admission::with_listed(config.limits, config.exempt_networks.clone());
+    let transport = transport(&config, Arc::clone(&keys), &admission, &guard, &metrics)?;
+    let (offences_sender, offences) = mpsc::channel(OFFENCES_WAITING_MAX);
+    let bandwidth = Arc::new(Bandwidth::new(config.bandwidth_up, config.bandwidth_down));
+    let sentry =
+        Arc::new(Sentry { guard: Arc::clone(&guard), bandwidth: Arc::clone(&bandwidth), offences: offences_sender });
+    let exempt = admission.clone();
+    let streams = Streams::new(
+        transport.sessions(),
+        Arc::clone(&clock),
+        metrics.streams_dropped.clone(),
+        Arc::clone(&sentry),
+        Box::new(move |ip| exempt.exempts(ip)),
+    );
+    let (swarm, streams) = swarm::build(transport, &identity, &config, streams)?;
     let (commands, command_queue) = mpsc::channel(COMMANDS_WAITING_MAX);
     let mut rng = rand::rngs::StdRng::from_os_rng();
     let jitter_seed = config.jitter_seed.unwrap_or_else(|| rng.random());
@@ -146,7 +160,9 @@ pub async fn start_with_metrics(
         kept: Mutex::default(),
         listening: Mutex::default(),
         events,
-        broadcaster: Broadcaster::default(),
+        broadcaster: Broadcaster::telling(Arc::new(move |peer, protocol| sentry.too_slow(peer, protocol))),
+        admission,
+        bandwidth,
         discovery: open_discovery(&config, clock_now, jitter_seed, &metrics),
         metrics,
         commands,
@@ -165,9 +181,26 @@ pub async fn start_with_metrics(
     for (seed, address) in (jitter_seed..).zip(shared.config.bootstrap.clone()) {
         tokio::spawn(keep_connected(Arc::clone(&shared), address, seed));
     }
-    defence::begin(&shared, jitter_seed);
+    defence::begin(&shared, offences, jitter_seed);
     discovery::start(&shared);
     Ok(Arc::new(NetHandle::new(shared)))
+}
+
+/// The transport with its doors: the socket's, which only looks, and the listener's, which counts.
+fn transport(
+    config: &NetConfig,
+    keys: Arc<HybridKey>,
+    admission: &Admission,
+    guard: &Arc<Guard>,
+    metrics: &NetMetrics,
+) -> Result<QuicTransport, StartError> {
+    let mut transport = TransportConfig::new(keys, config.policy);
+    transport.admission = admission.clone();
+    transport.metrics = metrics.transport.clone();
+    transport.admit = Some(defence::door(Arc::clone(guard), admission.clone()));
+    transport.gate = Some(sentry::gate(Arc::clone(guard), admission.clone()));
+    transport.flooded = Some(sentry::flooded(Arc::clone(guard)));
+    Ok(QuicTransport::new(transport)?)
 }
 
 fn record_keeper(config: &NetConfig, keys: Arc<HybridKey>, account: AccountKey) -> RecordKeeper {

@@ -224,6 +224,16 @@ impl Table {
         self.connections.iter().map(|(id, (_, handle))| (*id, Arc::clone(handle))).collect()
     }
 
+    /// Every connection that has finished its handshake: who and from where.
+    pub(crate) fn handshaken(&self) -> Vec<(NodeId, std::net::SocketAddr)> {
+        let remote = |id: &ConnectionId| self.connections.get(id).map(|(_, handle)| handle.session.remote());
+        let of = |(key, entry): (&PeerKey, &Entry)| match key {
+            PeerKey::Node(id) => entry.connections.iter().filter_map(remote).map(|at| (*id, at)).collect(),
+            PeerKey::Classical(_) | PeerKey::Address(_) => Vec::new(),
+        };
+        self.entries.iter().flat_map(of).collect()
+    }
+
     /// Whether a connection has finished its handshake.
     pub(crate) fn is_handshaken(&self, connection: ConnectionId) -> bool {
         let key = self.connections.get(&connection).map(|(key, _)| key);

@@ -135,7 +135,7 @@ impl Finder {
             match events.recv().await {
                 Ok(PeerEvent::Connected { peer, .. }) => self.connected(peer),
                 Ok(PeerEvent::Disconnected { .. }) => self.discovery.wake.notify_one(),
-                Ok(PeerEvent::Refused { .. } | PeerEvent::Responded { .. })
+                Ok(PeerEvent::Refused { .. } | PeerEvent::Responded { .. } | PeerEvent::Attacked { .. })
                 | Err(broadcast::error::RecvError::Lagged(_)) => {}
                 Err(broadcast::error::RecvError::Closed) => return,
             }

@@ -134,6 +134,7 @@ async fn handshake(
     let hello = shared.hello()?;
     let check = |theirs: &Hello| {
         let accepted = shared.check(theirs, peer, handle.session.remote().ip())?;
+        shared.check_crowd(peer, handle.session.remote(), handle.session.direction())?;
         handle.open_gate();
         Ok(accepted)
     };

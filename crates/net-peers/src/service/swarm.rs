@@ -14,10 +14,9 @@ use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{ConnectionId, DialError as SwarmDialError, NetworkBehaviour, SwarmEvent};
 use libp2p::{PeerId, Swarm, identify, ping};
 use libp2p_connection_limits::ConnectionLimits;
-use prometheus_client::metrics::counter::Counter;
 use tokio::sync::{mpsc, oneshot};
-use trellis_net_transport::{CloseReason, QuicTransport, Sessions, TransportError};
-use trellis_primitives::{NodeId, SharedClock};
+use trellis_net_transport::{CloseReason, QuicTransport, TransportError};
+use trellis_primitives::NodeId;
 
 use super::shake::{Finished, Shake, ShakeError, remote_reason};
 use super::{Command, NodeShared};
@@ -78,11 +77,9 @@ pub(crate) struct Service {
 /// The swarm of a node and the part of its streams that the handle shares.
 pub(super) fn build(
     transport: QuicTransport,
-    sessions: Sessions,
     identity: &Keypair,
     config: &NetConfig,
-    clock: SharedClock,
-    streams_dropped: Counter,
+    streams: Streams,
 ) -> Result<(Swarm<Behaviour>, Arc<StreamsShared>), StartError> {
     let local = transport.local_peer_id();
     let connections_max = config.peers_max.saturating_mul(2);
@@ -90,7 +87,6 @@ pub(super) fn build(
         .with_max_pending_incoming(Some(PENDING_INBOUND_MAX))
         .with_max_established(Some(connections_max))
         .with_max_established_per_peer(Some(CONNECTIONS_PER_PEER_MAX));
-    let streams = Streams::new(sessions, clock, streams_dropped);
     let shared = streams.shared();
     let identify = identify::Config::new(IDENTIFY_PROTOCOL.to_owned(), identity.public())
         .with_agent_version(config.user_agent.clone());
@@ -287,6 +283,9 @@ impl Service {
             tracing::debug!(%address, %error, "inbound connection denied");
             return;
         };
+        if let Some(error) = transport_error(error) {
+            self.shared.handshake_broke(&address, error);
+        }
         let reason = match transport_error(error) {
             Some(TransportError::Classical(_)) => RefusalReason::PolicyClassical,
             Some(TransportError::Auth(_) | TransportError::NoIdentity) => RefusalReason::BadSignature,
