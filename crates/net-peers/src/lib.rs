@@ -54,7 +54,7 @@ mod witness;
 
 pub use bandwidth::{BANDWIDTH_BYTES_PER_S, Bandwidth, ClassUsage, PEER_PERCENT, WORK_SHARE, Way};
 pub use broadcast::{BROADCAST_QUEUE_MESSAGES_MAX, BROADCAST_WRITE_TIMEOUT_MS};
-pub use config::{NetConfig, Policy};
+pub use config::{IpNet, NetConfig, Policy};
 pub use discovery::{DiscoveryConfig, DiscoveryMetrics, DiscoveryReport, DnsServer, SourceReport};
 pub use error::{AcceptError, BroadcastError, DialError, OpenError, RefusedBy, StartError};
 pub use metrics::{BandwidthLabels, DisconnectedLabels, NetMetrics, PatternLabels, RefusedLabels, ResponseLabels};

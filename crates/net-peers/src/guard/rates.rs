@@ -10,9 +10,9 @@ pub const CONTROL_MESSAGES_PER_MINUTE: u64 = 100;
 /// Bytes of gossip nobody asked for that one peer may send in a minute.
 pub const GOSSIP_BYTES_PER_MINUTE: u64 = 1024 * 1024;
 /// Streams that one peer may open in a minute, whatever they are for.
-pub const STREAMS_PER_MINUTE: u64 = 36_000;
+pub const STREAMS_PER_MINUTE: u64 = 120_000;
 /// Streams that one peer may open at once.
-pub const STREAMS_AT_ONCE: u64 = 2_000;
+pub const STREAMS_AT_ONCE: u64 = 4_000;
 /// While a peer is throttled, everything costs it so many times as much.
 pub const THROTTLED_COST: u64 = 4;
 /// While this node is under attack, everything costs a peer of no standing so many times as much.

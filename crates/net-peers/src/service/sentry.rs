@@ -127,6 +127,13 @@ impl NodeShared {
         self.hold_threat(address, threat);
     }
 
+    /// A peer that dialled this node took a connection and never shook hands on it.
+    pub(super) fn left_unfinished(&self, address: &str) {
+        if let Ok(address) = address.parse::<Multiaddr>() {
+            self.hold_threat(&address, Threat::HalfOpen);
+        }
+    }
+
     /// Something is held against an address, unless it is exempt.
     pub(super) fn hold_threat(&self, address: &Multiaddr, threat: Threat) {
         let ip = socket_address(address).and_then(|socket| public(socket.ip(), self.config.limits.private_exempt));

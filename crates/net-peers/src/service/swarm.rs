@@ -368,6 +368,9 @@ impl Service {
             return;
         }
         tracing::info!(%peer, %address, detail = %failure, "handshake not finished");
+        if reply.is_none() {
+            self.shared.left_unfinished(&address);
+        }
         self.shared.table.lock().handshake_failed(peer, None, self.shared.clock.now());
         if let Some(reply) = reply {
             let _ = reply.send(Err(failure.into_dial_error(address)));
