@@ -291,6 +291,11 @@ impl Node {
         assert!(sent.success(), "kill {signal}");
     }
 
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// What it says of itself; nothing before it answers.
     pub fn status(&self) -> Value {
         let ended = trellis_in(&self.folder, &["status", "--json"]);

@@ -22,7 +22,7 @@ enum Run {
 }
 
 /// Name, and what it runs.
-const PROOFS: [(&str, Run); 5] = [
+const PROOFS: [(&str, Run); 6] = [
     ("bench-transport", Run::Trellis(&["bench", "transport", "--json"])),
     ("bench-chain", Run::Trellis(&["bench", "chain", "--json"])),
     ("bench-market", Run::Trellis(&["bench", "market", "--json"])),
@@ -31,6 +31,13 @@ const PROOFS: [(&str, Run); 5] = [
         Run::Tests {
             arguments: &["--package", "trellis-scenarios", "--test", "main_job", "mixed_jobs"],
             size: ("TRELLIS_PROOF_JOBS", "100"),
+        },
+    ),
+    (
+        "attacks",
+        Run::Tests {
+            arguments: &["--package", "trellis-scenarios", "--test", "attacks", "a_flood_of_connections"],
+            size: ("TRELLIS_PROOF_CONNECTIONS", "10000"),
         },
     ),
     (

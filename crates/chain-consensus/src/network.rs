@@ -190,7 +190,7 @@ async fn watch_peers(shared: Arc<Shared>) {
         match events.recv().await {
             Ok(PeerEvent::Connected { .. } | PeerEvent::Disconnected { .. })
             | Err(broadcast::error::RecvError::Lagged(_)) => {}
-            Ok(PeerEvent::Refused { .. } | PeerEvent::Responded { .. }) => {}
+            Ok(PeerEvent::Refused { .. } | PeerEvent::Responded { .. } | PeerEvent::Attacked { .. }) => {}
             Err(broadcast::error::RecvError::Closed) => return,
         }
     }

@@ -21,13 +21,22 @@ pub const BROADCAST_WRITE_TIMEOUT_MS: u64 = 10_000;
 
 type Queues = HashMap<(NodeId, Protocol), mpsc::Sender<Bytes>>;
 
+/// Told of a peer that does not read what is broadcast to it on a protocol.
+pub(crate) type SlowFn = Arc<dyn Fn(NodeId, Protocol) + Send + Sync>;
+
 /// The queues of all peers.
 #[derive(Clone, Default)]
 pub(crate) struct Broadcaster {
     queues: Arc<Mutex<Queues>>,
+    slow: Option<SlowFn>,
 }
 
 impl Broadcaster {
+    /// Tells of peers that are too slow.
+    pub(crate) fn telling(slow: SlowFn) -> Self {
+        Self { slow: Some(slow), ..Self::default() }
+    }
+
     /// Queues `message` for `peer`; `open` makes the stream when the peer has none yet.
     pub(crate) fn send<F>(
         &self,
@@ -59,8 +68,13 @@ impl Broadcaster {
         let (sender, receiver) = mpsc::channel(BROADCAST_QUEUE_MESSAGES_MAX);
         let queues = Arc::clone(&self.queues);
         let own = sender.downgrade();
+        let slow = self.slow.clone();
         tokio::spawn(async move {
-            drain(peer, protocol, open, receiver).await;
+            if drain(peer, protocol, open, receiver).await == Drained::TooSlow
+                && let Some(slow) = slow
+            {
+                slow(peer, protocol);
+            }
             let mut queues = queues.lock();
             // A later queue of the same name belongs to a newer connection and stays; without a sender, ours is gone.
             let ours = own
@@ -84,17 +98,24 @@ impl Broadcaster {
     }
 }
 
+/// How a queue ended.
+#[derive(PartialEq, Eq)]
+enum Drained {
+    Ended,
+    TooSlow,
+}
+
 async fn drain(
     peer: NodeId,
     protocol: Protocol,
     open: BoxFuture<'static, Result<NetStream, OpenError>>,
     mut receiver: mpsc::Receiver<Bytes>,
-) {
+) -> Drained {
     let mut stream = match open.await {
         Ok(stream) => stream,
         Err(error) => {
             tracing::debug!(%peer, %protocol, %error, "broadcast stream not opened");
-            return;
+            return Drained::Ended;
         }
     };
     let timeout = Duration::from_millis(BROADCAST_WRITE_TIMEOUT_MS);
@@ -103,13 +124,14 @@ async fn drain(
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
                 tracing::debug!(%peer, %protocol, %error, "broadcast stream ended");
-                return;
+                return Drained::Ended;
             }
             Err(_) => {
                 tracing::warn!(%peer, %protocol, timeout_ms = BROADCAST_WRITE_TIMEOUT_MS, "broadcast to slow peer given up");
-                return;
+                return Drained::TooSlow;
             }
         }
     }
     let _ = tokio::time::timeout(timeout, tokio::io::AsyncWriteExt::shutdown(&mut stream)).await;
+    Drained::Ended
 }

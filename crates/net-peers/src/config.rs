@@ -9,7 +9,8 @@ use trellis_primitives::{Address, B256, RoleSet};
 use trellis_net_reach::relay::budget::RelayProfile;
 use trellis_net_reach::relay::keeper::RELAYS_WANTED;
 
-use crate::guard::Thresholds;
+use crate::bandwidth::BANDWIDTH_BYTES_PER_S;
+use crate::guard::{PROVEN_ONLINE_MS, Thresholds};
 
 use crate::discovery::DiscoveryConfig;
 
@@ -46,7 +47,7 @@ pub const RECORD_LIFETIME_MS: u64 = 24 * 60 * 60 * 1_000;
 /// A node record is signed anew when this share of its lifetime is left (one part in this many).
 pub const RECORD_REFRESH_FRACTION: u64 = 4;
 
-pub use trellis_net_transport::{AdmissionLimits, Policy};
+pub use trellis_net_transport::{AdmissionLimits, IpNet, Policy};
 
 /// What the network of one node is told.
 #[derive(Clone, Debug)]
@@ -63,6 +64,14 @@ pub struct NetConfig {
     pub limits: AdmissionLimits,
     /// Peers at once.
     pub peers_max: u32,
+    /// Networks that are exempt from the bounds per IP and subnet and from the bandwidth budget.
+    pub exempt_networks: Vec<IpNet>,
+    /// A peer that was connected for so long altogether is known, milliseconds (NET-50).
+    pub proven_online_ms: u64,
+    /// Bytes per second to peers; zero is no limit (NET-18).
+    pub bandwidth_up: u64,
+    /// Bytes per second from peers; zero is no limit (NET-18).
+    pub bandwidth_down: u64,
     /// Above so many peers the longest idle ones are disconnected, bootstrap peers never.
     pub pool_peers: u32,
     /// How long a peer is without a stream before it counts as idle, milliseconds.
@@ -110,6 +119,10 @@ impl NetConfig {
             policy: Policy::Require,
             limits: AdmissionLimits::default(),
             peers_max: PEERS_MAX_DEFAULT,
+            exempt_networks: Vec::new(),
+            proven_online_ms: PROVEN_ONLINE_MS,
+            bandwidth_up: BANDWIDTH_BYTES_PER_S,
+            bandwidth_down: BANDWIDTH_BYTES_PER_S,
             pool_peers: POOL_PEERS_DEFAULT,
             pool_idle_ms: POOL_IDLE_MS_DEFAULT,
             network_magic,

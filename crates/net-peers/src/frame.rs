@@ -139,9 +139,20 @@ pub(crate) struct FrameCounter {
     header_bytes: usize,
     length: u32,
     body_bytes_left: u64,
+    /// The length of the frame that is passing.
+    body_bytes: u64,
 }
 
 impl FrameCounter {
+    /// The length of the frame that has begun and not ended, as far as it is known; `None` between two frames.
+    pub(crate) const fn inside(&self) -> Option<u64> {
+        match (self.header_bytes, self.body_bytes_left) {
+            (0, 0) => None,
+            (0, _) => Some(self.body_bytes),
+            _ => Some(0),
+        }
+    }
+
     /// Takes the bytes that passed and returns how many frames ended in them.
     pub(crate) fn feed(&mut self, mut bytes: &[u8]) -> u64 {
         let mut frames = 0;
@@ -158,6 +169,7 @@ impl FrameCounter {
                     continue;
                 }
                 self.body_bytes_left = u64::from(self.length);
+                self.body_bytes = self.body_bytes_left;
                 self.header_bytes = 0;
                 self.length = 0;
             }
@@ -190,6 +202,17 @@ mod tests {
         let error = block_on(read_frame(&mut wire, 256)).unwrap_err();
         assert!(matches!(error, FrameError::TooLarge { actual: 257, max: 256 }), "{error}");
         assert_eq!(wire, &[9, 9]);
+    }
+
+    #[test]
+    fn the_counter_knows_whether_a_frame_is_passing() {
+        let mut counter = FrameCounter::default();
+        assert_eq!(counter.inside(), None);
+        counter.feed(&[0, 0]);
+        assert_eq!(counter.inside(), Some(0));
+        counter.feed(&[0, 3, 1]);
+        assert_eq!(counter.inside(), Some(3));
+        assert_eq!((counter.feed(&[1, 1]), counter.inside()), (1, None));
     }
 
     #[test]

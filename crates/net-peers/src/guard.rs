@@ -16,6 +16,7 @@ mod rates;
 mod score;
 mod state;
 
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -37,21 +38,23 @@ pub use nets::{
     NEWCOMERS_AT_ONCE, NEWCOMERS_PER_MINUTE, Nets, THREAT_BLOCK, THREAT_RETRY, THREAT_THROTTLE, Threat,
 };
 pub use rates::{
-    CONTROL_MESSAGES_PER_MINUTE, GOSSIP_BYTES_PER_MINUTE, MessageClass, PeerRates, STRAINED_COST, THROTTLED_COST,
-    TokenBucket,
+    CONTROL_MESSAGES_PER_MINUTE, GOSSIP_BYTES_PER_MINUTE, MessageClass, PeerRates, STRAINED_COST, STREAMS_AT_ONCE,
+    STREAMS_PER_MINUTE, THROTTLED_COST, TokenBucket,
 };
 pub use score::{
     CAP_INVALID, CAP_PROVEN, DECAY_PER_DAY, INVALID_BURST, INVALID_WINDOW_MS, Inputs, NEUTRAL, Parts, Reputation,
     SCORE_MAX, WEIGHTS,
 };
 pub use state::{
-    ADDED_MAX, ADDRESS_BYTES_MAX, ADDRESSES_MAX, Added, Arrival, BAN_MS_FIRST, BANS_BEFORE_PERMANENT, Ban,
-    EXCLUSION_MS_FIRST, EXCLUSION_MS_MAX, Entry, FORGIVEN_MS, GuardState, KnownAddress, Priority, RECORDS_MAX,
-    Standing, THROTTLE_AT, THROTTLE_MS, Thresholds,
+    ADDED_MAX, ADDRESS_BYTES_MAX, ADDRESSES_MAX, ALARM_AT, ALARM_WINDOW_MS, Added, Arrival, BAN_MS_FIRST,
+    BANS_BEFORE_PERMANENT, Ban, EXCLUSION_MS_FIRST, EXCLUSION_MS_MAX, Entry, FORGIVEN_MS, GuardState, KnownAddress,
+    PROVEN_ONLINE_MS, Priority, RECORDS_MAX, Standing, THROTTLE_AT, THROTTLE_MS, Thresholds,
 };
 
 /// What changed is written at the latest after this long; a ban at once.
 pub const SAVE_INTERVAL_MS: u64 = 30_000;
+/// Between two events about one pattern of attack; the counter counts them all.
+pub const PATTERN_EVENT_MS: u64 = 1_000;
 
 /// The peer manager of one node.
 pub struct Guard {
@@ -59,6 +62,8 @@ pub struct Guard {
     clock: SharedClock,
     metrics: NetMetrics,
     events: broadcast::Sender<PeerEvent>,
+    /// When each pattern of attack was last announced.
+    announced: Mutex<BTreeMap<Pattern, UnixMs>>,
     file: Option<PathBuf>,
     changed: AtomicBool,
     /// A ban waits to be written.
@@ -91,6 +96,7 @@ impl Guard {
             clock,
             metrics,
             events,
+            announced: Mutex::default(),
             file,
             changed: AtomicBool::new(false),
             urgent: Notify::new(),
@@ -116,7 +122,7 @@ impl Guard {
             (state.report(peer, conduct, now), state.score(peer, now))
         };
         if let Conduct::Invalid { pattern } = conduct {
-            self.metrics.count_pattern(pattern);
+            self.recognised(pattern, Some(peer), None);
         }
         let Some(response) = response else {
             self.touch(false);
@@ -134,9 +140,28 @@ impl Guard {
         self.state.lock().enter(peer, ip, self.now())
     }
 
-    /// What a first packet from an address meets.
-    pub(crate) fn door(&self, ip: IpAddr) -> Door {
-        self.state.lock().door(ip, self.now())
+    /// A pattern of attack was recognised: it is counted, and announced at most once in [`PATTERN_EVENT_MS`].
+    pub(crate) fn recognised(&self, pattern: Pattern, peer: Option<NodeId>, ip: Option<IpAddr>) {
+        self.metrics.count_pattern(pattern);
+        let now = self.now();
+        let mut announced = self.announced.lock();
+        if announced.get(&pattern).is_some_and(|last| now.ms_since(*last) < PATTERN_EVENT_MS) {
+            return;
+        }
+        announced.insert(pattern, now);
+        drop(announced);
+        tracing::warn!(pattern = pattern.name(), ?peer, ?ip, "a pattern of attack");
+        let _ = self.events.send(PeerEvent::Attacked { pattern, peer, ip });
+    }
+
+    /// What a first packet from an address meets; `validated` says whether the address is proven.
+    pub(crate) fn door(&self, ip: IpAddr, validated: bool) -> Door {
+        self.state.lock().door(ip, validated, self.now())
+    }
+
+    /// What first packets from an address have to put up with; nothing is counted.
+    pub(crate) fn level(&self, ip: IpAddr) -> Door {
+        self.state.lock().level(ip, self.now())
     }
 
     /// Something happened at an address that nobody shows an identity for.
@@ -146,9 +171,50 @@ impl Guard {
             Threat::Flood => Pattern::ConnectionFlood,
             Threat::FailedHandshake => Pattern::HandshakeFailures,
             Threat::Malformed => Pattern::Malformed,
+            Threat::Replay => Pattern::Replay,
         };
-        self.metrics.count_pattern(pattern);
-        self.state.lock().threat(ip, threat, self.now());
+        let grown = self.state.lock().threat(ip, threat, self.now());
+        // One broken handshake is no pattern; something malformed or replayed is wrong by itself.
+        if grown || matches!(threat, Threat::Malformed | Threat::Replay) {
+            self.recognised(pattern, None, Some(ip));
+        }
+    }
+
+    /// Whether a peer is known from before: a member of the committee, or connected for long without a ban (NET-50).
+    #[must_use]
+    pub fn is_proven(&self, peer: NodeId) -> bool {
+        let (mut state, now) = (self.state.lock(), self.now());
+        state.tick_one(peer, now);
+        state.is_proven(peer, now)
+    }
+
+    /// Whether a peer belongs to the committee.
+    pub(crate) fn is_exempt(&self, peer: NodeId) -> bool {
+        self.state.lock().is_exempt(peer)
+    }
+
+    /// Known peers behind each address.
+    pub(crate) fn count_known(&self) -> HashMap<IpAddr, u32> {
+        let (mut state, now) = (self.state.lock(), self.now());
+        state.tick(now);
+        state.count_known(now)
+    }
+
+    /// A peer is known once it was connected for so long.
+    pub(crate) fn set_proven_online(&self, ms: u64) {
+        self.state.lock().proven_online_ms = Some(ms);
+    }
+
+    /// Whether a peer is trusted enough that traffic is relayed for it or through it (NET-53).
+    #[must_use]
+    pub fn may_relay(&self, peer: NodeId) -> bool {
+        self.state.lock().may_relay(peer, self.now())
+    }
+
+    /// Whether so much went wrong within the last seconds that this node is under attack (NET-51).
+    #[must_use]
+    pub fn under_attack(&self) -> bool {
+        self.state.lock().under_attack(self.now())
     }
 
     pub(crate) fn arrived(&self, peer: NodeId, arrival: &Arrival<'_>) {
@@ -161,10 +227,16 @@ impl Guard {
         self.touch(false);
     }
 
-    /// Whether one more message of this class is within a peer's rate (NET-51).
+    /// Whether so many more messages of this class are within a peer's rate (NET-51).
     #[must_use]
-    pub fn allow(&self, peer: NodeId, class: MessageClass, bytes: u64) -> bool {
-        self.state.lock().allow(peer, class, bytes, self.now())
+    pub fn allow(&self, peer: NodeId, class: MessageClass, messages: u64, bytes: u64) -> bool {
+        self.state.lock().allow(peer, class, messages, bytes, self.now())
+    }
+
+    /// Whether one more stream is within a peer's rate.
+    #[must_use]
+    pub(crate) fn allow_stream(&self, peer: NodeId) -> bool {
+        self.state.lock().allow_stream(peer, self.now())
     }
 
     /// The ban that holds against an identity.

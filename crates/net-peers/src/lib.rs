@@ -29,6 +29,7 @@
     )
 )]
 
+mod bandwidth;
 mod broadcast;
 pub mod config;
 pub mod discovery;
@@ -48,14 +49,17 @@ pub mod sim;
 pub mod state;
 mod streams;
 mod table;
+mod watch;
 mod witness;
 
+pub use bandwidth::{BANDWIDTH_BYTES_PER_S, Bandwidth, ClassUsage, PEER_PERCENT, WORK_SHARE, Way};
 pub use broadcast::{BROADCAST_QUEUE_MESSAGES_MAX, BROADCAST_WRITE_TIMEOUT_MS};
-pub use config::{NetConfig, Policy};
+pub use config::{IpNet, NetConfig, Policy};
 pub use discovery::{DiscoveryConfig, DiscoveryMetrics, DiscoveryReport, DnsServer, SourceReport};
 pub use error::{AcceptError, BroadcastError, DialError, OpenError, RefusedBy, StartError};
 pub use metrics::{
-    DisconnectedLabels, NetMetrics, PatternLabels, ReachMetrics, RefusedLabels, RelayRefusalLabels, ResponseLabels,
+    BandwidthLabels, DisconnectedLabels, NetMetrics, PatternLabels, ReachMetrics, RefusedLabels, RelayRefusalLabels,
+    ResponseLabels,
 };
 pub use network::{Acceptor, BroadcastReport, NetStream, Network, NetworkHandle, Pong, Protocol, StreamIo};
 pub use peer::{Direction, Path, PeerEvent, PeerInfo};
@@ -64,4 +68,5 @@ pub use redial::{REDIAL_MS_MAX, REDIAL_MS_MIN};
 pub use service::{ReachReport, start, start_with_metrics};
 pub use state::PeerState;
 pub use table::{PEERS_REMEMBERED_MAX, PINS_MAX};
+pub use watch::{FRAME_BYTES_PER_S_MIN, SLOW_FRAME_MS, SLOW_WRITE_MS};
 pub use witness::Witness;

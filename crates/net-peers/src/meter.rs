@@ -1,4 +1,4 @@
-//! Streams that count what passes, for both the real network and the simulated one.
+//! Streams that count what passes, for both the real network and the simulated one; the real ones are watched besides.
 
 use std::io;
 use std::pin::Pin;
@@ -9,7 +9,9 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use trellis_primitives::{SharedClock, UnixMs};
 
+use crate::bandwidth::Way;
 use crate::frame::FrameCounter;
+use crate::watch::Watch;
 
 /// What passed between this node and one peer, over all connections and streams of this run.
 #[derive(Debug, Default)]
@@ -65,7 +67,7 @@ impl LiveStreams {
     }
 }
 
-/// A stream that counts.
+/// A stream that counts, and that keeps to the rates and the bandwidth of its peer where it is watched.
 pub(crate) struct Metered<S> {
     inner: S,
     clock: SharedClock,
@@ -74,13 +76,18 @@ pub(crate) struct Metered<S> {
     connection: Option<Arc<LiveStreams>>,
     frames_in: FrameCounter,
     frames_out: FrameCounter,
+    watch: Option<Box<Watch>>,
 }
 
 impl<S> Metered<S> {
     pub(crate) fn new(inner: S, clock: SharedClock, counters: Arc<Counters>) -> Self {
+        Self::watched(inner, clock, counters, None)
+    }
+
+    pub(crate) fn watched(inner: S, clock: SharedClock, counters: Arc<Counters>, watch: Option<Box<Watch>>) -> Self {
         counters.streams.fetch_add(1, Ordering::Relaxed);
         let (frames_in, frames_out) = (FrameCounter::default(), FrameCounter::default());
-        Self { inner, clock, counters, connection: None, frames_in, frames_out }
+        Self { inner, clock, counters, connection: None, frames_in, frames_out, watch }
     }
 
     /// The same, counted among the streams of its connection too.
@@ -103,14 +110,27 @@ impl<S> Drop for Metered<S> {
 
 impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
         let before = buf.filled().len();
-        ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
+        if let Some(watch) = &mut this.watch {
+            ready!(watch.poll_budget(cx, Way::Down, buf.remaining()));
+        }
+        let polled = Pin::new(&mut this.inner).poll_read(cx, buf)?;
+        if polled.is_pending() {
+            return match &mut this.watch {
+                Some(watch) => watch.poll_unread(cx, this.frames_in.inside()).map(Err),
+                None => Poll::Pending,
+            };
+        }
         let read = buf.filled().get(before..).unwrap_or_default();
         if !read.is_empty() {
-            let frames = self.frames_in.feed(read);
-            self.counters.bytes_in.fetch_add(read.len() as u64, Ordering::Relaxed);
-            self.counters.messages_in.fetch_add(frames, Ordering::Relaxed);
-            self.counters.touch(self.clock.now());
+            let frames = this.frames_in.feed(read);
+            this.counters.bytes_in.fetch_add(read.len() as u64, Ordering::Relaxed);
+            this.counters.messages_in.fetch_add(frames, Ordering::Relaxed);
+            this.counters.touch(this.clock.now());
+            if let Some(watch) = &mut this.watch {
+                watch.received(frames, read.len())?;
+            }
         }
         Poll::Ready(Ok(()))
     }
@@ -118,10 +138,25 @@ impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.inner).poll_write(cx, buf))?;
-        let frames = self.frames_out.feed(buf.get(..written).unwrap_or_default());
-        self.counters.bytes_out.fetch_add(written as u64, Ordering::Relaxed);
-        self.counters.messages_out.fetch_add(frames, Ordering::Relaxed);
+        let this = &mut *self;
+        let mut allowed = buf;
+        if let Some(watch) = &mut this.watch {
+            let budget = ready!(watch.poll_budget(cx, Way::Up, buf.len()));
+            allowed = buf.get(..budget).unwrap_or(buf);
+        }
+        let polled = Pin::new(&mut this.inner).poll_write(cx, allowed)?;
+        let Poll::Ready(written) = polled else {
+            return match &mut this.watch {
+                Some(watch) => watch.poll_unwritten(cx).map(Err),
+                None => Poll::Pending,
+            };
+        };
+        let frames = this.frames_out.feed(allowed.get(..written).unwrap_or_default());
+        this.counters.bytes_out.fetch_add(written as u64, Ordering::Relaxed);
+        this.counters.messages_out.fetch_add(frames, Ordering::Relaxed);
+        if let Some(watch) = &mut this.watch {
+            watch.sent(written);
+        }
         Poll::Ready(Ok(written))
     }
 

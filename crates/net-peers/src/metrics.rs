@@ -8,8 +8,9 @@ use prometheus_client::registry::Registry;
 use trellis_net_reach::relay::gate::RelayRefusal;
 use trellis_net_transport::TransportMetrics;
 
+use crate::bandwidth::ClassUsage;
 use crate::error::RefusedBy;
-use crate::guard::{Pattern, Response};
+use crate::guard::{MessageClass, Pattern, Response};
 use crate::reason::{DisconnectReason, RefusalReason};
 
 /// A refusal's name and author.
@@ -107,6 +108,20 @@ impl ReachMetrics {
     }
 }
 
+/// A way of the line and a class of messages.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+pub struct BandwidthLabels {
+    /// `up` or `down`.
+    pub direction: &'static str,
+    /// Which class.
+    pub class: &'static str,
+}
+
+/// A count as a gauge takes it.
+pub(crate) fn gauge(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
 /// The counters of one node's network. Clones count together.
 #[derive(Clone, Debug, Default)]
 pub struct NetMetrics {
@@ -128,6 +143,12 @@ pub struct NetMetrics {
     pub patterns: Family<PatternLabels, Counter>,
     /// The counters of relays and hole punching.
     pub reach: ReachMetrics,
+    /// Bytes per second in streams, by direction and class of messages.
+    pub bandwidth: Family<BandwidthLabels, Gauge>,
+    /// Handshakes of the transport that run now.
+    pub half_open: Gauge,
+    /// 1 while so much goes wrong that this node is under attack.
+    pub under_attack: Gauge,
     /// Discovery's counters.
     pub discovery: crate::discovery::DiscoveryMetrics,
 }
@@ -148,6 +169,26 @@ impl NetMetrics {
         group.register("streams_dropped", help, self.streams_dropped.clone());
         group.register("responses", "Responses to peers that misbehaved, by kind", self.responses.clone());
         group.register("patterns", "Patterns of attack that were recognised, by name", self.patterns.clone());
+        let help = "Bytes per second in streams, by direction and class of messages";
+        group.register("bandwidth", help, self.bandwidth.clone());
+        group.register("half_open", "Handshakes of the transport that run now", self.half_open.clone());
+        let help = "1 while so much goes wrong that this node is under attack";
+        group.register("under_attack", help, self.under_attack.clone());
+    }
+
+    pub(crate) fn show_usage(&self, usage: &[(MessageClass, ClassUsage)]) {
+        for (class, usage) in usage {
+            for (direction, bytes) in [("up", usage.up_bytes_per_s), ("down", usage.down_bytes_per_s)] {
+                let labels = BandwidthLabels { direction, class: class.name() };
+                self.bandwidth.get_or_create(&labels).set(gauge(bytes));
+            }
+        }
+    }
+
+    /// How often a pattern of attack was counted.
+    #[must_use]
+    pub fn pattern_count(&self, pattern: Pattern) -> u64 {
+        self.patterns.get_or_create(&PatternLabels { pattern: pattern.name() }).get()
     }
 
     pub(crate) fn count_refused(&self, by: RefusedBy, reason: RefusalReason) {

@@ -10,6 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{broadcast, mpsc};
 use trellis_primitives::NodeId;
 
+use crate::bandwidth::Bandwidth;
 use crate::discovery::DiscoveryReport;
 use crate::error::{AcceptError, BroadcastError, DialError, OpenError};
 use crate::guard::{Ban, Conduct, Guard, Priority};
@@ -100,6 +101,11 @@ pub trait Network: Send + Sync + 'static {
 
     /// Tells what a peer did. An offence can end in its disconnection or ban; nothing waits for that here.
     fn report(&self, peer: NodeId, conduct: Conduct);
+
+    /// The budget of the line; `None` where there is no line.
+    fn bandwidth(&self) -> Option<Arc<Bandwidth>> {
+        None
+    }
 
     /// The peer manager: scores, bans, rates.
     fn guard(&self) -> Arc<Guard>;

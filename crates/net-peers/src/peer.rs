@@ -1,5 +1,7 @@
 //! What is known about a peer, as commands and other protocols see it.
 
+use std::net::IpAddr;
+
 use serde::Serialize;
 use trellis_primitives::{NodeId, NodeRecord, RoleSet, UnixMs};
 
@@ -7,7 +9,7 @@ pub use trellis_net_transport::Direction;
 use trellis_net_transport::LinkKind;
 
 use crate::error::RefusedBy;
-use crate::guard::Response;
+use crate::guard::{Pattern, Response};
 use crate::reason::{DisconnectReason, RefusalReason};
 use crate::state::{PeerState, StateChange};
 
@@ -137,5 +139,14 @@ pub enum PeerEvent {
         peer: NodeId,
         /// What.
         response: Response,
+    },
+    /// A pattern of attack was recognised (NET-55).
+    Attacked {
+        /// Which.
+        pattern: Pattern,
+        /// By whom, where an identity was shown.
+        peer: Option<NodeId>,
+        /// From where, where none was.
+        ip: Option<IpAddr>,
     },
 }

@@ -95,6 +95,8 @@ named_reasons! {
         Banned = 8, "banned";
         /// Another connection to the same peer stands already.
         Duplicate = 9, "duplicate";
+        /// The peer does not read what is sent to it.
+        TooSlow = 10, "too slow";
     }
 }
 

@@ -4,6 +4,7 @@ mod defence;
 mod evict;
 mod handle;
 mod reach;
+mod sentry;
 mod shake;
 mod swarm;
 
@@ -27,6 +28,7 @@ use self::handle::NetHandle;
 pub use self::reach::ReachReport;
 use self::reach::{ReachShared, RelayDoor};
 use self::swarm::Service;
+use crate::bandwidth::Bandwidth;
 use crate::broadcast::Broadcaster;
 use crate::config::{EVENTS_BUFFERED_MAX, NetConfig};
 use crate::discovery::{self, Discovery};
@@ -39,8 +41,9 @@ use crate::peer::PeerEvent;
 use crate::reason::DisconnectReason;
 use crate::record::RecordKeeper;
 use crate::redial::keep_connected;
-use crate::streams::StreamsShared;
+use crate::streams::{Streams, StreamsShared};
 use crate::table::Table;
+use crate::watch::{OFFENCES_WAITING_MAX, Sentry};
 
 /// Commands that wait for the service.
 const COMMANDS_WAITING_MAX: usize = 1_024;
@@ -95,6 +98,9 @@ pub(crate) struct NodeShared {
     pub(crate) bootstrapped: Mutex<HashSet<NodeId>>,
     pub(crate) guard: Arc<Guard>,
     pub(crate) reach: ReachShared,
+    /// Who may start a handshake; the same counts as the transport's.
+    pub(crate) admission: Admission,
+    pub(crate) bandwidth: Arc<Bandwidth>,
     /// Addresses that a person added and that are kept connected, with what ends that.
     pub(crate) kept: Mutex<HashMap<String, CancellationToken>>,
     pub(crate) listening: Mutex<Vec<Multiaddr>>,
@@ -139,19 +145,28 @@ pub async fn start_with_metrics(
 ) -> Result<NetworkHandle, StartError> {
     let keys = Arc::new(keys);
     let identity = libp2p_identity(&keys)?;
-    let mut transport = TransportConfig::new(Arc::clone(&keys), config.policy);
-    transport.admission = Admission::new(config.limits);
-    transport.metrics = metrics.transport.clone();
     let events = broadcast::channel(EVENTS_BUFFERED_MAX).0;
     let file = config.peers_file.clone();
     let guard = Guard::open(config.thresholds, file, Arc::clone(&clock), metrics.clone(), events.clone());
-    transport.admit = Some(defence::door(Arc::clone(&guard), config.limits.private_exempt));
+    guard.set_proven_online(config.proven_online_ms);
+    let admission = Admission::with_listed(config.limits, config.exempt_networks.clone());
     let door = RelayDoor::new(Arc::clone(&guard), Arc::clone(&clock), &config, metrics.reach.clone());
     let (circuits, client) = libp2p::relay::client::new(identity.public().to_peer_id());
-    let transport = node_transport(transport, Some(circuits))?;
-    let relaying = (client, &door);
-    let (swarm, streams) =
-        swarm::build(transport, &identity, &config, Arc::clone(&clock), metrics.streams_dropped.clone(), relaying)?;
+    let transport =
+        node_transport(transport(&config, Arc::clone(&keys), &admission, &guard, &metrics), Some(circuits))?;
+    let (offences_sender, offences) = mpsc::channel(OFFENCES_WAITING_MAX);
+    let bandwidth = Arc::new(Bandwidth::new(config.bandwidth_up, config.bandwidth_down));
+    let sentry =
+        Arc::new(Sentry { guard: Arc::clone(&guard), bandwidth: Arc::clone(&bandwidth), offences: offences_sender });
+    let exempt = admission.clone();
+    let streams = Streams::new(
+        transport.sessions.clone(),
+        Arc::clone(&clock),
+        metrics.streams_dropped.clone(),
+        Arc::clone(&sentry),
+        Box::new(move |ip| exempt.exempts(ip)),
+    );
+    let (swarm, streams) = swarm::build(transport, &identity, &config, streams, (client, &door))?;
     let (commands, command_queue) = mpsc::channel(COMMANDS_WAITING_MAX);
     let mut rng = rand::rngs::StdRng::from_os_rng();
     let jitter_seed = config.jitter_seed.unwrap_or_else(|| rng.random());
@@ -178,7 +193,9 @@ pub async fn start_with_metrics(
         kept: Mutex::default(),
         listening: Mutex::default(),
         events,
-        broadcaster: Broadcaster::default(),
+        broadcaster: Broadcaster::telling(Arc::new(move |peer, protocol| sentry.too_slow(peer, protocol))),
+        admission,
+        bandwidth,
         discovery: open_discovery(&config, clock_now, jitter_seed, &metrics),
         metrics,
         commands,
@@ -197,10 +214,27 @@ pub async fn start_with_metrics(
     for (seed, address) in (jitter_seed..).zip(shared.config.bootstrap.clone()) {
         tokio::spawn(keep_connected(Arc::clone(&shared), address, seed));
     }
-    defence::begin(&shared, jitter_seed);
+    defence::begin(&shared, offences, jitter_seed);
     discovery::start(&shared);
     reach::begin(&shared);
     Ok(Arc::new(NetHandle::new(shared)))
+}
+
+/// The transport with its doors: the socket's, which only looks, and the listener's, which counts.
+fn transport(
+    config: &NetConfig,
+    keys: Arc<HybridKey>,
+    admission: &Admission,
+    guard: &Arc<Guard>,
+    metrics: &NetMetrics,
+) -> TransportConfig {
+    let mut transport = TransportConfig::new(keys, config.policy);
+    transport.admission = admission.clone();
+    transport.metrics = metrics.transport.clone();
+    transport.admit = Some(defence::door(Arc::clone(guard), admission.clone()));
+    transport.gate = Some(sentry::gate(Arc::clone(guard), admission.clone()));
+    transport.flooded = Some(sentry::flooded(Arc::clone(guard)));
+    transport
 }
 
 fn record_keeper(config: &NetConfig, keys: Arc<HybridKey>, account: AccountKey) -> RecordKeeper {

@@ -28,11 +28,13 @@ use trellis_primitives::{NodeId, SharedClock};
 
 use self::handler::Handler;
 use self::lazy::SelectedStream;
+use crate::bandwidth::PeerBudget;
 use crate::config::ACCEPT_QUEUE_STREAMS_MAX;
 use crate::error::AcceptError;
 use crate::meter::{Counters, LiveStreams, Metered};
 use crate::network::{Acceptor, NetStream, NetStreamSlot, Protocol};
 use crate::table::PEERS_REMEMBERED_MAX;
+use crate::watch::{Sentry, Watch};
 
 /// The protocol of the handshake (NET-20).
 pub(crate) const HANDSHAKE: Protocol = Protocol("/trellis/handshake/1");
@@ -76,6 +78,9 @@ pub(crate) struct ConnectionHandle {
     clock: SharedClock,
     handshakes: mpsc::Sender<MeteredStream>,
     goodbyes: mpsc::Sender<MeteredStream>,
+    sentry: Arc<Sentry>,
+    /// `None` where the line is not the Internet's.
+    budget: Option<Arc<PeerBudget>>,
 }
 
 impl ConnectionHandle {
@@ -96,11 +101,15 @@ impl ConnectionHandle {
             mpsc::error::TrySendError::Closed(_) => StreamError::Lost("connection closed".to_owned()),
         })?;
         let stream = answer.await.map_err(|_| StreamError::Lost("connection closed".to_owned()))??;
-        Ok(self.metered(stream))
+        Ok(self.metered(stream, protocol, false))
     }
 
-    fn metered(&self, stream: SelectedStream) -> MeteredStream {
-        Metered::new(stream.compat(), Arc::clone(&self.clock), Arc::clone(&self.counters)).on(&self.live)
+    fn metered(&self, stream: SelectedStream, protocol: Protocol, inbound: bool) -> MeteredStream {
+        // The handshake and the goodbye are one stream each, bounded by themselves.
+        let watched = self.session.node_id().filter(|_| protocol != HANDSHAKE && protocol != GOODBYE);
+        let watch = watched
+            .map(|peer| Box::new(Watch::new(Arc::clone(&self.sentry), peer, protocol, inbound, self.budget.clone())));
+        Metered::watched(stream.compat(), Arc::clone(&self.clock), Arc::clone(&self.counters), watch).on(&self.live)
     }
 }
 
@@ -163,18 +172,30 @@ pub(crate) struct Streams {
     sessions: Sessions,
     clock: SharedClock,
     fresh: HashMap<ConnectionId, FreshConnection>,
-    /// Counters by peer, so that they go on over several connections.
-    counters: HashMap<PeerId, Arc<Counters>>,
+    /// Counters and budgets by peer, so that they go on over several connections.
+    counters: HashMap<PeerId, (Arc<Counters>, Arc<PeerBudget>)>,
+    sentry: Arc<Sentry>,
+    /// Whether a way to an address is exempt from the bandwidth budget.
+    exempt: Exempt,
 }
+
+/// Whether an address is exempt from what is counted for the Internet.
+pub(crate) type Exempt = Box<dyn Fn(std::net::IpAddr) -> bool + Send>;
 
 #[derive(Debug, Error)]
 #[error("the transport left no session for this connection")]
 struct NoSession;
 
 impl Streams {
-    pub(crate) fn new(sessions: Sessions, clock: SharedClock, dropped: Counter) -> Self {
-        let shared = StreamsShared { acceptors: Mutex::default(), dropped };
-        Self { shared: Arc::new(shared), sessions, clock, fresh: HashMap::new(), counters: HashMap::new() }
+    pub(crate) fn new(
+        sessions: Sessions,
+        clock: SharedClock,
+        dropped: Counter,
+        sentry: Arc<Sentry>,
+        exempt: Exempt,
+    ) -> Self {
+        let shared = Arc::new(StreamsShared { acceptors: Mutex::default(), dropped });
+        Self { shared, sessions, clock, fresh: HashMap::new(), counters: HashMap::new(), sentry, exempt }
     }
 
     pub(crate) fn shared(&self) -> Arc<StreamsShared> {
@@ -186,12 +207,12 @@ impl Streams {
         self.fresh.remove(&connection)
     }
 
-    fn counters_of(&mut self, peer: PeerId) -> Arc<Counters> {
+    fn counters_of(&mut self, peer: PeerId) -> (Arc<Counters>, Arc<PeerBudget>) {
         if self.counters.len() >= PEERS_REMEMBERED_MAX {
             // Those that neither a row of the table nor a stream holds any more.
-            self.counters.retain(|_, counters| Arc::strong_count(counters) > 1);
+            self.counters.retain(|_, (counters, _)| Arc::strong_count(counters) > 1);
         }
-        Arc::clone(self.counters.entry(peer).or_default())
+        self.counters.entry(peer).or_default().clone()
     }
 
     fn established(
@@ -209,11 +230,16 @@ impl Streams {
         let (opens, open_requests) = mpsc::channel(OPENS_WAITING_MAX);
         let (handshake_sender, handshakes) = mpsc::channel(INTERNAL_WAITING_MAX);
         let (goodbye_sender, goodbyes) = mpsc::channel(INTERNAL_WAITING_MAX);
+        let (counters, budget) = self.counters_of(peer);
+        let is_exempt = session.ip().is_some_and(|ip| (self.exempt)(ip));
+        let budget = (!is_exempt).then_some(budget);
         let handle = Arc::new(ConnectionHandle {
             session,
-            counters: self.counters_of(peer),
+            counters,
             live: Arc::default(),
             is_trial,
+            sentry: Arc::clone(&self.sentry),
+            budget,
             gate: AtomicBool::new(false),
             opens,
             clock: Arc::clone(&self.clock),

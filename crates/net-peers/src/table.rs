@@ -18,7 +18,7 @@ use crate::handshake::Accepted;
 use crate::peer::{Direction, PeerInfo};
 use crate::reason::{DisconnectReason, RefusalReason};
 use crate::state::PeerInput;
-use crate::streams::ConnectionHandle;
+use crate::streams::{ConnectionHandle, socket_address};
 
 /// Peers remembered in this run; beyond it those that went longest ago are forgotten.
 pub const PEERS_REMEMBERED_MAX: usize = 1_024;
@@ -249,6 +249,19 @@ impl Table {
     /// Every connection there is.
     pub(crate) fn all_connections(&self) -> Vec<(ConnectionId, Arc<ConnectionHandle>)> {
         self.connections.iter().map(|(id, (_, handle))| (*id, Arc::clone(handle))).collect()
+    }
+
+    /// Every direct connection that has finished its handshake: who and from where.
+    pub(crate) fn handshaken(&self) -> Vec<(NodeId, std::net::SocketAddr)> {
+        let remote = |id: &ConnectionId| {
+            let (_, handle) = self.connections.get(id)?;
+            socket_address(handle.session.remote()).filter(|_| handle.session.ip().is_some())
+        };
+        let of = |(key, entry): (&PeerKey, &Entry)| match key {
+            PeerKey::Node(id) => entry.connections.iter().filter_map(remote).map(|at| (*id, at)).collect(),
+            PeerKey::Classical(_) | PeerKey::Address(_) => Vec::new(),
+        };
+        self.entries.iter().flat_map(of).collect()
     }
 
     /// Whether a connection has finished its handshake.

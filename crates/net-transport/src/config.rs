@@ -9,6 +9,7 @@ use trellis_crypto::HybridKey;
 use crate::admission::{Admission, AdmitFn};
 use crate::metrics::TransportMetrics;
 use crate::policy::Policy;
+use crate::prefilter::{FloodFn, GateFn};
 
 /// The ALPN of sessions that carry ML-DSA-65 proofs. It stands ahead of libp2p's own and is part of the TLS transcript,
 /// so nobody on the way can strip it. (Version 1 had both proofs on one bidirectional stream.)
@@ -74,6 +75,10 @@ pub struct TransportConfig {
     pub admission: Admission,
     /// Asked before [`Self::admission`], for bans and tests.
     pub admit: Option<AdmitFn>,
+    /// Asked at the socket, before anything is decrypted: what it turns away costs next to nothing.
+    pub gate: Option<GateFn>,
+    /// Told of addresses that send first packets faster than anybody needs to.
+    pub flooded: Option<FloodFn>,
     /// How connections react to loss.
     pub congestion: Congestion,
     /// Where things are counted.
@@ -89,6 +94,8 @@ impl TransportConfig {
             policy,
             admission: Admission::default(),
             admit: None,
+            gate: None,
+            flooded: None,
             congestion: Congestion::default(),
             metrics: TransportMetrics::default(),
         }

@@ -150,6 +150,20 @@ impl TransportError {
         Self::Tls(error)
     }
 
+    /// Whether an inbound handshake was begun and never finished.
+    #[must_use]
+    pub const fn is_unfinished(&self) -> bool {
+        use quinn::ConnectionError::{Reset, TimedOut};
+        matches!(self, Self::Timeout { .. } | Self::Connection(TimedOut | Reset))
+    }
+
+    /// Whether an inbound handshake broke a rule of QUIC or TLS; a peer that takes its leave breaks none.
+    #[must_use]
+    pub const fn is_broken(&self) -> bool {
+        use quinn::ConnectionError::{ConnectionClosed, TransportError, VersionMismatch};
+        matches!(self, Self::Connection(TransportError(_) | ConnectionClosed(_) | VersionMismatch))
+    }
+
     /// The name under which the failure is logged and counted.
     #[must_use]
     pub const fn name(&self) -> &'static str {

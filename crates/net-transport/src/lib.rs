@@ -23,6 +23,7 @@ mod link;
 mod metrics;
 mod node;
 mod policy;
+mod prefilter;
 mod session;
 mod socket;
 mod tcp;
@@ -32,7 +33,7 @@ mod upgrade;
 
 pub use admission::{
     Admission, AdmissionLimits, Admit, AdmitFn, CONNECTIONS_PER_IP_MAX, CONNECTIONS_PER_SUBNET_MAX, HALF_OPEN_MAX,
-    HALF_OPEN_RETRY_ABOVE, Permit,
+    HALF_OPEN_RETRY_ABOVE, Permit, VOUCHED_ADDRESSES_MAX, VOUCHED_PER_IP_MAX,
 };
 pub use auth::{AuthError, EXPORTER_BYTES, PROOF_BYTES, PROOF_VERSION, Proof, ed25519_of, proof_message};
 pub use config::{
@@ -44,9 +45,14 @@ pub use config::{
 pub use connection::{Connection, Stream};
 pub use error::{ClassicalPeer, TransportError, TransportSetupError};
 pub use link::{LinkStream, StreamConnection};
+pub use ipnet::IpNet;
 pub use metrics::{RefusalLabel, TransportMetrics};
 pub use node::{NodeTransport, node_transport};
 pub use policy::Policy;
+pub use prefilter::{
+    FIRST_PACKETS_PER_SOURCE_MAX, FIRST_PACKETS_RATIONED_MAX, FloodFn, Gate, GateFn, REFUSALS_PER_SECOND_MAX,
+    REFUSALS_PER_SOURCE_MAX,
+};
 pub use session::{CloseReason, Direction, KeyExchange, LinkKind, SESSIONS_WAITING_MAX, Session, Sessions};
 pub use transport::QuicTransport;
 pub use upgrade::libp2p_identity;

@@ -26,6 +26,8 @@ pub struct TransportMetrics {
     pub admission_refused: Counter,
     /// First packets answered with a Retry.
     pub admission_retried: Counter,
+    /// First packets dropped at the socket without an answer.
+    pub admission_unanswered: Counter,
     /// Connections refused or failed in the handshake, by reason.
     pub refused: Family<RefusalLabel, Counter>,
     /// Datagrams that cannot be part of any connection of this node and were dropped.
@@ -42,6 +44,8 @@ impl TransportMetrics {
         let help = "First packets refused or ignored before any cryptography";
         group.register("admission_refused", help, self.admission_refused.clone());
         group.register("admission_retried", "First packets answered with a Retry", self.admission_retried.clone());
+        let help = "First packets dropped at the socket without an answer";
+        group.register("admission_unanswered", help, self.admission_unanswered.clone());
         group.register("refused", "Connections refused or failed in the handshake, by reason", self.refused.clone());
         let help = "Datagrams that cannot be part of any connection of this node and were dropped";
         group.register("garbage", help, self.garbage.clone());

@@ -1,4 +1,5 @@
-//! The UDP socket under quinn: sized buffers, and a count of datagrams that belong to no connection.
+//! The UDP socket under quinn: sized buffers, a count of datagrams that belong to no connection, and the place where first
+//! packets of unwanted sources are turned away.
 
 use std::fmt;
 use std::io::{self, IoSliceMut};
@@ -14,6 +15,7 @@ use quinn_proto::HashedConnectionIdGenerator;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::config::SOCKET_BUFFER_BYTES;
+use crate::prefilter::{FirstPacket, Gate, Prefilter};
 
 /// Bytes of the connection ids that this node hands out (quinn's keyed generator).
 const LOCAL_CID_BYTES: usize = 8;
@@ -39,17 +41,25 @@ pub(crate) fn bind(address: SocketAddr) -> io::Result<std::net::UdpSocket> {
     Ok(socket.into())
 }
 
-/// A socket that looks at the first bytes of what arrives and counts garbage. It changes nothing.
-pub(crate) struct CountingSocket {
+/// A socket that looks at the first bytes of what arrives, counts garbage, and turns first packets away where it has a
+/// filter. It changes nothing else.
+pub(crate) struct FilteringSocket {
     inner: Arc<dyn AsyncUdpSocket>,
     cids: HashedConnectionIdGenerator,
     garbage: Counter,
+    /// Only of a socket that listens.
+    filter: Option<Prefilter>,
 }
 
-impl CountingSocket {
-    pub(crate) fn wrap(socket: std::net::UdpSocket, cid_key: u64, garbage: Counter) -> io::Result<Arc<Self>> {
+impl FilteringSocket {
+    pub(crate) fn wrap(
+        socket: std::net::UdpSocket,
+        cid_key: u64,
+        garbage: Counter,
+        filter: Option<Prefilter>,
+    ) -> io::Result<Arc<Self>> {
         let inner = quinn::TokioRuntime.wrap_udp_socket(socket)?;
-        Ok(Arc::new(Self { inner, cids: HashedConnectionIdGenerator::from_key(cid_key), garbage }))
+        Ok(Arc::new(Self { inner, cids: HashedConnectionIdGenerator::from_key(cid_key), garbage, filter }))
     }
 
     /// Whether a datagram can be no packet for this node: quinn will drop it. The fixed bit says nothing, because peers
@@ -68,18 +78,72 @@ impl CountingSocket {
     /// Whether a long header is addressed to a connection id of this node (an Initial of a server's flight is).
     fn known_long(&self, after_first: &[u8]) -> bool {
         let Some(length) = after_first.get(4).copied().map(usize::from) else { return false };
-        let cid = after_first.get(5..5 + length).filter(|cid| cid.len() == LOCAL_CID_BYTES);
-        cid.is_some_and(|cid| self.cids.validate(&ConnectionId::new(cid)).is_ok())
+        let cid = after_first.get(5..5 + length);
+        cid.is_some_and(|cid| self.is_own(cid))
+    }
+
+    fn is_own(&self, cid: &[u8]) -> bool {
+        cid.len() == LOCAL_CID_BYTES && self.cids.validate(&ConnectionId::new(cid)).is_ok()
+    }
+
+    /// A client's first packet, if a datagram begins with one. One that is addressed to a connection id of this node belongs
+    /// to a handshake that goes on, or comes back from a Retry.
+    fn first_packet<'a>(&self, datagram: &'a [u8]) -> Option<FirstPacket<'a>> {
+        let (&first, rest) = datagram.split_first()?;
+        let (version, rest) = rest.split_first_chunk::<4>()?;
+        let initial = first & LONG_HEADER != 0 && first & LONG_TYPE == 0 && u32::from_be_bytes(*version) == QUIC_V1;
+        let packet = FirstPacket::read(rest).filter(|_| initial && datagram.len() >= INITIAL_DATAGRAM_BYTES_MIN)?;
+        (!self.is_own(packet.destination())).then_some(packet)
+    }
+
+    /// Takes out of one batch of datagrams, all of one source, the first packets that are turned away.
+    fn turn_away(&self, filter: &Prefilter, buf: &mut [u8], meta: &mut RecvMeta) {
+        let filled = buf.get(..meta.len).unwrap_or_default();
+        let packets =
+            filled.chunks(meta.stride.max(1)).filter(|datagram| self.first_packet(datagram).is_some()).count();
+        if packets == 0 {
+            return;
+        }
+        let gate = filter.judge(meta.addr, packets);
+        if gate == Gate::Pass {
+            return;
+        }
+        let (from, to) = (meta.addr, meta.dst_ip);
+        retain(buf, meta, |datagram| {
+            let Some(first) = self.first_packet(datagram) else { return true };
+            if let Some(answer) = filter.turn_away(gate, from, first, QUIC_V1) {
+                let transmit =
+                    Transmit { destination: from, ecn: None, contents: &answer, segment_size: None, src_ip: to };
+                // A refusal that cannot leave at once is not worth waiting for.
+                let _ = self.inner.try_send(&transmit);
+            }
+            false
+        });
     }
 }
 
-impl fmt::Debug for CountingSocket {
+/// Keeps some datagrams of a batch; all but the last are as long as the stride, and stay so.
+fn retain(buf: &mut [u8], meta: &mut RecvMeta, mut keep: impl FnMut(&[u8]) -> bool) {
+    let stride = meta.stride.max(1);
+    let (mut from, mut to) = (0, 0);
+    while from < meta.len {
+        let end = (from + stride).min(meta.len);
+        if buf.get(from..end).is_some_and(&mut keep) {
+            buf.copy_within(from..end, to);
+            to += end - from;
+        }
+        from = end;
+    }
+    meta.len = to;
+}
+
+impl fmt::Debug for FilteringSocket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CountingSocket").field("inner", &self.inner).finish_non_exhaustive()
+        f.debug_struct("FilteringSocket").field("inner", &self.inner).finish_non_exhaustive()
     }
 }
 
-impl AsyncUdpSocket for CountingSocket {
+impl AsyncUdpSocket for FilteringSocket {
     fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
         Arc::clone(&self.inner).create_io_poller()
     }
@@ -95,7 +159,14 @@ impl AsyncUdpSocket for CountingSocket {
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
         let received = ready!(self.inner.poll_recv(cx, bufs, meta))?;
-        for (buf, meta) in bufs.iter().zip(meta.iter()).take(received) {
+        for (buf, meta) in bufs.iter_mut().zip(meta.iter_mut()).take(received) {
+            if let Some(filter) = &self.filter {
+                self.turn_away(filter, buf, meta);
+                if meta.len == 0 && meta.stride > 0 {
+                    // Nothing is left of it, which is not the same as an empty datagram.
+                    continue;
+                }
+            }
             let filled = buf.get(..meta.len).unwrap_or_default();
             let garbage = filled.chunks(meta.stride.max(1)).filter(|datagram| self.is_garbage(datagram)).count();
             // An empty datagram has no chunk.
@@ -118,5 +189,34 @@ impl AsyncUdpSocket for CountingSocket {
 
     fn may_fragment(&self) -> bool {
         self.inner.may_fragment()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn meta(len: usize, stride: usize) -> RecvMeta {
+        RecvMeta { len, stride, ..RecvMeta::default() }
+    }
+
+    proptest! {
+        // row: NET-81
+        #[test]
+        fn what_is_kept_of_a_batch_keeps_its_order_and_its_bytes(
+            bytes in prop::collection::vec(any::<u8>(), 1..200), stride in 1usize..40, kept in any::<u64>(),
+        ) {
+            let expected: Vec<u8> = bytes.chunks(stride).enumerate()
+                .filter(|(n, _)| kept >> (n % 64) & 1 == 1).flat_map(|(_, datagram)| datagram.to_vec()).collect();
+            let mut buf = bytes.clone();
+            let mut meta = meta(bytes.len(), stride);
+            let mut n = 0;
+            retain(&mut buf, &mut meta, |_| {
+                n += 1;
+                kept >> ((n - 1) % 64) & 1 == 1
+            });
+            prop_assert_eq!(&buf[..meta.len], expected.as_slice());
+        }
     }
 }

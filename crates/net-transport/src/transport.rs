@@ -28,8 +28,9 @@ use crate::config::{TransportConfig, quinn_transport};
 use crate::connection::Connection;
 use crate::error::{TransportError, TransportSetupError};
 use crate::kex::{RecordingClient, RecordingServer};
+use crate::prefilter::{Prefilter, PrefilterParts};
 use crate::session::Sessions;
-use crate::socket::{CountingSocket, bind};
+use crate::socket::{FilteringSocket, bind};
 use crate::tls::{TlsConfigs, tls_configs};
 use crate::upgrade::UpgradeContext;
 
@@ -158,9 +159,19 @@ impl EndpointParts {
         let mut config = quinn::EndpointConfig::new(Arc::clone(&self.reset_key) as _);
         config.supported_versions(vec![1]);
         config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(cid_key)));
-        let garbage = self.config.metrics.garbage.clone();
-        let socket = CountingSocket::wrap(bind(address)?, cid_key, garbage)?;
+        let metrics = &self.config.metrics;
         let server = listens.then(|| self.server.clone());
+        let filter = server.as_ref().map(|server| {
+            Prefilter::new(PrefilterParts {
+                admission: self.config.admission.clone(),
+                gate: self.config.gate.clone(),
+                flooded: self.config.flooded.clone(),
+                crypto: Arc::clone(&server.crypto),
+                turned_away: metrics.admission_refused.clone(),
+                unanswered: metrics.admission_unanswered.clone(),
+            })
+        });
+        let socket = FilteringSocket::wrap(bind(address)?, cid_key, metrics.garbage.clone(), filter)?;
         let runtime = Arc::new(quinn::TokioRuntime);
         let mut endpoint = quinn::Endpoint::new_with_abstract_socket(config, server, socket, runtime)?;
         endpoint.set_default_client_config(self.client.clone());

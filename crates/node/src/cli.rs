@@ -47,6 +47,17 @@ pub enum Command {
         #[command(flatten)]
         asked: Asked,
     },
+    /// What flows to and from peers, by class, and how much may; changes the limits of a running node (online).
+    Bandwidth {
+        /// Mbit/s to peers from now on; 0 is no limit.
+        #[arg(long, value_name = "MBIT/S")]
+        up: Option<u64>,
+        /// Mbit/s from peers from now on; 0 is no limit.
+        #[arg(long, value_name = "MBIT/S")]
+        down: Option<u64>,
+        #[command(flatten)]
+        asked: Asked,
+    },
     /// Receipts in a node's journal (offline or online).
     #[command(subcommand)]
     Receipt(ReceiptCommand),

@@ -1,6 +1,7 @@
 //! The commands that ask, each in a file of its own.
 
 pub mod audit;
+pub mod bandwidth;
 pub mod bench;
 pub mod chain;
 pub mod channel;

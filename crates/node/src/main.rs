@@ -80,6 +80,7 @@ async fn run(cli: Cli, matches: &clap::ArgMatches) -> Result<()> {
         Command::Status(list) => command::status::run(list, datadir).await,
         Command::Netcheck(args) => command::netcheck::run(&args).await,
         Command::Peer(peer) => command::peer::run(peer, datadir).await,
+        Command::Bandwidth { up, down, asked } => command::bandwidth::run(up, down, &asked, datadir).await,
         Command::Ping { id, count, asked } => command::ping::run(&id, count, &asked, datadir).await,
         Command::Receipt(receipt) => command::receipt::run(receipt, datadir).await,
         Command::Channel(channel) => command::channel::run(channel, datadir).await,

@@ -2,6 +2,7 @@
 
 mod address;
 pub mod aggregator;
+mod budget;
 mod discovery;
 pub mod gateway;
 mod peers;
@@ -166,6 +167,7 @@ fn net_config(
     config.models = models;
     config.best_height = best_height;
     config.thresholds = thresholds(settings)?;
+    budget::apply(&mut config, role, settings)?;
     config.committee = chain.spec.genesis.validators.iter().map(|validator| validator.account).collect();
     Ok(config)
 }
@@ -219,8 +221,12 @@ pub async fn common_answer(
             if let Some(report) = base_network.discovery() {
                 value["discovery"] = discovery::to_json(&report);
             }
+            if let Some(bandwidth) = budget::to_json(base_network) {
+                value["bandwidth"] = bandwidth;
+            }
             Some(Ok(value))
         }
+        "admin_bandwidth" => Some(budget::set(base_network, params)),
         "admin_peers" => Some(Ok(peers_json(base_network))),
         other => peers::answer(base_network, other, params).await,
     }

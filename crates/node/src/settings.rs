@@ -34,6 +34,18 @@ pub struct Given {
     /// Connections that this node dials and keeps at least, as far as it knows nodes to dial.
     #[arg(long, env = "TRELLIS_OUTBOUND_MIN", value_name = "COUNT")]
     pub outbound_min: Option<u32>,
+    /// How many peers at once: `home` 50, `default` 125, `infra` 2,000; `auto` goes by the role.
+    #[arg(long, env = "TRELLIS_PROFILE", value_name = "PROFILE")]
+    pub profile: Option<String>,
+    /// Mbit/s that may be sent to peers on the Internet; 0 is no limit.
+    #[arg(long, env = "TRELLIS_BANDWIDTH_UP", value_name = "MBIT/S")]
+    pub bandwidth_up: Option<u64>,
+    /// Mbit/s that may be received from peers on the Internet; 0 is no limit.
+    #[arg(long, env = "TRELLIS_BANDWIDTH_DOWN", value_name = "MBIT/S")]
+    pub bandwidth_down: Option<u64>,
+    /// Networks that are exempt from the limits per address and from the bandwidth's, comma-separated or repeated.
+    #[arg(long, env = "TRELLIS_EXEMPT_NETWORKS", value_name = "NETWORK", value_delimiter = ',')]
+    pub exempt_networks: Option<Vec<String>>,
     /// Seconds between two discovery rounds; while connections are missing they come sooner.
     #[arg(long, env = "TRELLIS_DISCOVERY_INTERVAL_S", value_name = "SECONDS")]
     pub discovery_interval_s: Option<u32>,
@@ -118,6 +130,10 @@ pub struct Settings {
     pub dns_server: Vec<String>,
     pub discovery: Vec<String>,
     pub outbound_min: u32,
+    pub profile: String,
+    pub bandwidth_up: u64,
+    pub bandwidth_down: u64,
+    pub exempt_networks: Vec<String>,
     pub discovery_interval_s: u32,
     pub post_quantum: String,
     pub rpc: Vec<String>,
@@ -151,6 +167,10 @@ impl Default for Settings {
             dns_server: Vec::new(),
             discovery: ["book", "dns", "pex"].map(str::to_owned).to_vec(),
             outbound_min: 8,
+            profile: "auto".into(),
+            bandwidth_up: 100,
+            bandwidth_down: 100,
+            exempt_networks: Vec::new(),
             discovery_interval_s: 300,
             post_quantum: "require".into(),
             rpc: vec!["http://127.0.0.1:8545".into()],

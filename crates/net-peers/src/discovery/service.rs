@@ -153,7 +153,7 @@ impl Finder {
                     self.discovery.wake.notify_one();
                     self.lost(peer, reason);
                 }
-                Ok(PeerEvent::Refused { .. } | PeerEvent::Responded { .. })
+                Ok(PeerEvent::Refused { .. } | PeerEvent::Responded { .. } | PeerEvent::Attacked { .. })
                 | Err(broadcast::error::RecvError::Lagged(_)) => {}
                 Err(broadcast::error::RecvError::Closed) => return,
             }

@@ -87,6 +87,8 @@ pub enum Threat {
     FailedHandshake,
     /// Sent something that is not the protocol.
     Malformed,
+    /// Showed what somebody had shown before.
+    Replay,
 }
 
 impl Threat {
@@ -94,7 +96,7 @@ impl Threat {
         match self {
             Self::Flood => 1.0,
             Self::HalfOpen => 2.0,
-            Self::FailedHandshake => 4.0,
+            Self::FailedHandshake | Self::Replay => 4.0,
             Self::Malformed => 8.0,
         }
     }
@@ -144,6 +146,8 @@ impl Entry {
 #[derive(Clone, Debug, Default)]
 pub struct Nets {
     entries: HashMap<Net, Entry>,
+    /// Known peers behind an address.
+    known: HashMap<IpAddr, u32>,
 }
 
 impl Nets {
@@ -175,27 +179,33 @@ impl Nets {
         self.entry(own, now).newcomers.take(1, now)
     }
 
-    /// Something happened that nobody shows an identity for.
-    pub fn threat(&mut self, ip: IpAddr, threat: Threat, now: UnixMs) {
+    /// Something happened that nobody shows an identity for. Says whether it has become a pattern: whether the address now
+    /// has to put up with something.
+    pub fn threat(&mut self, ip: IpAddr, threat: Threat, now: UnixMs) -> bool {
+        let mut pattern = false;
         for (net, tolerance) in nets(ip).into_iter().zip([1.0, SUBNET_TOLERANCE]) {
             let entry = self.entry(net, now);
             // One banned key that hammers must not get its neighbours behind the same NAT blocked: they wait at most.
             if threat == Threat::Flood && entry.threat.now(THREAT_HALF_LIFE_MS, now) >= THREAT_THROTTLE {
+                pattern = true;
                 continue;
             }
             entry.threat.add(threat.weight() / tolerance, THREAT_HALF_LIFE_MS, now);
-            if entry.threat.now(THREAT_HALF_LIFE_MS, now) >= THREAT_BLOCK && entry.blocked_until <= now {
+            let level = entry.threat.now(THREAT_HALF_LIFE_MS, now);
+            pattern |= level >= THREAT_RETRY;
+            if level >= THREAT_BLOCK && entry.blocked_until <= now {
                 let length = BLOCK_MS_FIRST.saturating_mul(1u64 << entry.blocks.min(16)).min(BLOCK_MS_MAX);
                 entry.blocks = entry.blocks.saturating_add(1);
                 entry.blocked_until = now.plus_ms(length);
             }
         }
+        pattern
     }
 
-    /// What a first packet from there meets.
-    pub fn door(&mut self, ip: IpAddr, now: UnixMs) -> Door {
-        let nets = nets(ip);
-        let level = nets.iter().filter_map(|net| self.entries.get(net)).map(|entry| {
+    /// What first packets from there have to put up with; nothing is counted.
+    #[must_use]
+    pub fn level(&self, ip: IpAddr, now: UnixMs) -> Door {
+        let level = nets(ip).into_iter().filter_map(|net| self.entries.get(&net)).map(|entry| {
             let threat = entry.threat.now(THREAT_HALF_LIFE_MS, now);
             match () {
                 () if entry.blocked_until > now => Door::Blocked,
@@ -204,8 +214,21 @@ impl Nets {
                 () => Door::Open,
             }
         });
-        match level.max().unwrap_or(Door::Open) {
-            Door::Wait if self.take_place(ip, now) => Door::Retry,
+        let level = level.max().unwrap_or(Door::Open);
+        // Where known peers live, a neighbour's misdeeds make them wait at most.
+        if self.known.contains_key(&ip.to_canonical()) { level.min(Door::Wait) } else { level }
+    }
+
+    /// Known peers are behind these addresses, in canonical form, and behind no others.
+    pub fn replace_known(&mut self, known: &HashMap<IpAddr, u32>) {
+        self.known = known.iter().take(NETS_MAX).map(|(ip, peers)| (*ip, *peers)).collect();
+    }
+
+    /// What a first packet from there meets. A place among those that are let through is taken only once the address is
+    /// proven, so that forged sources cannot take the places of who lives there.
+    pub fn door(&mut self, ip: IpAddr, validated: bool, now: UnixMs) -> Door {
+        match self.level(ip, now) {
+            Door::Wait if !validated || self.take_place(ip, now) => Door::Retry,
             other => other,
         }
     }
@@ -261,16 +284,16 @@ mod tests {
         let (bad, good) = (ip("198.51.100.1"), ip("198.51.101.1"));
         let mut seen = Vec::new();
         for _ in 0..40 {
-            let door = nets.door(bad, UnixMs(0));
+            let door = nets.door(bad, true, UnixMs(0));
             if seen.last() != Some(&door) {
                 seen.push(door);
             }
             nets.threat(bad, Threat::FailedHandshake, UnixMs(0));
         }
         assert_eq!(seen, [Door::Open, Door::Retry, Door::Wait, Door::Blocked]);
-        assert_eq!(nets.door(good, UnixMs(0)), Door::Open);
-        assert_ne!(nets.door(bad, UnixMs(BLOCK_MS_FIRST)), Door::Blocked);
-        assert_eq!(nets.door(bad, UnixMs(20 * THREAT_HALF_LIFE_MS)), Door::Open);
+        assert_eq!(nets.door(good, true, UnixMs(0)), Door::Open);
+        assert_ne!(nets.door(bad, true, UnixMs(BLOCK_MS_FIRST)), Door::Blocked);
+        assert_eq!(nets.door(bad, true, UnixMs(20 * THREAT_HALF_LIFE_MS)), Door::Open);
     }
 
     // row: NET-54, NET-58
@@ -283,11 +306,28 @@ mod tests {
             for _ in 0..20 {
                 nets.threat(cgnat, Threat::Flood, UnixMs(second * 1_000));
             }
-            let door = nets.door(cgnat, UnixMs(second * 1_000));
+            let door = nets.door(cgnat, true, UnixMs(second * 1_000));
             assert_ne!(door, Door::Blocked);
             through += u64::from(door != Door::Wait);
         }
         assert!(through >= 9 * NEWCOMERS_PER_MINUTE, "{through} of 600");
+    }
+
+    // row: NET-50, NET-58
+    #[test]
+    fn an_address_with_known_peers_is_never_blocked_and_forged_sources_take_none_of_its_places() {
+        let mut nets = Nets::default();
+        let (home, other) = (ip("198.51.100.1"), ip("203.0.113.9"));
+        nets.replace_known(&HashMap::from([(home, 1)]));
+        for _ in 0..100 {
+            nets.threat(home, Threat::HalfOpen, UnixMs(0));
+            nets.threat(other, Threat::HalfOpen, UnixMs(0));
+        }
+        assert_eq!(nets.level(other, UnixMs(0)), Door::Blocked);
+        assert_eq!(nets.level(home, UnixMs(0)), Door::Wait);
+        assert!((0..100).all(|_| nets.door(home, false, UnixMs(0)) == Door::Retry));
+        let let_in = (0..100).filter(|_| nets.door(home, true, UnixMs(0)) == Door::Retry).count() as u64;
+        assert_eq!(let_in, NEWCOMERS_AT_ONCE);
     }
 
     // row: NET-58
@@ -298,7 +338,7 @@ mod tests {
             let spread = Ipv6Addr::from_bits(0x2001_0db8_0001_0002_0000_0000_0000_0000 + n);
             nets.threat(spread.into(), Threat::Malformed, UnixMs(0));
         }
-        assert_eq!(nets.door(ip("2001:db8:1:2::ffff"), UnixMs(0)), Door::Blocked);
+        assert_eq!(nets.door(ip("2001:db8:1:2::ffff"), true, UnixMs(0)), Door::Blocked);
     }
 
     proptest! {
@@ -311,17 +351,17 @@ mod tests {
                 now += wait;
                 let from = IpAddr::from((address % 64).to_be_bytes());
                 match what {
-                    0 => nets.threat(from, Threat::HalfOpen, UnixMs(now)),
-                    1 => nets.threat(from, Threat::Malformed, UnixMs(now)),
+                    0 => drop(nets.threat(from, Threat::HalfOpen, UnixMs(now))),
+                    1 => drop(nets.threat(from, Threat::Malformed, UnixMs(now))),
                     2 => nets.key_banned(from, UnixMs(now)),
-                    3 => drop(nets.door(from, UnixMs(now))),
+                    3 => drop(nets.door(from, true, UnixMs(now))),
                     _ => drop(nets.admit_newcomer(from, UnixMs(now))),
                 }
                 prop_assert!(nets.len() <= NETS_MAX);
             }
             let later = UnixMs(now + BLOCK_MS_MAX + 60 * THREAT_HALF_LIFE_MS);
             for address in 0..64u32 {
-                prop_assert_eq!(nets.door(IpAddr::from(address.to_be_bytes()), later), Door::Open);
+                prop_assert_eq!(nets.door(IpAddr::from(address.to_be_bytes()), true, later), Door::Open);
             }
         }
     }
@@ -338,6 +378,6 @@ mod tests {
             nets.threat(IpAddr::from((0x0a00_0000 + n * 256).to_be_bytes()), Threat::Flood, UnixMs(0));
             assert!(nets.len() <= NETS_MAX);
         }
-        assert_eq!(nets.door(worst, UnixMs(0)), Door::Blocked);
+        assert_eq!(nets.door(worst, true, UnixMs(0)), Door::Blocked);
     }
 }

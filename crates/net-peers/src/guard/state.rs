@@ -40,6 +40,13 @@ pub const BANS_BEFORE_PERMANENT: u32 = 4;
 /// One step of the ladder is forgiven for each such time without an offence.
 pub const FORGIVEN_MS: u64 = 7 * 24 * 3_600_000;
 
+/// A peer that was connected for this long altogether and never banned is known, unless configured otherwise (NET-50).
+pub const PROVEN_ONLINE_MS: u64 = 600_000;
+/// So many offences and threats within [`ALARM_WINDOW_MS`] mean that this node is under attack (NET-51).
+pub const ALARM_AT: u32 = 64;
+/// The window of [`ALARM_AT`], and how long the alarm lasts after the last time it was reached, milliseconds.
+pub const ALARM_WINDOW_MS: u64 = 10_000;
+
 /// Scores below which a peer is trusted with less (NET-53).
 #[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -251,7 +258,31 @@ pub struct GuardState {
     pub(crate) thresholds: Thresholds,
     pub(crate) records: HashMap<NodeId, Record>,
     pub(crate) added: Vec<Added>,
+    /// How long a peer was connected before it is known; [`PROVEN_ONLINE_MS`] unless told otherwise.
+    pub(crate) proven_online_ms: Option<u64>,
     nets: Nets,
+    alarm: Alarm,
+}
+
+/// Notices that much is going wrong at once.
+#[derive(Clone, Copy, Debug, Default)]
+struct Alarm {
+    window: u64,
+    events: u32,
+    until: UnixMs,
+}
+
+impl Alarm {
+    fn count(&mut self, now: UnixMs) {
+        let window = now.0 / ALARM_WINDOW_MS;
+        if window != self.window {
+            (self.window, self.events) = (window, 0);
+        }
+        self.events = self.events.saturating_add(1);
+        if self.events >= ALARM_AT {
+            self.until = now.plus_ms(ALARM_WINDOW_MS);
+        }
+    }
 }
 
 impl GuardState {
@@ -337,6 +368,13 @@ impl GuardState {
         self.records.values_mut().for_each(|record| record.count_online(now));
     }
 
+    /// Counts the connected time of one identity up to now.
+    pub fn tick_one(&mut self, peer: NodeId, now: UnixMs) {
+        if let Some(record) = self.records.get_mut(&peer) {
+            record.count_online(now);
+        }
+    }
+
     /// A peer did something. The response, if it leads to one.
     pub fn report(&mut self, peer: NodeId, conduct: Conduct, now: UnixMs) -> Option<Response> {
         let thresholds = self.thresholds;
@@ -346,6 +384,8 @@ impl GuardState {
         if !conduct.is_offence() {
             return None;
         }
+        self.alarm.count(now);
+        let record = self.record(peer, now);
         record.forgive(now);
         record.offended = Some(now);
         let score = record.reputation.score(now);
@@ -381,21 +421,77 @@ impl GuardState {
         Some(response)
     }
 
-    /// Whether one more message of this class is within a peer's rate.
-    pub fn allow(&mut self, peer: NodeId, class: MessageClass, bytes: u64, now: UnixMs) -> bool {
-        if matches!(class, MessageClass::Sync | MessageClass::Work) {
+    /// Whether so many more messages of this class are within a peer's rate.
+    pub fn allow(&mut self, peer: NodeId, class: MessageClass, messages: u64, bytes: u64, now: UnixMs) -> bool {
+        if !matches!(class, MessageClass::Control | MessageClass::Gossip) {
             return true;
         }
+        let (rates, cost) = self.rates(peer, now);
+        rates.allow(class, messages, bytes, cost, now)
+    }
+
+    /// Whether one more stream is within a peer's rate.
+    pub fn allow_stream(&mut self, peer: NodeId, now: UnixMs) -> bool {
+        let (rates, cost) = self.rates(peer, now);
+        rates.allow_stream(cost, now)
+    }
+
+    /// The buckets of a peer, and how much everything costs it: more while it is throttled; and, where it has no standing,
+    /// while its network is strained or this node is under attack.
+    fn rates(&mut self, peer: NodeId, now: UnixMs) -> (&mut PeerRates, u64) {
+        let ip = self.record(peer, now).live.ip;
+        let strained = self.under_attack(now) || ip.is_some_and(|ip| self.nets.is_strained(ip, now));
         let record = self.record(peer, now);
         let throttled = record.live.throttled_until > now;
-        let strained = record.live.ip.is_some_and(|ip| self.nets.is_strained(ip, now));
-        let record = self.record(peer, now);
-        let cost = match (throttled, strained && record.reputation.score(now) < NEUTRAL) {
+        let cost = match (throttled, strained && !record.live.exempt && record.reputation.score(now) < NEUTRAL) {
             (true, _) => THROTTLED_COST,
             (false, true) => STRAINED_COST,
             (false, false) => 1,
         };
-        record.live.rates.get_or_insert_with(|| PeerRates::new(now)).allow(class, bytes, cost, now)
+        (record.live.rates.get_or_insert_with(|| PeerRates::new(now)), cost)
+    }
+
+    /// Whether much went wrong within the last seconds.
+    #[must_use]
+    pub fn under_attack(&self, now: UnixMs) -> bool {
+        self.alarm.until > now
+    }
+
+    /// Whether a peer is trusted enough that traffic is relayed for it or through it (NET-53).
+    #[must_use]
+    pub fn may_relay(&self, peer: NodeId, now: UnixMs) -> bool {
+        self.ban_of(peer, now).is_none() && self.score(peer, now) >= self.thresholds.relay
+    }
+
+    /// Whether a peer is known from before: a member of the committee, or one that was connected for long without a ban.
+    /// Call [`Self::tick`] first where the time of those connected now is to count.
+    #[must_use]
+    pub fn is_proven(&self, peer: NodeId, now: UnixMs) -> bool {
+        let long = self.proven_online_ms.unwrap_or(PROVEN_ONLINE_MS);
+        self.records.get(&peer).is_some_and(|record| {
+            let steady = record.reputation.inputs().online_ms >= long && record.bans == 0 && record.exclusions == 0;
+            let trusted = record.banned(now).is_none() && record.reputation.score(now) >= self.thresholds.relay;
+            record.live.exempt || (steady && trusted)
+        })
+    }
+
+    /// Whether a peer that is here belongs to the committee.
+    #[must_use]
+    pub fn is_exempt(&self, peer: NodeId) -> bool {
+        self.records.get(&peer).is_some_and(|record| record.live.exempt)
+    }
+
+    /// Known peers behind each address that one was last seen at, counted anew.
+    pub fn count_known(&mut self, now: UnixMs) -> HashMap<IpAddr, u32> {
+        let mut known: HashMap<IpAddr, u32> = HashMap::new();
+        for (id, record) in &self.records {
+            if let Some(ip) = record.live.ip.filter(|_| self.is_proven(*id, now)) {
+                let count = known.entry(ip.to_canonical()).or_default();
+                *count = count.saturating_add(1);
+            }
+        }
+        self.nets.replace_known(&known);
+        known
     }
 
     /// Bans an identity by hand, replacing what held before.
@@ -416,14 +512,21 @@ impl GuardState {
         record.ban.take().is_some_and(|ban| ban.holds(now))
     }
 
-    /// Something happened at an address that nobody shows an identity for.
-    pub fn threat(&mut self, ip: IpAddr, threat: Threat, now: UnixMs) {
-        self.nets.threat(ip, threat, now);
+    /// Something happened at an address that nobody shows an identity for. Says whether it has become a pattern.
+    pub fn threat(&mut self, ip: IpAddr, threat: Threat, now: UnixMs) -> bool {
+        self.alarm.count(now);
+        self.nets.threat(ip, threat, now)
     }
 
-    /// What a first packet from an address meets.
-    pub fn door(&mut self, ip: IpAddr, now: UnixMs) -> Door {
-        self.nets.door(ip, now)
+    /// What a first packet from an address meets; `validated` says whether the address is proven.
+    pub fn door(&mut self, ip: IpAddr, validated: bool, now: UnixMs) -> Door {
+        self.nets.door(ip, validated, now)
+    }
+
+    /// What first packets from an address have to put up with; nothing is counted.
+    #[must_use]
+    pub fn level(&self, ip: IpAddr, now: UnixMs) -> Door {
+        self.nets.level(ip, now)
     }
 
     /// The score of an identity; neutral where nothing is known.

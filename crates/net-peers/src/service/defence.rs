@@ -7,20 +7,21 @@ use std::time::{Duration, Instant};
 use libp2p::core::Multiaddr;
 use libp2p::multiaddr::Protocol as Part;
 use rand::Rng;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
-use trellis_net_transport::{Admit, AdmitFn};
+use trellis_net_transport::{Admission, Admit, AdmitFn};
 use trellis_primitives::NodeId;
 
-use super::{Command, NodeShared};
+use super::{Command, NodeShared, sentry};
 use crate::config::OPEN_TIMEOUT_MS;
 use crate::error::{DialError, OpenError};
 use crate::frame::{FrameError, read_frame, write_frame};
-use crate::guard::{Added, Conduct, Door, Guard, MessageClass, Pattern, Priority, Response, Threat};
+use crate::guard::{Added, Conduct, Door, Guard, Pattern, Priority, Response, Threat};
 use crate::network::{Acceptor, NetStream, Pong, Protocol};
 use crate::peer::Path;
 use crate::reason::{DisconnectReason, RefusalReason};
 use crate::redial::keep_connected;
+use crate::watch::Offence;
 
 /// Echoes frames back, for `trellis ping`.
 pub(crate) const PING: Protocol = Protocol("/trellis/ping/1");
@@ -32,10 +33,13 @@ const PING_STREAMS_MAX: usize = 64;
 const PING_IDLE_MS: u64 = 30_000;
 
 /// What the listener asks about every first packet (NET-58).
-pub(super) fn door(guard: Arc<Guard>, private_exempt: bool) -> AdmitFn {
+pub(super) fn door(guard: Arc<Guard>, admission: Admission) -> AdmitFn {
     Arc::new(move |remote: SocketAddr, validated| {
-        let Some(ip) = public(remote.ip(), private_exempt) else { return Admit::Accept };
-        match guard.door(ip) {
+        let ip = remote.ip().to_canonical();
+        if admission.exempts(ip) {
+            return Admit::Accept;
+        }
+        match guard.door(ip, validated) {
             Door::Open => Admit::Accept,
             Door::Retry if validated => Admit::Accept,
             Door::Retry => Admit::Retry,
@@ -56,7 +60,10 @@ pub(super) fn public(ip: IpAddr, private_exempt: bool) -> Option<IpAddr> {
 }
 
 /// Starts what runs beside the service: the file, the echo, the peers that a person added.
-pub(super) fn begin(shared: &Arc<NodeShared>, jitter_seed: u64) {
+pub(super) fn begin(shared: &Arc<NodeShared>, offences: mpsc::Receiver<Offence>, jitter_seed: u64) {
+    tokio::spawn(sentry::act(Arc::clone(shared), offences));
+    tokio::spawn(sentry::keep_known(Arc::clone(shared)));
+    tokio::spawn(sentry::keep_usage(Arc::clone(shared)));
     tokio::spawn(Arc::clone(&shared.guard).keep_saved(shared.ended.clone()));
     if let Ok(acceptor) = shared.streams.accept(PING) {
         tokio::spawn(serve_pings(Arc::clone(shared), acceptor));
@@ -83,7 +90,7 @@ impl NodeShared {
     }
 
     /// Takes what a peer did and ends its connections where that is the answer.
-    pub(super) fn report(&self, peer: NodeId, conduct: Conduct) {
+    pub(crate) fn report(&self, peer: NodeId, conduct: Conduct) {
         match self.guard.report(peer, conduct) {
             Some(Response::Disconnected { .. }) => self.cut(peer, DisconnectReason::InvalidMessage),
             Some(Response::Banned { .. }) => self.cut(peer, DisconnectReason::Banned),
@@ -96,7 +103,7 @@ impl NodeShared {
         for (connection, _) in self.table.lock().connections_to(peer) {
             let (done, _) = oneshot::channel();
             let refused = self.commands.try_send(Command::Close { connection, reason, done }).err();
-            if let Some(tokio::sync::mpsc::error::TrySendError::Full(command)) = refused {
+            if let Some(mpsc::error::TrySendError::Full(command)) = refused {
                 let commands = self.commands.clone();
                 tokio::spawn(async move { commands.send(command).await });
             }
@@ -107,16 +114,14 @@ impl NodeShared {
     pub(super) fn hold_against(&self, address: &str, reason: RefusalReason) {
         let threat = match reason {
             RefusalReason::Malformed => Threat::Malformed,
-            RefusalReason::BadSignature | RefusalReason::Replay | RefusalReason::IdentityChanged => {
-                Threat::FailedHandshake
-            }
+            RefusalReason::Replay => Threat::Replay,
+            RefusalReason::BadSignature | RefusalReason::IdentityChanged => Threat::FailedHandshake,
             RefusalReason::Banned => Threat::Flood,
             // Being full is not the peer's fault, nor is another network or clock.
             _ => return,
         };
-        let socket = address.parse::<Multiaddr>().ok().and_then(|address| crate::streams::socket_address(&address));
-        if let Some(ip) = socket.and_then(|socket| self.counted(socket.ip())) {
-            self.guard.threat(ip, threat);
+        if let Ok(address) = address.parse::<Multiaddr>() {
+            self.hold_threat(&address, threat);
         }
     }
 
@@ -216,7 +221,7 @@ async fn serve_pings(shared: Arc<NodeShared>, mut acceptor: Acceptor) {
         let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
         let shared = Arc::clone(&shared);
         tokio::spawn(async move {
-            if let Err(error) = echo(&shared, peer, stream).await {
+            if let Err(error) = echo(stream).await {
                 if let Some(pattern) = error.pattern() {
                     shared.report(peer, Conduct::Invalid { pattern });
                 }
@@ -227,7 +232,7 @@ async fn serve_pings(shared: Arc<NodeShared>, mut acceptor: Acceptor) {
     }
 }
 
-async fn echo(shared: &NodeShared, peer: NodeId, mut stream: NetStream) -> Result<(), FrameError> {
+async fn echo(mut stream: NetStream) -> Result<(), FrameError> {
     let idle = Duration::from_millis(PING_IDLE_MS);
     while let Ok(frame) = tokio::time::timeout(idle, read_frame(&mut stream, PING_BYTES_MAX)).await {
         let frame = match frame {
@@ -235,10 +240,6 @@ async fn echo(shared: &NodeShared, peer: NodeId, mut stream: NetStream) -> Resul
             Err(FrameError::End) => return Ok(()),
             Err(error) => return Err(error),
         };
-        if !shared.guard.allow(peer, MessageClass::Control, frame.len() as u64) {
-            shared.report(peer, Conduct::Invalid { pattern: Pattern::StreamFlood });
-            return Ok(());
-        }
         write_frame(&mut stream, &frame).await?;
     }
     Ok(())

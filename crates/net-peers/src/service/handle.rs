@@ -15,6 +15,7 @@ use trellis_primitives::NodeId;
 
 use super::shake::say_goodbye;
 use super::{Command, NodeShared};
+use crate::bandwidth::Bandwidth;
 use crate::config::{CONNECT_TIMEOUT_MS, GOODBYE_TIMEOUT_MS, HANDSHAKE_TIMEOUT_MS, OPEN_TIMEOUT_MS};
 use crate::discovery::DiscoveryReport;
 use crate::error::{AcceptError, BroadcastError, DialError, OpenError};
@@ -194,6 +195,10 @@ impl Network for NetHandle {
 
     fn report(&self, peer: NodeId, conduct: Conduct) {
         self.shared.report(peer, conduct);
+    }
+
+    fn bandwidth(&self) -> Option<Arc<Bandwidth>> {
+        Some(Arc::clone(&self.shared.bandwidth))
     }
 
     fn guard(&self) -> Arc<Guard> {

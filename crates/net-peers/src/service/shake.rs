@@ -133,6 +133,7 @@ async fn handshake(
     let hello = shared.hello()?;
     let check = |theirs: &Hello| {
         let accepted = shared.check(theirs, peer, handle.session.ip())?;
+        shared.check_crowd(peer, handle.session.ip(), handle.session.direction())?;
         handle.open_gate();
         Ok(accepted)
     };

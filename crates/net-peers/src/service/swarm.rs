@@ -12,10 +12,9 @@ use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{ConnectionId, DialError as SwarmDialError, NetworkBehaviour, SwarmEvent};
 use libp2p::{PeerId, Swarm, identify, ping};
 use libp2p_connection_limits::ConnectionLimits;
-use prometheus_client::metrics::counter::Counter;
 use tokio::sync::{mpsc, oneshot};
 use trellis_net_transport::{CloseReason, NodeTransport, TransportError};
-use trellis_primitives::{NodeId, SharedClock};
+use trellis_primitives::NodeId;
 
 use super::reach::{Reach, Reaching, RelayDoor};
 use super::shake::{Finished, Shake, ShakeError, remote_reason};
@@ -84,17 +83,15 @@ pub(super) fn build(
     transport: NodeTransport,
     identity: &Keypair,
     config: &NetConfig,
-    clock: SharedClock,
-    streams_dropped: Counter,
+    streams: Streams,
     (client, door): (libp2p::relay::client::Behaviour, &Arc<RelayDoor>),
 ) -> Result<(Swarm<Behaviour>, Arc<StreamsShared>), StartError> {
-    let NodeTransport { transport, sessions, local } = transport;
+    let NodeTransport { transport, local, .. } = transport;
     let connections_max = config.peers_max.saturating_mul(2);
     let limits = ConnectionLimits::default()
         .with_max_pending_incoming(Some(PENDING_INBOUND_MAX))
         .with_max_established(Some(connections_max))
         .with_max_established_per_peer(Some(CONNECTIONS_PER_PEER_MAX));
-    let streams = Streams::new(sessions, clock, streams_dropped);
     let shared = streams.shared();
     let identify = identify::Config::new(IDENTIFY_PROTOCOL.to_owned(), identity.public())
         .with_agent_version(config.user_agent.clone());
@@ -330,6 +327,9 @@ impl Service {
             tracing::debug!(%address, %error, "inbound connection denied");
             return;
         };
+        if let Some(error) = transport_error(error) {
+            self.shared.handshake_broke(&address, error);
+        }
         let reason = match transport_error(error) {
             Some(TransportError::Classical(_)) => RefusalReason::PolicyClassical,
             Some(TransportError::Auth(_) | TransportError::NoIdentity) => RefusalReason::BadSignature,
@@ -418,6 +418,9 @@ impl Service {
             return;
         }
         tracing::info!(%peer, %address, detail = %failure, "handshake not finished");
+        if reply.is_none() {
+            self.shared.left_unfinished(&address);
+        }
         self.shared.table.lock().handshake_failed(peer, None, self.shared.clock.now());
         if let Some(reply) = reply {
             let _ = reply.send(Err(failure.into_dial_error(address)));

@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::lazy::{Confirmed, SelectedStream};
 use super::{ConnectionHandle, GOODBYE, HANDSHAKE, OpenRequest, StreamError, StreamsShared};
+use crate::guard::Pattern;
 use crate::network::Protocol;
 
 type Reply = oneshot::Sender<Result<SelectedStream, StreamError>>;
@@ -41,12 +42,16 @@ impl Handler {
     }
 
     fn inbound(&self, protocol: Protocol, stream: Stream) {
-        let metered = self.connection.metered(SelectedStream::settled(stream));
+        let Some(peer) = self.connection.session.node_id() else { return };
+        let sentry = &self.connection.sentry;
+        let metered = self.connection.metered(SelectedStream::settled(stream), protocol, true);
         if protocol == HANDSHAKE || protocol == GOODBYE {
             let queue = if protocol == HANDSHAKE { &self.connection.handshakes } else { &self.connection.goodbyes };
             // A second one is not part of the protocol and is dropped.
-            let _ = queue.try_send(metered);
-        } else if let Some(peer) = self.connection.session.node_id() {
+            if let Err(mpsc::error::TrySendError::Full(_)) = queue.try_send(metered) {
+                sentry.tell(peer, Pattern::StreamFlood, false);
+            }
+        } else if sentry.takes_stream(peer) {
             self.shared.deliver(peer, protocol, Box::new(metered));
         }
     }

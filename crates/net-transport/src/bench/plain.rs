@@ -19,10 +19,10 @@ use trellis_crypto::HybridKey;
 
 use super::listener::{Serve, serve_stream};
 use super::{BenchConnection, BenchDialer, BenchError, BenchListener, BenchStream, Variant};
-use crate::admission::Admit;
 use crate::config::{ALPN_LIBP2P, Congestion, TransportConfig, quinn_transport};
 use crate::connection::{Connection, Stream};
 use crate::policy::Policy;
+use crate::prefilter::Gate;
 use crate::tls::tls_configs_with;
 use crate::transport::{QuicTransport, format_address};
 
@@ -56,8 +56,7 @@ pub fn trellis() -> Result<Variant, BenchError> {
 
 async fn serve_trellis(refuse: Arc<AtomicBool>, address: oneshot::Sender<Result<SocketAddr, BenchError>>) {
     let listening = trellis_config().and_then(|mut config| {
-        config.admit =
-            Some(Arc::new(move |_, _| if refuse.load(Ordering::SeqCst) { Admit::Refuse } else { Admit::Accept }));
+        config.gate = Some(Arc::new(move |_| if refuse.load(Ordering::SeqCst) { Gate::Refuse } else { Gate::Pass }));
         let mut transport = QuicTransport::new(config).map_err(|error| setup(TRELLIS, error))?;
         let listen = transport.listen_on(ListenerId::next(), format_address(ANY_PORT));
         listen.map_err(|error| setup(TRELLIS, error))?;

@@ -47,7 +47,7 @@ pub fn config(settings: &Settings, chain: &Chain, datadir: &Path) -> Result<Opti
         dns_servers,
         p2p_port: if hints.p2p_port == 0 { defaults.p2p_port } else { hints.p2p_port },
         pex: uses("pex"),
-        outbound_min: usize::try_from(settings.outbound_min).unwrap_or(usize::MAX),
+        outbound_min: usize::try_from(super::budget::outbound_min(settings)).unwrap_or(usize::MAX),
         round_ms: u64::from(settings.discovery_interval_s.max(1)) * SECOND_MS,
         ..defaults
     }))

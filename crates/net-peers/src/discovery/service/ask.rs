@@ -16,6 +16,7 @@ use crate::discovery::pex::{
 };
 use crate::discovery::{Outcome, SEEDS_MAX, Source};
 use crate::frame::{FrameError, read_message, write_message};
+use crate::guard::{Conduct, Pattern};
 use crate::network::NetStream;
 
 /// Peers asked in one round.
@@ -114,6 +115,7 @@ impl Finder {
         };
         if let Err(error) = pex::check_count(&answer) {
             self.discovery.metrics.records_invalid.inc();
+            self.shared.report(peer, Conduct::Invalid { pattern: Pattern::AddressSpam });
             return self.no_answer(peer, &error.to_string());
         }
         if answer.retry_after_ms > 0 {
@@ -151,7 +153,7 @@ impl Finder {
         let remote = self.info(peer).as_ref().and_then(remote_of);
         let (class, source) =
             (class_of(remote), remote.map_or(AddressGroup::OPERATOR, |remote| AddressGroup::of(remote.socket)));
-        let (mut taken, mut new) = (0, 0);
+        let (mut taken, mut new, mut violations) = (0, 0, 0);
         for result in results {
             match result {
                 Ok(Verified { id, record }) if id != self.shared.local_id && self.shared.guard.ban_of(id).is_none() => {
@@ -165,9 +167,14 @@ impl Finder {
                     tracing::info!(%peer, %error, "a record was not taken");
                     if error.is_violation() {
                         self.discovery.metrics.records_invalid.inc();
+                        violations += 1;
                     }
                 }
             }
+        }
+        if violations > 0 {
+            // One answer is one message, however much of it is wrong.
+            self.shared.report(peer, Conduct::Invalid { pattern: Pattern::AddressSpam });
         }
         self.book_changed();
         (taken, new)

@@ -146,9 +146,9 @@ fn a_throttled_peer_has_a_quarter_of_its_rates() {
         state.report(id(1), INVALID, NOW);
     }
     let passed =
-        |state: &mut GuardState, peer| (0..200).filter(|_| state.allow(peer, MessageClass::Control, 1, NOW)).count();
+        |state: &mut GuardState, peer| (0..200).filter(|_| state.allow(peer, MessageClass::Control, 1, 1, NOW)).count();
     assert_eq!((passed(&mut state, id(1)), passed(&mut state, id(2))), (25, 100));
-    assert!(state.allow(id(1), MessageClass::Work, u64::MAX, NOW));
+    assert!(state.allow(id(1), MessageClass::Work, 1, u64::MAX, NOW));
 }
 
 // row: NET-56
@@ -243,4 +243,55 @@ proptest! {
             prop_assert!(state.records.values().all(|record| record.reputation.is_sound()));
         }
     }
+}
+
+// row: NET-53
+#[test]
+fn below_the_threshold_nothing_is_relayed() {
+    let mut state = GuardState::default();
+    assert!(state.may_relay(id(1), NOW), "a new peer is neutral");
+    for n in 0..10 {
+        state.report(id(1), INVALID, NOW.plus_ms(n));
+    }
+    assert!(!state.may_relay(id(1), NOW.plus_ms(10)));
+    state.report(id(2), Conduct::Forged, NOW);
+    assert!(state.unban(id(2), NOW));
+    assert!(!state.may_relay(id(2), NOW), "the ban is lifted, the score is not");
+}
+
+// row: NET-50
+#[test]
+fn a_peer_is_known_after_it_was_connected_for_long_and_never_kept_out() {
+    let mut state = GuardState::default();
+    let later = NOW.plus_ms(PROVEN_ONLINE_MS);
+    for peer in [id(1), id(2)] {
+        arrive(&mut state, peer, "198.51.100.7", NOW);
+        assert!(!state.is_proven(peer, NOW));
+    }
+    for n in 0..10 {
+        state.report(id(2), INVALID, NOW.plus_ms(n));
+    }
+    state.tick(later);
+    assert!(state.is_proven(id(1), later) && !state.is_proven(id(2), later) && !state.is_proven(id(3), later));
+    assert_eq!(state.count_known(later), HashMap::from([("198.51.100.7".parse().unwrap(), 1)]));
+    state.report(id(1), Conduct::Forged, later);
+    assert!(!state.is_proven(id(1), later));
+}
+
+// row: NET-51
+#[test]
+fn under_attack_everything_costs_a_peer_of_no_standing_more_and_then_no_longer() {
+    let passed = |state: &mut GuardState, peer, now| {
+        (0..500).filter(|_| state.allow(peer, MessageClass::Control, 1, 1, now)).count() as u64
+    };
+    let mut state = GuardState::default();
+    state.report(id(1), INVALID, NOW);
+    state.report(id(2), Conduct::Valid { messages: 1_000 }, NOW);
+    for n in 0..ALARM_AT {
+        state.threat(std::net::Ipv4Addr::from(0x0808_0000 + n * 256).into(), Threat::HalfOpen, NOW);
+    }
+    assert!(state.under_attack(NOW));
+    assert_eq!(passed(&mut state, id(1), NOW), super::super::rates::CONTROL_MESSAGES_PER_MINUTE / STRAINED_COST);
+    assert_eq!(passed(&mut state, id(2), NOW), super::super::rates::CONTROL_MESSAGES_PER_MINUTE);
+    assert!(!state.under_attack(NOW.plus_ms(2 * ALARM_WINDOW_MS)));
 }

@@ -15,7 +15,7 @@ use crate::config::OPEN_TIMEOUT_MS;
 use crate::discovery::pex::{self, PexError, Verified};
 use crate::error::OpenError;
 use crate::frame::{FrameError, read_frame, write_frame};
-use crate::guard::{Conduct, MessageClass, Pattern};
+use crate::guard::{Conduct, Pattern};
 use crate::network::{Acceptor, NetStream, Protocol};
 use crate::service::NodeShared;
 
@@ -35,8 +35,6 @@ enum RecordError {
     Frame(#[from] FrameError),
     #[error("not within {OPEN_TIMEOUT_MS} ms")]
     Timeout,
-    #[error("above the peer's rate")]
-    Rate,
     #[error("of another node")]
     Other,
     #[error(transparent)]
@@ -49,7 +47,6 @@ impl RecordError {
     fn pattern(&self) -> Option<Pattern> {
         match self {
             Self::Frame(error) => error.pattern(),
-            Self::Rate => Some(Pattern::StreamFlood),
             Self::Other => Some(Pattern::Unverified),
             Self::Invalid(error) => error.is_violation().then_some(Pattern::Unverified),
             Self::Timeout | Self::Stopped => None,
@@ -130,9 +127,6 @@ async fn take_one(shared: &Arc<NodeShared>, peer: NodeId, mut stream: NetStream)
     let limit = Duration::from_millis(OPEN_TIMEOUT_MS);
     let frame = tokio::time::timeout(limit, read_frame(&mut stream, RECORD_FRAME_BYTES_MAX)).await;
     let frame = frame.map_err(|_| RecordError::Timeout)??;
-    if !shared.guard.allow(peer, MessageClass::Control, frame.len() as u64) {
-        return Err(RecordError::Rate);
-    }
     let (checker, now, bytes) = (shared.checker.clone(), shared.clock.now(), frame.clone());
     // Three signatures, one of them post-quantum, are too much work for a thread of the runtime.
     let verified = tokio::task::spawn_blocking(move || pex::verify(&bytes, &checker, now)).await;
