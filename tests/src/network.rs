@@ -276,6 +276,11 @@ impl Node {
         self.signal("-CONT");
     }
 
+    /// Ends it at once, without a goodbye.
+    pub fn kill(&self) {
+        self.signal("-KILL");
+    }
+
     /// Ends it as Ctrl-C does, with its goodbyes; fails where it does not end.
     pub fn stop(mut self) {
         self.signal("-INT");

@@ -7,8 +7,11 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 use trellis_scenarios::api::{Answer, chat, completion, watched_job};
 use trellis_scenarios::lab::Lab;
-use trellis_scenarios::lab::matrix::measure;
-use trellis_scenarios::lab::public::{CONNECT_SECONDS_MAX, OPENAI, Public, finds_a_provider, job_at};
+use trellis_scenarios::lab::matrix::{is_direct_owed, measure};
+use trellis_scenarios::lab::public::{
+    CONNECT_SECONDS_MAX, OPENAI, Public, RPC, Relay, Validator, finds_a_provider, flags_at, job_at,
+};
+use trellis_scenarios::network::Node;
 
 /// The laboratory's STUN servers: one with RFC 5780, and one at the web's port.
 const STUN: [&str; 2] = ["11.200.0.2:3478", "11.200.0.3:443"];
@@ -305,20 +308,86 @@ fn netcheck_with_bad_servers_or_no_network_says_so_in_time() {
     assert_eq!(reasons.len(), 3, "three causes, three reasons: {reasons:?}");
 }
 
-// Today a pair works where one side can be dialled; hole punching and relays will make the last one work too.
-// row: NET-43
+// row: NET-11, NET-42, NET-43
 #[test]
-fn pairs_with_an_open_home_do_a_paid_job_directly_in_both_roles() {
+fn pairs_of_homes_do_a_paid_job_directly_where_theory_allows_it_and_over_a_relay_elsewhere() {
     let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
-    let pairs =
-        [pair("open", "port-restricted"), pair("port-restricted", "open"), pair("port-restricted", "port-restricted")];
+    let pairs = [
+        pair("port-restricted", "port-restricted"),
+        pair("symmetric", "symmetric"),
+        pair("cgnat", "symmetric"),
+        pair("udp-blocked", "port-restricted"),
+    ];
     let outcomes = measure(&pairs);
     assert_eq!(outcomes.len(), pairs.len(), "{outcomes:?}");
     for outcome in outcomes {
-        let open = outcome.a == "open" || outcome.b == "open";
-        assert_eq!((outcome.reached, outcome.path.as_deref()), (open, open.then_some("direct")), "{outcome:?}");
-        assert_eq!(outcome.first_byte_ms.is_some(), open, "{outcome:?}");
+        println!("{outcome:?}");
+        let path = if is_direct_owed(&outcome.a, &outcome.b) { "direct" } else { "relay" };
+        assert!(outcome.reached && outcome.first_byte_ms.is_some(), "{outcome:?}");
+        assert_eq!(outcome.path.as_deref(), Some(path), "{outcome:?}");
     }
+}
+
+/// The address at which a node has another connected.
+fn address_of(node: &Node, peer: &Value) -> String {
+    let listed = node.trellis(&["peer", "list", "--filter", "connected", "--json"]).succeeded().json();
+    let peers = listed["peers"].as_array().unwrap();
+    let entry = peers.iter().find(|entry| entry["id"] == *peer).unwrap_or_else(|| panic!("{peer} in {listed:#}"));
+    entry["address"].as_str().unwrap().to_owned()
+}
+
+// row: NET-42
+#[test]
+fn a_relay_killed_in_the_middle_of_a_stream_costs_at_most_that_job_and_the_next_goes_over_another() {
+    let lab = Lab::up(&["symmetric", "symmetric"]);
+    let relays = [Relay::start(&lab, "11.202.0.2", 12), Relay::start(&lab, "11.202.0.3", 14)];
+    let peers = format!("{},{}", relays[0].peers, relays[1].peers);
+    let validator = Validator::start(&lab);
+    let flags = |role: &'static str, port, account, more: &[&str]| {
+        let all = ["--rpc", RPC, "--peers", &peers, "--outbound-min", "32"];
+        flags_at(role, "0.0.0.0", port, account, &[&all[..], more].concat())
+    };
+    let provider = lab.node("h1", &flags("provider", 9701, 0, &[]).words());
+    let gateway = lab.node("h2", &flags("gateway", 9702, 1, &["--http-listen", "127.0.0.1:8080"]).words());
+    assert!(finds_a_provider(&lab, "h2", connected()), "no provider over the relays");
+    let reserved = |status: &Value| {
+        let relays = status["reach"]["relays"].as_array().cloned().unwrap_or_default();
+        relays.iter().filter(|relay| relay["stage"] == "reserved").count() == 2
+    };
+    until(|| provider.status(), reserved);
+    assert!(retried(&lab, "h2", Instant::now()).is_paid_answer());
+    let way = address_of(&gateway, &provider.status()["node_id"]);
+    let used = relays.iter().find(|relay| way.contains(&relay.ip)).unwrap_or_else(|| panic!("no relay in {way}"));
+    let (began, first_piece) = mpsc::channel();
+    let (answer, killed) = std::thread::scope(|scope| {
+        let lab = &lab;
+        let body = completion("Once upon a time", LONG_JOB_TOKENS, true);
+        let job = scope.spawn(move || {
+            let mut on_piece = |pieces| {
+                if pieces == 1 {
+                    let _ = began.send(());
+                }
+            };
+            lab.inside("h2", || watched_job(OPENAI, body, &mut on_piece))
+        });
+        first_piece.recv_timeout(connected()).expect("the stream begins");
+        // The provider stands still while its relay dies, so that this is in the middle however fast the model is.
+        provider.pause();
+        assert!(!job.is_finished(), "the job was over before its relay died");
+        used.node.kill();
+        provider.resume();
+        let killed = Instant::now();
+        (job.join().unwrap(), killed)
+    });
+    let named = answer.error["code"].is_string() && answer.error["message"].is_string();
+    assert!(answer.is_paid_answer() || named, "neither finished nor failed with a cause: {answer:?}");
+    retried(&lab, "h2", killed);
+    println!(
+        "the job {}; service again {:.1} s after the relay's end",
+        if named { format!("failed: {}", answer.error["message"]) } else { "survived".to_owned() },
+        killed.elapsed().as_secs_f64()
+    );
+    drop(validator);
 }
 
 #[test]

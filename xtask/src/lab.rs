@@ -15,7 +15,29 @@ pub fn run(json: bool, wanted: &[String]) -> Result<()> {
     } else {
         print!("{}", table(&outcomes, &theory::pairs()));
     }
+    let missing = missing(&outcomes, &theory::pairs());
+    if !missing.is_empty() {
+        bail!("not as theory says: {}", missing.join("; "));
+    }
     Ok(())
+}
+
+/// The pairs that were not reached, and those without the direct path that theory allows.
+fn missing(outcomes: &[Outcome], theory: &[Pair]) -> Vec<String> {
+    let owed = |one: &Outcome| theory.iter().any(|pair| pair.a == one.a && pair.b == one.b && (pair.udp || pair.tcp));
+    let of = |one: &Outcome| match (one.reached, one.path.as_deref()) {
+        (false, _) => Some(format!("{} - {} not reached", one.a, one.b)),
+        (true, path) if path != Some("direct") && owed(one) => Some(format!("{} - {} not direct", one.a, one.b)),
+        _ => None,
+    };
+    outcomes.iter().filter_map(of).collect()
+}
+
+/// The middle of the times to a direct path, among those that began with another, in milliseconds.
+fn median_upgrade_ms(outcomes: &[Outcome]) -> Option<u64> {
+    let mut times: Vec<u64> = outcomes.iter().filter_map(|one| one.direct_ms).filter(|ms| *ms > 0).collect();
+    times.sort_unstable();
+    times.get(times.len() / 2).copied()
 }
 
 fn named(wanted: &[String]) -> Result<Vec<(String, String)>> {
@@ -37,7 +59,7 @@ fn table(outcomes: &[Outcome], theory: &[Pair]) -> String {
         theory.iter().map(|pair| ((pair.a.as_str(), pair.b.as_str()), pair.udp || pair.tcp)).collect();
     let columns: Vec<&str> = HOMES.into_iter().filter(|home| outcomes.iter().any(|one| one.b == *home)).collect();
     let mut text = format!("{:<18}", "provider \\ gateway");
-    columns.iter().for_each(|home| text.push_str(&format!("{home:<17}")));
+    columns.iter().for_each(|home| text.push_str(&format!("{home:<20}")));
     text.push('\n');
     let (mut reached, mut owed) = (0, 0);
     for row in HOMES {
@@ -52,7 +74,7 @@ fn table(outcomes: &[Outcome], theory: &[Pair]) -> String {
             let possible = direct.get(&(row, *home)).copied().unwrap_or(false);
             reached += usize::from(cell.is_some_and(|one| one.reached));
             owed += usize::from(possible && cell.is_some_and(|one| one.path.as_deref() != Some("direct")));
-            text.push_str(&format!("{:<17}", cell.map_or_else(String::new, |one| shown(one, possible))));
+            text.push_str(&format!("{:<20}", cell.map_or_else(String::new, |one| shown(one, possible))));
         }
         text.push('\n');
     }
@@ -60,12 +82,18 @@ fn table(outcomes: &[Outcome], theory: &[Pair]) -> String {
         "{reached} of {} pairs reached; {owed} have no direct path although theory allows one (tests/lab/theory.toml)\n",
         outcomes.len()
     ));
+    if let Some(ms) = median_upgrade_ms(outcomes) {
+        text.push_str(&format!("median time from a relayed to a direct path: {ms} ms\n"));
+    }
     text
 }
 
 fn shown(outcome: &Outcome, possible: bool) -> String {
     match (&outcome.path, outcome.reached) {
-        (Some(path), true) => format!("{path} {} ms", outcome.first_byte_ms.unwrap_or_default()),
+        (Some(path), true) => {
+            let upgrade = outcome.direct_ms.filter(|ms| *ms > 0).map(|ms| format!(" +{ms}")).unwrap_or_default();
+            format!("{path} {}{upgrade} ms", outcome.first_byte_ms.unwrap_or_default())
+        }
         (None, true) => "reached".into(),
         (_, false) if possible => "no (direct owed)".into(),
         (_, false) => "no (relay owed)".into(),
@@ -108,6 +136,15 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("1 of 3 pairs reached; 1 have no direct path"), "{text}");
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let mut relayed = outcome("open", "cgnat", true);
+        relayed.path = Some("relay".into());
+        let outcomes = [outcome("cgnat", "cgnat", true), outcome("symmetric", "cgnat", false), relayed];
+        let missing = missing(&outcomes, &theory::pairs());
+        assert_eq!(missing, ["symmetric - cgnat not reached", "open - cgnat not direct"]);
     }
 
     #[test]

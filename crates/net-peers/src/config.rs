@@ -6,7 +6,6 @@ use std::sync::atomic::AtomicU64;
 
 use trellis_primitives::{Address, B256, RoleSet};
 
-use trellis_net_reach::relay::budget::RelayProfile;
 use trellis_net_reach::relay::keeper::RELAYS_WANTED;
 
 use crate::bandwidth::BANDWIDTH_BYTES_PER_S;
@@ -47,6 +46,7 @@ pub const RECORD_LIFETIME_MS: u64 = 24 * 60 * 60 * 1_000;
 /// A node record is signed anew when this share of its lifetime is left (one part in this many).
 pub const RECORD_REFRESH_FRACTION: u64 = 4;
 
+pub use trellis_net_reach::relay::budget::RelayProfile;
 pub use trellis_net_transport::{AdmissionLimits, IpNet, Policy};
 
 /// What the network of one node is told.

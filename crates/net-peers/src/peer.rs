@@ -20,6 +20,7 @@ pub enum Path {
     /// Straight to the peer.
     Direct,
     /// Over a relay.
+    #[serde(rename = "relay")]
     Relayed,
     /// Inside this process, simulated.
     Simulated,
@@ -29,7 +30,7 @@ impl std::fmt::Display for Path {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Direct => "direct",
-            Self::Relayed => "relayed",
+            Self::Relayed => "relay",
             Self::Simulated => "simulated",
         })
     }
@@ -89,6 +90,8 @@ pub struct PeerInfo {
     pub mldsa_authenticated: bool,
     /// The way the packets take.
     pub path: Path,
+    /// From the first connection to the direct one, milliseconds: 0 where the first was direct, `None` while none is.
+    pub direct_after_ms: Option<u64>,
     /// Bytes received in streams.
     pub bytes_in: u64,
     /// Bytes sent in streams.

@@ -155,16 +155,17 @@ impl Table {
         if acceptance.redundant {
             // Streams go on using the older one.
             entry.connections.insert(0, connection);
-            self.settle(&key);
+            self.settle(&key, now);
             return acceptance;
         }
         entry.connections.push(connection);
         if acceptance.newly_connected {
             entry.apply(PeerInput::HandshakeAccepted, now);
         }
-        entry.connected(accepted, &handle, now);
+        let anew = acceptance.newly_connected || restarted;
+        entry.connected(accepted, &handle, anew, now);
         self.supersede(&acceptance.superseded);
-        acceptance.moved = self.settle(&key);
+        acceptance.moved = self.settle(&key, now);
         acceptance
     }
 
@@ -187,10 +188,10 @@ impl Table {
         entry.connections.retain(|id| *id != connection);
         let handshaken = entry.connections.len() < before;
         if !entry.connections.is_empty() {
-            self.settle(&key);
+            self.settle(&key, now);
             return None;
         }
-        entry.in_use = None;
+        (entry.in_use, entry.direct_after_ms) = (None, None);
         if !handshaken {
             // The handshake's own end, which comes in any case, says why; a classical peer has none.
             if matches!(key, PeerKey::Classical(_)) {

@@ -30,6 +30,8 @@ pub enum Command {
     Gateway(Box<Given>),
     /// Run an aggregator: settle receipts in batches.
     Aggregator(Box<Given>),
+    /// Run a relay: hold a place for nodes that cannot be reached, and carry their traffic.
+    Relay(Box<Given>),
     /// Show what the nodes of a data folder are doing (online).
     Status(ListArgs),
     /// Find out how others can reach this machine: UDP, addresses, NAT, port mapping, key exchange (offline).

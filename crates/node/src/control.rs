@@ -125,7 +125,7 @@ pub fn nodes_below(datadir: &Path) -> Vec<(String, PathBuf)> {
     if datadir.join("role").exists() {
         return vec![(role_of(datadir), datadir.to_path_buf())];
     }
-    ["validator", "provider", "gateway", "aggregator"]
+    ["validator", "provider", "gateway", "aggregator", "relay"]
         .iter()
         .map(|role| ((*role).to_owned(), datadir.join(role)))
         .filter(|(_, folder)| folder.join("role").exists())

@@ -7,6 +7,7 @@ mod discovery;
 pub mod gateway;
 mod peers;
 pub mod provider;
+pub mod relay;
 pub mod validator;
 
 use crate::chain::Chain;
@@ -154,7 +155,11 @@ fn net_config(
     best_height: Arc<std::sync::atomic::AtomicU64>,
 ) -> Result<NetConfig> {
     let mut config = NetConfig::new(chain.spec.genesis.chain_id, chain.spec.network_magic(), chain.genesis_hash);
-    config.listen = vec![settings.listen.clone()];
+    config.listen = settings.listen.split(',').map(|address| address.trim().to_owned()).collect();
+    config.external_addresses = settings.external.iter().filter(|address| !address.is_empty()).cloned().collect();
+    config.relays_wanted = usize::from(settings.relays);
+    config.relay = relay::profile(role, &settings.relay_profile)?;
+    config.region = relay::region(&settings.region)?;
     config.bootstrap = settings.peers.iter().filter(|peer| !peer.is_empty()).cloned().collect();
     config.policy = match settings.post_quantum.as_str() {
         "require" => Policy::Require,
@@ -218,6 +223,9 @@ pub async fn common_answer(
             let mut value = status.to_json();
             let connected = base_network.peers().iter().filter(|peer| peer.connected_since.is_some()).count();
             value["peers_connected"] = json!(connected);
+            if let Some(report) = base_network.reach() {
+                value["reach"] = crate::view::reach_json(&report);
+            }
             if let Some(report) = base_network.discovery() {
                 value["discovery"] = discovery::to_json(&report);
             }

@@ -16,9 +16,21 @@ pub struct Given {
     /// Built-in chain (`dev`) or the path of a chain_spec.toml.
     #[arg(long, env = "TRELLIS_CHAIN", value_name = "NAME|FILE")]
     pub chain: Option<String>,
-    /// UDP address that other nodes connect to.
+    /// Addresses that other nodes connect to, comma-separated: `/ip4/0.0.0.0/udp/9700/quic-v1,/ip4/0.0.0.0/tcp/9700`.
     #[arg(long, env = "TRELLIS_LISTEN", value_name = "MULTIADDR")]
     pub listen: Option<String>,
+    /// Addresses at which others reach this node whatever is found out, comma-separated.
+    #[arg(long, env = "TRELLIS_EXTERNAL", value_name = "MULTIADDR", value_delimiter = ',')]
+    pub external: Option<Vec<String>>,
+    /// Where this node is, as `eu-west`; relays of the same region are asked first.
+    #[arg(long, env = "TRELLIS_REGION", value_name = "NAME")]
+    pub region: Option<String>,
+    /// Relays that hold a place for this node while it cannot be reached otherwise; 0 for none.
+    #[arg(long, env = "TRELLIS_RELAYS", value_name = "COUNT", value_parser = clap::value_parser!(u8).range(0..=3))]
+    pub relays: Option<u8>,
+    /// Size of a relay: `infra`, `standard` or `home`.
+    #[arg(long, env = "TRELLIS_RELAY_PROFILE", value_name = "PROFILE")]
+    pub relay_profile: Option<String>,
     /// Addresses of nodes to connect to, comma-separated.
     #[arg(long, env = "TRELLIS_PEERS", value_name = "MULTIADDR", value_delimiter = ',')]
     pub peers: Option<Vec<String>>,
@@ -125,6 +137,10 @@ pub struct Place {
 pub struct Settings {
     pub chain: String,
     pub listen: String,
+    pub external: Vec<String>,
+    pub region: String,
+    pub relays: u8,
+    pub relay_profile: String,
     pub peers: Vec<String>,
     pub dns_seed: Vec<String>,
     pub dns_server: Vec<String>,
@@ -162,6 +178,10 @@ impl Default for Settings {
         Self {
             chain: "dev".into(),
             listen: "/ip4/0.0.0.0/udp/9700/quic-v1".into(),
+            external: Vec::new(),
+            region: String::new(),
+            relays: 2,
+            relay_profile: "infra".into(),
             peers: Vec::new(),
             dns_seed: Vec::new(),
             dns_server: Vec::new(),

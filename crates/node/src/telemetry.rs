@@ -11,7 +11,11 @@ const COMMAND_FILTER: &str = "error";
 /// Starts logging.
 pub fn start(json: bool, command: &Command) {
     let fallback = match command {
-        Command::Validator(_) | Command::Provider(_) | Command::Gateway(_) | Command::Aggregator(_) => NODE_FILTER,
+        Command::Validator(_)
+        | Command::Provider(_)
+        | Command::Gateway(_)
+        | Command::Aggregator(_)
+        | Command::Relay(_) => NODE_FILTER,
         _ => COMMAND_FILTER,
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(fallback));

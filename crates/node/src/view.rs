@@ -1,7 +1,7 @@
 //! Peers, receipts and channels as JSON, in the forms that commands and programs read (NET-70).
 
 use serde_json::{Value, json};
-use trellis_net_peers::PeerInfo;
+use trellis_net_peers::{PeerInfo, ReachReport};
 use trellis_net_peers::guard::{Ban, Standing, WEIGHTS};
 use trellis_primitives::{Role, UnixMs};
 
@@ -31,6 +31,7 @@ pub fn peer_json(peer: &PeerInfo) -> Value {
         "models": peer.record.as_ref().map(|record| record.models.clone()).unwrap_or_default(),
         "direction": peer.direction,
         "path": peer.path,
+        "direct_after_ms": peer.direct_after_ms,
         "key_exchange": peer.key_exchange,
         "mldsa_authenticated": peer.mldsa_authenticated,
         "best_height": peer.best_height,
@@ -52,6 +53,19 @@ pub fn banned_json(standing: &Standing) -> Value {
         "messages_exchanged": 0,
         "last_activity": standing.seen.to_rfc3339(),
         "capabilities": [],
+    })
+}
+
+/// The way in to a node: whether others reach it, its relays, what it relays for others.
+pub fn reach_json(report: &ReachReport) -> Value {
+    let relay = |(peer, stage, ms): &(String, _, Option<f64>)| json!({"peer_id": peer, "stage": stage, "latency_ms": ms});
+    json!({
+        "reachability": report.reachability,
+        "confirmed": report.confirmed,
+        "relays": report.relays.iter().map(relay).collect::<Vec<_>>(),
+        "circuits": report.circuits,
+        "reservations_given": report.reservations_given,
+        "circuits_carried": report.circuits_carried,
     })
 }
 

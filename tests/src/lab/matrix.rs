@@ -1,16 +1,26 @@
 //! Every kind of home against every other: a provider at one, a gateway at the other, and a paid, streamed job between them.
 
 use super::Lab;
-use super::public::{PUBLIC, RPC, finds_a_provider, flags_at, job_at, p2p};
-use super::theory::HOMES;
+use super::public::{
+    PUBLIC, RPC, Relay, finds_a_provider, flags_at, job_at, listens_everywhere, p2p, without_listen,
+};
+use super::theory::{self, HOMES};
 use crate::api::chat;
 use crate::network::Node;
 use serde::Serialize;
 use serde_json::Value;
 use std::time::{Duration, Instant};
 
-/// A pair counts as not reached after this, in seconds: a dial's limit is 10 s, and so long a dead connection stays unseen.
-const UNREACHED_SECONDS: u64 = 15;
+/// A pair counts as not reached after this, in seconds: relays have to be found, and a loaded machine is slow.
+const UNREACHED_SECONDS: u64 = 40;
+/// A direct path that theory allows is waited for so long after the job, in seconds.
+const DIRECT_SECONDS: u64 = 30;
+/// Between two looks at a path, in milliseconds.
+const LOOK_MS: u64 = 250;
+/// The relay's address and test account.
+pub const RELAY_IP: &str = "11.202.0.2";
+/// The account of the relay.
+pub const RELAY_ACCOUNT: u32 = 12;
 /// Ports of the two sides at home.
 const PROVIDER_PORT: u16 = 9701;
 const GATEWAY_PORT: u16 = 9702;
@@ -61,7 +71,7 @@ pub fn measure(pairs: &[(String, String)]) -> Vec<Outcome> {
     let mut outcomes = Vec::new();
     let mut gateways = Vec::new();
     for (seller, home) in sellers.iter().enumerate() {
-        let provider = world.provider(seller);
+        let provider = world.provider(seller, home);
         if gateways.is_empty() {
             // After the first provider, so that what dials it finds it at once instead of after its backoff.
             gateways = (0..buyers.len()).map(|buyer| world.gateway(buyer)).collect::<Vec<Node>>();
@@ -79,7 +89,7 @@ struct World<'a> {
     sellers: usize,
     buyers: &'a [&'a str],
     public_peers: String,
-    _public: [Node; 2],
+    _public: [Node; 3],
 }
 
 impl<'a> World<'a> {
@@ -90,34 +100,31 @@ impl<'a> World<'a> {
         let peers = p2p(&validator);
         let flags = flags_at("aggregator", PUBLIC, 9703, 13, &["--rpc", RPC, "--peers", &peers]);
         let aggregator = lab.node("pub1", &flags.words());
-        let public_peers = format!("{peers},{}", p2p(&aggregator));
-        Self { lab, sellers, buyers, public_peers, _public: [validator, aggregator] }
+        let relay = Relay::start(lab, RELAY_IP, RELAY_ACCOUNT);
+        let public_peers = format!("{peers},{},{}", p2p(&aggregator), relay.peers);
+        Self { lab, sellers, buyers, public_peers, _public: [validator, aggregator, relay.node] }
     }
 
-    fn wan(&self, home: usize, port: u16) -> String {
-        let address = self.lab.natlab(&["wan", &format!("{}", home + 1)]);
-        format!("/ip4/{}/udp/{port}/quic-v1", address.trim())
-    }
-
-    /// The provider of a home; it dials every gateway's home, as the gateways dial the providers'.
-    fn provider(&self, seller: usize) -> Node {
-        let mut peers = self.public_peers.clone();
-        for buyer in 0..self.buyers.len() {
-            peers = format!("{peers},{}", self.wan(self.sellers + buyer, GATEWAY_PORT));
-        }
-        let more = ["--rpc", RPC, "--peers", &peers];
-        let flags = flags_at("provider", "0.0.0.0", PROVIDER_PORT, PROVIDER_ACCOUNTS[seller], &more);
-        self.lab.node(&format!("h{}", seller + 1), &flags.words())
+    /// The provider of a home. Nobody tells it of any other home.
+    fn provider(&self, seller: usize, home: &str) -> Node {
+        let flags = self.flags("provider", home, PROVIDER_PORT, PROVIDER_ACCOUNTS[seller], &[]);
+        self.lab.node(&format!("h{}", seller + 1), &flags.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
     fn gateway(&self, buyer: usize) -> Node {
-        let mut peers = self.public_peers.clone();
-        for seller in 0..self.sellers {
-            peers = format!("{peers},{}", self.wan(seller, PROVIDER_PORT));
-        }
-        let more = ["--rpc", RPC, "--peers", &peers, "--http-listen", "127.0.0.1:8080"];
-        let flags = flags_at("gateway", "0.0.0.0", GATEWAY_PORT, GATEWAY_ACCOUNTS[buyer], &more);
-        self.lab.node(&self.host(buyer), &flags.words())
+        let more = ["--http-listen", "127.0.0.1:8080"];
+        let flags = self.flags("gateway", self.buyers[buyer], GATEWAY_PORT, GATEWAY_ACCOUNTS[buyer], &more);
+        self.lab.node(&self.host(buyer), &flags.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    fn flags(&self, role: &str, home: &str, port: u16, account: u32, more: &[&str]) -> Vec<String> {
+        // An open home listens at the web's port too, as the theory's premises say.
+        let ports = if home == "open" { vec![port, 443] } else { vec![port] };
+        let everywhere = listens_everywhere("0.0.0.0", &ports);
+        // Every node of the laboratory is somebody to know.
+        let all = ["--rpc", RPC, "--peers", &self.public_peers, "--outbound-min", "32", "--listen", &everywhere];
+        let flags = without_listen(flags_at(role, "0.0.0.0", port, account, &[&all[..], more].concat()));
+        flags.words().into_iter().map(str::to_owned).collect()
     }
 
     fn host(&self, buyer: usize) -> String {
@@ -158,16 +165,32 @@ impl<'a> World<'a> {
                 return unreached;
             }
         };
-        let path = path(gateway, provider);
-        let direct_ms = (path.as_deref() == Some("direct")).then_some(0);
+        let (path, direct_ms) = settled_path(gateway, provider, is_direct_owed(home, self.buyers[buyer]));
         Outcome { reached: true, first_byte_ms: answer.first_piece_ms, path, direct_ms, ..unreached }
     }
 }
 
-/// The path that the gateway says it has to a peer.
-fn path(gateway: &Node, peer: &Value) -> Option<String> {
+/// Whether theory allows a direct path.
+pub fn is_direct_owed(a: &str, b: &str) -> bool {
+    theory::pairs().iter().any(|pair| pair.a == a && pair.b == b && (pair.udp || pair.tcp))
+}
+
+/// The path when it has come to rest: direct, or after the wait whatever it is; and how long the way to it took.
+fn settled_path(gateway: &Node, peer: &Value, direct: bool) -> (Option<String>, Option<u64>) {
+    let deadline = Instant::now() + Duration::from_secs(if direct { DIRECT_SECONDS } else { 0 });
+    loop {
+        let (path, after_ms) = path(gateway, peer);
+        if path.as_deref() == Some("direct") || Instant::now() > deadline {
+            return (path, after_ms);
+        }
+        std::thread::sleep(Duration::from_millis(LOOK_MS));
+    }
+}
+
+/// The path that the gateway says it has to a peer, and how long after the first one it became direct, in milliseconds.
+fn path(gateway: &Node, peer: &Value) -> (Option<String>, Option<u64>) {
     let listed = gateway.trellis(&["peer", "list", "--filter", "connected", "--json"]).succeeded().json();
-    let peers = listed["peers"].as_array()?;
-    let entry = peers.iter().find(|entry| entry["id"] == *peer)?;
-    entry["path"].as_str().map(str::to_owned)
+    let entry = listed["peers"].as_array().and_then(|peers| peers.iter().find(|entry| entry["id"] == *peer).cloned());
+    let entry = entry.unwrap_or_default();
+    (entry["path"].as_str().map(str::to_owned), entry["direct_after_ms"].as_u64())
 }

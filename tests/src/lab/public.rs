@@ -90,6 +90,60 @@ fn flags(role: &str, port: u16, account: u32, more: &[&str]) -> Flags {
     flags_at(role, PUBLIC, port, account, more)
 }
 
+/// QUIC at one port.
+fn listens_at(address: &str, port: u16) -> String {
+    format!("/ip4/{address}/udp/{port}/quic-v1")
+}
+
+/// Both transports at these ports.
+pub fn listens_everywhere(address: &str, ports: &[u16]) -> String {
+    let both = |port: &u16| format!("{},/ip4/{address}/tcp/{port}", listens_at(address, *port));
+    ports.iter().map(both).collect::<Vec<_>>().join(",")
+}
+
+/// The chain alone, on `pub1`.
+pub struct Validator {
+    _node: Node,
+}
+
+impl Validator {
+    /// Starts it.
+    pub fn start(lab: &Lab) -> Self {
+        let rpc_listen = RPC.trim_start_matches("http://");
+        Self { _node: lab.node("pub1", &flags("validator", 9700, 10, &["--rpc-listen", rpc_listen]).words()) }
+    }
+}
+
+/// A relay on a public host, also at the web's port.
+pub struct Relay {
+    /// The process.
+    pub node: Node,
+    /// Its address on the public host.
+    pub ip: String,
+    /// How homes reach it: over UDP, and over TCP at the web's port.
+    pub peers: String,
+}
+
+impl Relay {
+    /// Starts one at an address of `pub2`, which owns a whole /16, as a node of a test account of its own.
+    pub fn start(lab: &Lab, ip: &str, account: u32) -> Self {
+        let everywhere = listens_everywhere(ip, &[9700, 443]);
+        let more = ["--region", "lab", "--listen", &everywhere];
+        let node = lab.node("pub2", &without_listen(flags_at("relay", ip, 9700, account, &more)).words());
+        let peers = format!("{},/ip4/{ip}/tcp/443", listens_at(ip, 9700));
+        Self { node, ip: ip.to_owned(), peers }
+    }
+}
+
+/// Leaves out the first `--listen`, which a later one replaces.
+pub fn without_listen(flags: Flags) -> Flags {
+    let Flags(mut words) = flags;
+    if let Some(at) = words.iter().position(|word| word == "--listen") {
+        words.drain(at..=at + 1);
+    }
+    Flags(words)
+}
+
 /// Arguments of a role that listens at an address.
 pub fn flags_at(role: &str, address: &str, port: u16, account: u32, more: &[&str]) -> Flags {
     let mut words = vec![
@@ -97,7 +151,7 @@ pub fn flags_at(role: &str, address: &str, port: u16, account: u32, more: &[&str
         "--chain".into(),
         "dev".into(),
         "--listen".into(),
-        format!("/ip4/{address}/udp/{port}/quic-v1"),
+        listens_at(address, port),
         "--metrics-listen".into(),
         "off".into(),
         "--dev-account".into(),

@@ -135,6 +135,7 @@ impl SimHandle {
             key_exchange: "simulated".to_owned(),
             mldsa_authenticated: false,
             path: Path::Simulated,
+            direct_after_ms: None,
             bytes_in: counters.bytes_in.load(Ordering::Relaxed),
             bytes_out: counters.bytes_out.load(Ordering::Relaxed),
             messages_in: counters.messages_in.load(Ordering::Relaxed),

@@ -62,6 +62,7 @@ pub(super) struct Entry {
     pub(super) refusal: Option<RefusalReason>,
     session: Option<SessionFacts>,
     connected_since: Option<UnixMs>,
+    pub(super) direct_after_ms: Option<u64>,
 }
 
 struct SessionFacts {
@@ -87,6 +88,7 @@ impl Entry {
             refusal: None,
             session: None,
             connected_since: None,
+            direct_after_ms: None,
         }
     }
 
@@ -128,18 +130,27 @@ impl Entry {
         });
     }
 
+    /// The connection in use is direct now, or it is not.
+    pub(super) fn took_way(&mut self, relayed: bool, now: UnixMs) {
+        let since = self.connected_since.unwrap_or(now);
+        self.direct_after_ms = (!relayed).then(|| self.direct_after_ms.unwrap_or_else(|| now.ms_since(since)));
+    }
+
     /// Since when the connected peer has had no stream; `None` while it has one.
     pub(super) fn idle_since(&self) -> Option<UnixMs> {
         // What a former connection did does not make a new one old.
         self.counters.idle_since().map(|since| self.connected_since.map_or(since, |connected| connected.max(since)))
     }
 
-    pub(super) fn connected(&mut self, accepted: Accepted, handle: &Arc<ConnectionHandle>, now: UnixMs) {
+    /// A handshake was accepted; `anew` if no connection of the same life of the peer stood before.
+    pub(super) fn connected(&mut self, accepted: Accepted, handle: &Arc<ConnectionHandle>, anew: bool, now: UnixMs) {
         let address = std::mem::take(&mut self.address);
         self.adopt(handle, address);
         self.agent.clone_from(&accepted.user_agent);
         self.accepted = Some(accepted);
-        self.connected_since = Some(now);
+        if anew {
+            (self.connected_since, self.direct_after_ms) = (Some(now), None);
+        }
         self.counters.touch(now);
     }
 
@@ -177,6 +188,7 @@ impl Entry {
             key_exchange: session.map(|session| session.key_exchange.clone()).unwrap_or_default(),
             mldsa_authenticated: session.is_some_and(|session| session.mldsa_authenticated),
             path: session.map_or(Path::Direct, |session| session.path),
+            direct_after_ms: self.direct_after_ms,
             bytes_in: counters.bytes_in.load(Ordering::Relaxed),
             bytes_out: counters.bytes_out.load(Ordering::Relaxed),
             messages_in: counters.messages_in.load(Ordering::Relaxed),

@@ -66,10 +66,10 @@ impl Table {
 
     /// Puts the connections to a peer into order after they have changed; what is shown of it follows. `true` if streams go
     /// another way from now on.
-    pub(super) fn settle(&mut self, key: &PeerKey) -> bool {
+    pub(super) fn settle(&mut self, key: &PeerKey, now: UnixMs) -> bool {
         let PeerKey::Node(peer) = key else { return false };
         let choices = self.choices(*peer);
-        let Some(kept) = choices.last().map(|choice| choice.connection) else { return false };
+        let Some((kept, relayed)) = choices.last().map(|choice| (choice.connection, choice.relayed)) else { return false };
         let handle = self.connections.get(&kept).map(|(_, handle)| Arc::clone(handle));
         let address = self.routes.get(&kept).map(|route| route.address.clone());
         let Some(entry) = self.entries.get_mut(key) else { return false };
@@ -77,6 +77,7 @@ impl Table {
         let moved = entry.in_use.replace(kept).is_some_and(|before| before != kept);
         if let (Some(handle), Some(address)) = (handle, address) {
             entry.adopt(&handle, address);
+            entry.took_way(relayed, now);
         }
         moved
     }

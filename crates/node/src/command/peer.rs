@@ -196,6 +196,7 @@ async fn info(id: &str, asked: &Asked, datadir: Option<&Path>) -> Result<()> {
         "capabilities",
         "direction",
         "path",
+        "direct_after_ms",
         "key_exchange",
         "latency_ms",
         "messages_in",

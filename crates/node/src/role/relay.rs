@@ -1,0 +1,93 @@
+//! The relay: a place for nodes that cannot be reached, and a way for their traffic (NET-42).
+
+use crate::control::Admin;
+use crate::failure::Failure;
+use crate::monitor::Health;
+use crate::role::{Status, common_answer, open, serve_control, serve_metrics};
+use crate::settings::Settings;
+use crate::supervised::until_told_to_end;
+use async_trait::async_trait;
+use eyre::Result;
+use serde_json::{Value, json};
+use std::path::Path;
+use std::sync::Arc;
+use trellis_net_peers::NetworkHandle;
+use trellis_net_peers::config::{REGION_BYTES_MAX, RelayProfile};
+use trellis_primitives::Role;
+
+/// Runs a relay until it is told to end.
+///
+/// # Errors
+/// Whatever keeps it from starting, with a hint.
+pub async fn run(settings: Settings, datadir: Option<&Path>) -> Result<()> {
+    let mut base = open(Role::Relay, settings, datadir, Vec::new()).await?;
+    let health = Health::new(&mut base.registry);
+    health.set("relay", true, "relaying");
+    let registry = std::mem::take(&mut base.registry);
+    let _monitor = serve_metrics(&base.settings, registry, health, &base.status).await?;
+    let answers = Answers { network: base.network.clone(), status: Arc::clone(&base.status) };
+    let control = serve_control(&base.datadir, Arc::new(answers))?;
+    base.status.set("region", json!(base.settings.region));
+    base.status.set("ready", json!(true));
+    let cause = until_told_to_end().await;
+    tracing::info!(cause, "relay ending");
+    control.abort();
+    base.network.shutdown().await;
+    Ok(())
+}
+
+/// How large a relay a node of this role is; `None` where it is none.
+///
+/// # Errors
+/// A usage failure where the word means nothing.
+pub fn profile(role: Role, word: &str) -> Result<Option<RelayProfile>> {
+    let profile = match word {
+        "infra" => RelayProfile::Infra,
+        "standard" => RelayProfile::Standard,
+        "home" => RelayProfile::Home,
+        other => {
+            let message = format!("relay_profile is `infra`, `standard` or `home`, got {other:?}");
+            return Err(Failure::usage(message).into());
+        }
+    };
+    Ok((role == Role::Relay).then_some(profile))
+}
+
+/// A region's name as peers take it.
+///
+/// # Errors
+/// A usage failure where it is too long.
+pub fn region(name: &str) -> Result<String> {
+    if name.len() > REGION_BYTES_MAX {
+        let message = format!("region has {} bytes, at most {REGION_BYTES_MAX} are allowed", name.len());
+        return Err(Failure::usage(message).hint("a region is a short word, as eu-west").into());
+    }
+    Ok(name.to_owned())
+}
+
+struct Answers {
+    network: NetworkHandle,
+    status: Arc<Status>,
+}
+
+#[async_trait]
+impl Admin for Answers {
+    async fn call(&self, method: &str, params: Value) -> Option<Result<Value>> {
+        common_answer(&self.network, &self.status, method, &params).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // row: NET-42
+    #[test]
+    fn only_the_relays_role_relays_and_wrong_words_are_named() {
+        assert_eq!(profile(Role::Relay, "infra").expect("known"), Some(RelayProfile::Infra));
+        assert_eq!(profile(Role::Provider, "infra").expect("known"), None);
+        let error = profile(Role::Relay, "huge").expect_err("refused").to_string();
+        assert!(error.contains("relay_profile") && error.contains("huge"), "{error}");
+        assert!(region(&"x".repeat(REGION_BYTES_MAX + 1)).is_err() && region("eu-west").is_ok());
+    }
+}
