@@ -19,6 +19,8 @@ pub enum Path {
     Direct,
     /// Over a relay.
     Relayed,
+    /// Through a proxy.
+    Proxied,
     /// Inside this process, simulated.
     Simulated,
 }
@@ -28,6 +30,7 @@ impl std::fmt::Display for Path {
         f.write_str(match self {
             Self::Direct => "direct",
             Self::Relayed => "relayed",
+            Self::Proxied => "proxied",
             Self::Simulated => "simulated",
         })
     }
@@ -38,6 +41,7 @@ impl From<LinkKind> for Path {
         match kind {
             LinkKind::Quic | LinkKind::Tcp => Self::Direct,
             LinkKind::Relayed => Self::Relayed,
+            LinkKind::Proxied => Self::Proxied,
         }
     }
 }

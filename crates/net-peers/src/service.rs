@@ -1,6 +1,7 @@
 //! The thin shell: one task that owns libp2p's swarm, and the handle that everybody else holds.
 
 mod defence;
+mod dial;
 mod evict;
 mod handle;
 mod shake;
@@ -46,7 +47,7 @@ const LISTEN_TIMEOUT_MS: u64 = 5_000;
 
 /// What the service task is asked to do.
 pub(crate) enum Command {
-    Dial { address: Multiaddr, text: String, reply: oneshot::Sender<Result<NodeId, DialError>> },
+    Dial { address: Multiaddr, text: String, quiet: bool, reply: oneshot::Sender<Result<NodeId, DialError>> },
     Close { connection: ConnectionId, reason: DisconnectReason, done: oneshot::Sender<()> },
 }
 
@@ -117,6 +118,7 @@ pub async fn start_with_metrics(
     let events = broadcast::channel(EVENTS_BUFFERED_MAX).0;
     let file = config.peers_file.clone();
     let guard = Guard::open(config.thresholds, file, Arc::clone(&clock), metrics.clone(), events.clone());
+    transport.proxy.clone_from(&config.proxy);
     transport.admit = Some(defence::door(Arc::clone(&guard), config.limits.private_exempt));
     let transport = node_transport(transport, None)?;
     let (swarm, streams) =

@@ -6,6 +6,7 @@ mod discovery;
 pub mod gateway;
 mod peers;
 pub mod provider;
+mod proxy;
 pub mod validator;
 
 use crate::chain::Chain;
@@ -153,7 +154,7 @@ fn net_config(
     best_height: Arc<std::sync::atomic::AtomicU64>,
 ) -> Result<NetConfig> {
     let mut config = NetConfig::new(chain.spec.genesis.chain_id, chain.spec.network_magic(), chain.genesis_hash);
-    config.listen = vec![settings.listen.clone()];
+    proxy::configure(settings, &mut config)?;
     config.bootstrap = settings.peers.iter().filter(|peer| !peer.is_empty()).cloned().collect();
     config.policy = match settings.post_quantum.as_str() {
         "require" => Policy::Require,

@@ -63,6 +63,8 @@ pub(crate) struct Behaviour {
 
 struct PendingDial {
     address: String,
+    /// Another attempt to the same place answers for both in the table.
+    quiet: bool,
     reply: oneshot::Sender<Result<NodeId, DialError>>,
 }
 
@@ -188,12 +190,18 @@ impl Service {
 
     fn on_command(&mut self, command: Command) {
         match command {
-            Command::Dial { address, text, reply } => self.dial(address, text, reply),
+            Command::Dial { address, text, quiet, reply } => self.dial(address, text, quiet, reply),
             Command::Close { connection, reason, done } => self.close(connection, reason, Some(done)),
         }
     }
 
-    fn dial(&mut self, address: Multiaddr, text: String, reply: oneshot::Sender<Result<NodeId, DialError>>) {
+    fn dial(
+        &mut self,
+        address: Multiaddr,
+        text: String,
+        quiet: bool,
+        reply: oneshot::Sender<Result<NodeId, DialError>>,
+    ) {
         let peer = address.iter().find_map(|part| match part {
             Part::P2p(peer) => Some(peer),
             _ => None,
@@ -208,8 +216,10 @@ impl Service {
             None => DialOpts::unknown_peer_id().address(address).build(),
         };
         let connection = options.connection_id();
-        self.shared.table.lock().dialing(&text, self.shared.clock.now());
-        self.dials.insert(connection, PendingDial { address: text, reply });
+        if !quiet {
+            self.shared.table.lock().dialing(&text, self.shared.clock.now());
+        }
+        self.dials.insert(connection, PendingDial { address: text, quiet, reply });
         if let Err(error) = self.swarm.dial(options) {
             self.dial_failed(connection, &error);
         }
@@ -218,9 +228,6 @@ impl Service {
     fn dial_failed(&mut self, connection: ConnectionId, error: &SwarmDialError) {
         let Some(dial) = self.dials.remove(&connection) else { return };
         let error = dial_error(&dial.address, error);
-        if matches!(error, DialError::Unreachable { .. } | DialError::Timeout { .. }) {
-            self.shared.unreachable(&dial.address);
-        }
         let refusal = match &error {
             DialError::Refused { by, reason } => {
                 self.report_refusal(None, dial.address.clone(), *by, *reason, "");
@@ -228,7 +235,9 @@ impl Service {
             }
             _ => None,
         };
-        self.shared.table.lock().dial_failed(&dial.address, refusal, self.shared.clock.now());
+        if !dial.quiet || refusal.is_some() {
+            self.shared.table.lock().dial_failed(&dial.address, refusal, self.shared.clock.now());
+        }
         let _ = dial.reply.send(Err(error));
     }
 
