@@ -54,7 +54,7 @@ mod witness;
 
 pub use bandwidth::{BANDWIDTH_BYTES_PER_S, Bandwidth, ClassUsage, PEER_PERCENT, WORK_SHARE, Way};
 pub use broadcast::{BROADCAST_QUEUE_MESSAGES_MAX, BROADCAST_WRITE_TIMEOUT_MS};
-pub use config::{IpNet, NetConfig, Policy};
+pub use config::{IpNet, NetConfig, Policy, Proxy};
 pub use discovery::{DiscoveryConfig, DiscoveryMetrics, DiscoveryReport, DnsServer, SourceReport};
 pub use error::{AcceptError, BroadcastError, DialError, OpenError, RefusedBy, StartError};
 pub use metrics::{
@@ -68,5 +68,6 @@ pub use redial::{REDIAL_MS_MAX, REDIAL_MS_MIN};
 pub use service::{ReachReport, start, start_with_metrics};
 pub use state::PeerState;
 pub use table::{PEERS_REMEMBERED_MAX, PINS_MAX};
+pub use trellis_net_transport::is_hidden;
 pub use watch::{FRAME_BYTES_PER_S_MIN, SLOW_FRAME_MS, SLOW_WRITE_MS};
 pub use witness::Witness;

@@ -22,6 +22,8 @@ pub enum Path {
     /// Over a relay.
     #[serde(rename = "relay")]
     Relayed,
+    /// Through a proxy.
+    Proxied,
     /// Inside this process, simulated.
     Simulated,
 }
@@ -31,6 +33,7 @@ impl std::fmt::Display for Path {
         f.write_str(match self {
             Self::Direct => "direct",
             Self::Relayed => "relay",
+            Self::Proxied => "proxied",
             Self::Simulated => "simulated",
         })
     }
@@ -41,6 +44,7 @@ impl From<LinkKind> for Path {
         match kind {
             LinkKind::Quic | LinkKind::Tcp => Self::Direct,
             LinkKind::Relayed => Self::Relayed,
+            LinkKind::Proxied => Self::Proxied,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The thin shell: one task that owns libp2p's swarm, and the handle that everybody else holds.
 
 mod defence;
+mod dial;
 mod evict;
 mod handle;
 mod reach;
@@ -57,6 +58,8 @@ pub(crate) enum Command {
         /// All of the one peer; the first that answers counts.
         addresses: Vec<Multiaddr>,
         text: String,
+        /// Another attempt to the same place answers for both in the table.
+        quiet: bool,
         reply: oneshot::Sender<Result<NodeId, DialError>>,
     },
     Close {
@@ -231,6 +234,7 @@ fn transport(
     let mut transport = TransportConfig::new(keys, config.policy);
     transport.admission = admission.clone();
     transport.metrics = metrics.transport.clone();
+    transport.proxy.clone_from(&config.proxy);
     transport.admit = Some(defence::door(Arc::clone(guard), admission.clone()));
     transport.gate = Some(sentry::gate(Arc::clone(guard), admission.clone()));
     transport.flooded = Some(sentry::flooded(Arc::clone(guard)));

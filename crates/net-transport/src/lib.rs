@@ -24,6 +24,7 @@ mod metrics;
 mod node;
 mod policy;
 mod prefilter;
+mod proxy;
 mod session;
 mod socket;
 mod tcp;
@@ -38,14 +39,14 @@ pub use admission::{
 pub use auth::{AuthError, EXPORTER_BYTES, PROOF_BYTES, PROOF_VERSION, Proof, ed25519_of, proof_message};
 pub use config::{
     ALPN_LIBP2P, ALPN_TRELLIS, CLOSE_TIMEOUT_MS, CONNECT_TIMEOUT_MS, CONNECTION_WINDOW_BYTES, Congestion,
-    HANDSHAKE_TIMEOUT_MS, IDLE_TIMEOUT_MS, INITIAL_MTU_BYTES, KEEP_ALIVE_MS, PROOF_STREAMS_MAX, SEND_WINDOW_BYTES,
-    SOCKET_BUFFER_BYTES, STREAM_WINDOW_BYTES, STREAMS_PER_CONNECTION_MAX, TransportConfig, YAMUX_STREAMS_MAX,
-    YAMUX_WINDOW_BYTES,
+    HANDSHAKE_TIMEOUT_MS, IDLE_TIMEOUT_MS, INITIAL_MTU_BYTES, KEEP_ALIVE_MS, PROOF_STREAMS_MAX, PROXY_TIMEOUT_MS,
+    SEND_WINDOW_BYTES, SOCKET_BUFFER_BYTES, STREAM_WINDOW_BYTES, STREAMS_PER_CONNECTION_MAX, TransportConfig,
+    YAMUX_STREAMS_MAX, YAMUX_WINDOW_BYTES,
 };
 pub use connection::{Connection, Stream};
 pub use error::{ClassicalPeer, TransportError, TransportSetupError};
-pub use link::{LinkStream, StreamConnection};
 pub use ipnet::IpNet;
+pub use link::{LinkStream, StreamConnection};
 pub use metrics::{RefusalLabel, TransportMetrics};
 pub use node::{NodeTransport, node_transport};
 pub use policy::Policy;
@@ -53,6 +54,7 @@ pub use prefilter::{
     FIRST_PACKETS_PER_SOURCE_MAX, FIRST_PACKETS_RATIONED_MAX, FloodFn, Gate, GateFn, REFUSALS_PER_SECOND_MAX,
     REFUSALS_PER_SOURCE_MAX,
 };
+pub use proxy::{Proxy, is_hidden};
 pub use session::{CloseReason, Direction, KeyExchange, LinkKind, SESSIONS_WAITING_MAX, Session, Sessions};
 pub use transport::QuicTransport;
 pub use upgrade::libp2p_identity;

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use libp2p::PeerId;
 use libp2p::core::Multiaddr;
 use libp2p::multiaddr::Protocol as Part;
 use libp2p::swarm::ConnectionId;
@@ -16,7 +15,7 @@ use trellis_primitives::NodeId;
 use super::shake::say_goodbye;
 use super::{Command, NodeShared};
 use crate::bandwidth::Bandwidth;
-use crate::config::{CONNECT_TIMEOUT_MS, GOODBYE_TIMEOUT_MS, HANDSHAKE_TIMEOUT_MS, OPEN_TIMEOUT_MS};
+use crate::config::{GOODBYE_TIMEOUT_MS, OPEN_TIMEOUT_MS};
 use crate::discovery::DiscoveryReport;
 use crate::error::{AcceptError, BroadcastError, DialError, OpenError};
 use crate::guard::{Ban, Conduct, Guard, Priority};
@@ -25,7 +24,6 @@ use crate::peer::{PeerEvent, PeerInfo};
 use crate::reason::DisconnectReason;
 use crate::service::reach::ReachReport;
 use crate::streams::{ConnectionHandle, StreamError};
-use crate::table::route::target_of;
 
 /// Stops the service when the last handle is dropped.
 pub(super) struct NetHandle {
@@ -46,7 +44,7 @@ impl Drop for NetHandle {
 }
 
 /// Reads multiaddr text, or `IP:PORT` as a short form of it.
-fn parse_address(text: &str) -> Result<Multiaddr, DialError> {
+pub(super) fn parse_address(text: &str) -> Result<Multiaddr, DialError> {
     if let Ok(socket) = text.parse::<SocketAddr>() {
         return Ok(Multiaddr::empty().with(socket.ip().into()).with(Part::Udp(socket.port())).with(Part::QuicV1));
     }
@@ -57,39 +55,6 @@ fn parse_address(text: &str) -> Result<Multiaddr, DialError> {
 }
 
 impl NodeShared {
-    /// Dials and waits for the handshake.
-    pub(crate) async fn dial(&self, text: &str) -> Result<NodeId, DialError> {
-        if self.closing.is_cancelled() {
-            return Err(DialError::Closed);
-        }
-        let address = parse_address(text)?;
-        self.dial_each(target_of(&address), vec![address], text).await
-    }
-
-    /// Dials several addresses of one peer at once; the first that answers counts.
-    pub(crate) async fn dial_any(&self, peer: Option<PeerId>, addresses: Vec<Multiaddr>) -> Result<NodeId, DialError> {
-        let text = addresses.first().map(ToString::to_string).unwrap_or_default();
-        self.dial_each(peer, addresses, &text).await
-    }
-
-    async fn dial_each(
-        &self,
-        peer: Option<PeerId>,
-        addresses: Vec<Multiaddr>,
-        text: &str,
-    ) -> Result<NodeId, DialError> {
-        let (reply, answer) = oneshot::channel();
-        let command = Command::Dial { peer, addresses, text: text.to_owned(), reply };
-        self.commands.send(command).await.map_err(|_| DialError::Closed)?;
-        // The transport takes up to CONNECT + HANDSHAKE for TLS and its proofs, the handshake of this layer follows.
-        let timeout_ms = CONNECT_TIMEOUT_MS + 2 * HANDSHAKE_TIMEOUT_MS;
-        match tokio::time::timeout(Duration::from_millis(timeout_ms), answer).await {
-            Ok(Ok(result)) => result,
-            Ok(Err(_)) => Err(DialError::Closed),
-            Err(_) => Err(DialError::Timeout { address: text.to_owned(), timeout_ms }),
-        }
-    }
-
     pub(super) async fn open(self: Arc<Self>, peer: NodeId, protocol: Protocol) -> Result<NetStream, OpenError> {
         if self.closing.is_cancelled() {
             return Err(OpenError::Closed);
@@ -131,12 +96,18 @@ impl Network for NetHandle {
 
     fn listen_addresses(&self) -> Vec<String> {
         let peer = self.shared.local_peer;
-        let listening = self.shared.listening.lock();
-        listening.iter().map(|address| address.clone().with(Part::P2p(peer)).to_string()).collect()
+        let mut listening = self.shared.listening.lock().clone();
+        // QUIC first: it is what a dialer tries first.
+        listening.sort_by_key(|address| !address.iter().any(|part| part == Part::QuicV1));
+        listening.into_iter().map(|address| address.with(Part::P2p(peer)).to_string()).collect()
     }
 
     async fn dial(&self, address: &str) -> Result<NodeId, DialError> {
         self.shared.dial(address).await
+    }
+
+    fn proxied(&self) -> bool {
+        self.shared.config.proxy.is_some()
     }
 
     async fn open(&self, peer: NodeId, protocol: Protocol) -> Result<NetStream, OpenError> {
