@@ -65,5 +65,5 @@ pub use redial::{REDIAL_MS_MAX, REDIAL_MS_MIN};
 pub use service::{start, start_with_metrics};
 pub use state::PeerState;
 pub use table::{PEERS_REMEMBERED_MAX, PINS_MAX};
-pub use watch::{FRAME_BYTES_PER_S_MIN, SLOW_FRAME_MS, SLOW_WRITE_MS};
+pub use watch::{CONTROL_STREAMS_PER_PEER_MAX, FRAME_BYTES_PER_S_MIN, SLOW_FRAME_MS, SLOW_WRITE_MS};
 pub use witness::Witness;
