@@ -69,5 +69,5 @@ pub use service::{ReachReport, start, start_with_metrics};
 pub use state::PeerState;
 pub use table::{PEERS_REMEMBERED_MAX, PINS_MAX};
 pub use trellis_net_transport::is_hidden;
-pub use watch::{FRAME_BYTES_PER_S_MIN, SLOW_FRAME_MS, SLOW_WRITE_MS};
+pub use watch::{CONTROL_STREAMS_PER_PEER_MAX, FRAME_BYTES_PER_S_MIN, SLOW_FRAME_MS, SLOW_WRITE_MS};
 pub use witness::Witness;

@@ -21,6 +21,8 @@ pub(crate) struct Counters {
     pub(crate) messages_in: AtomicU64,
     pub(crate) messages_out: AtomicU64,
     pub(crate) streams: AtomicU64,
+    /// Of these, streams of the peer's for control messages.
+    pub(crate) control_streams: AtomicU64,
     last_activity_ms: AtomicU64,
     last_stream_ms: AtomicU64,
 }

@@ -31,10 +31,11 @@ use self::lazy::SelectedStream;
 use crate::bandwidth::PeerBudget;
 use crate::config::ACCEPT_QUEUE_STREAMS_MAX;
 use crate::error::AcceptError;
+use crate::guard::{MessageClass, Pattern};
 use crate::meter::{Counters, LiveStreams, Metered};
 use crate::network::{Acceptor, NetStream, NetStreamSlot, Protocol};
 use crate::table::PEERS_REMEMBERED_MAX;
-use crate::watch::{Sentry, Watch};
+use crate::watch::{ControlPlace, Sentry, Watch};
 
 /// The protocol of the handshake (NET-20).
 pub(crate) const HANDSHAKE: Protocol = Protocol("/trellis/handshake/1");
@@ -101,14 +102,37 @@ impl ConnectionHandle {
             mpsc::error::TrySendError::Closed(_) => StreamError::Lost("connection closed".to_owned()),
         })?;
         let stream = answer.await.map_err(|_| StreamError::Lost("connection closed".to_owned()))??;
-        Ok(self.metered(stream, protocol, false))
+        Ok(self.metered(stream, protocol, false, None))
     }
 
-    fn metered(&self, stream: SelectedStream, protocol: Protocol, inbound: bool) -> MeteredStream {
+    /// A stream that the peer opened, unless it opens too many.
+    fn inbound(&self, peer: NodeId, stream: SelectedStream, protocol: Protocol) -> Option<MeteredStream> {
+        if !self.sentry.takes_stream(peer) {
+            return None;
+        }
+        if MessageClass::of(protocol) != MessageClass::Control {
+            return Some(self.metered(stream, protocol, true, None));
+        }
+        let place = ControlPlace::take(&self.counters);
+        if place.is_none() {
+            self.sentry.tell(peer, Pattern::StreamFlood, false);
+        }
+        place.map(|place| self.metered(stream, protocol, true, Some(place)))
+    }
+
+    fn metered(
+        &self,
+        stream: SelectedStream,
+        protocol: Protocol,
+        inbound: bool,
+        place: Option<ControlPlace>,
+    ) -> MeteredStream {
         // The handshake and the goodbye are one stream each, bounded by themselves.
         let watched = self.session.node_id().filter(|_| protocol != HANDSHAKE && protocol != GOODBYE);
-        let watch = watched
-            .map(|peer| Box::new(Watch::new(Arc::clone(&self.sentry), peer, protocol, inbound, self.budget.clone())));
+        let watch = watched.map(|peer| {
+            let watch = Watch::new(Arc::clone(&self.sentry), peer, protocol, inbound, self.budget.clone());
+            Box::new(watch.holding(place))
+        });
         Metered::watched(stream.compat(), Arc::clone(&self.clock), Arc::clone(&self.counters), watch).on(&self.live)
     }
 }

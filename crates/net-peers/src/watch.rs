@@ -7,6 +7,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use trellis_primitives::NodeId;
 
 use crate::bandwidth::{Allowance, Bandwidth, PeerBudget, Way};
 use crate::guard::{Guard, MessageClass, Pattern};
+use crate::meter::Counters;
 use crate::network::Protocol;
 
 /// A frame that has begun has to be there within this time, and longer ones within that of [`FRAME_BYTES_PER_S_MIN`].
@@ -24,6 +26,8 @@ pub const SLOW_FRAME_MS: u64 = 30_000;
 pub const FRAME_BYTES_PER_S_MIN: u64 = 16 * 1024;
 /// A peer that takes nothing of what is written to it for this long is slow.
 pub const SLOW_WRITE_MS: u64 = 60_000;
+/// Streams for control messages that one peer may hold open; what serves them has places for every peer's.
+pub const CONTROL_STREAMS_PER_PEER_MAX: u64 = 8;
 /// Offences that wait for the service; what comes while so many wait adds nothing to them.
 pub(crate) const OFFENCES_WAITING_MAX: usize = 1_024;
 
@@ -66,6 +70,24 @@ impl Sentry {
     }
 }
 
+/// A place among a peer's streams for control messages; dropping it frees the place.
+pub(crate) struct ControlPlace(Arc<Counters>);
+
+impl ControlPlace {
+    /// A place, if one is left.
+    pub(crate) fn take(counters: &Arc<Counters>) -> Option<Self> {
+        let place = Self(Arc::clone(counters));
+        let taken = counters.control_streams.fetch_add(1, Ordering::Relaxed);
+        (taken < CONTROL_STREAMS_PER_PEER_MAX).then_some(place)
+    }
+}
+
+impl Drop for ControlPlace {
+    fn drop(&mut self) {
+        self.0.control_streams.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// The watch on one stream.
 pub(crate) struct Watch {
     sentry: Arc<Sentry>,
@@ -79,6 +101,8 @@ pub(crate) struct Watch {
     up: Allowance,
     reading: Patience,
     writing: Patience,
+    /// Held only to be dropped.
+    _place: Option<ControlPlace>,
 }
 
 impl Watch {
@@ -100,7 +124,14 @@ impl Watch {
             up: Allowance::default(),
             reading: Patience::default(),
             writing: Patience::default(),
+            _place: None,
         }
+    }
+
+    /// The stream holds a place among its peer's.
+    pub(crate) fn holding(mut self, place: Option<ControlPlace>) -> Self {
+        self._place = place;
+        self
     }
 
     /// Ready with how many bytes may be moved now.

@@ -263,3 +263,117 @@ async fn a_damaged_file_is_set_aside_and_the_node_starts() {
     let text = std::fs::read_to_string(folder.path().join("peers.json")).unwrap();
     assert!(text.contains("\"cause\": \"operator\""), "{text}");
 }
+
+// row: NET-17, NET-55
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_does_not_read_its_broadcasts_delays_nobody_and_is_let_go() {
+    const MESSAGES: u32 = 200;
+    const WORK: trellis_net_peers::Protocol = trellis_net_peers::Protocol("/trellis/work/1");
+    let (alice, metrics) = node_with(1, config()).await;
+    let (slow, quick) = (node(2).await, node(3).await);
+    let (mut at_slow, mut at_quick) = (slow.accept(WORK).unwrap(), quick.accept(WORK).unwrap());
+    let mut events = alice.events();
+    for net in [&slow, &quick] {
+        alice.dial(&address(net)).await.unwrap();
+    }
+    let reading = tokio::spawn(async move {
+        let (_, mut stream) = at_quick.next().await.unwrap();
+        for n in 0..MESSAGES {
+            let frame = trellis_net_peers::frame::read_frame(&mut stream, 300_000).await.unwrap();
+            assert_eq!(frame[..4], n.to_be_bytes());
+        }
+    });
+    for n in 0..MESSAGES {
+        let mut message = vec![0; 256 * 1024];
+        message[..4].copy_from_slice(&n.to_be_bytes());
+        let report = alice.broadcast(&[id(2), id(3)], WORK, message.into()).await;
+        assert_eq!(report.queued, [id(2), id(3)]);
+    }
+    tokio::time::timeout(PATIENCE, reading).await.expect("the quick one has everything").unwrap();
+    let _never_read = at_slow.next().await.unwrap();
+    assert_eq!(disconnected(&mut events).await, DisconnectReason::TooSlow);
+    assert_eq!(metrics.pattern_count(Pattern::SlowPeer), 1);
+    assert!(alice.ping(id(3)).await.is_ok());
+}
+
+// row: NET-51, NET-55
+#[tokio::test]
+async fn a_flood_of_pings_is_cut_counted_and_announced() {
+    let (bob, metrics) = node_with(2, config()).await;
+    let alice = node(1).await;
+    let (mut at_alice, mut at_bob) = (alice.events(), bob.events());
+    alice.dial(&address(&bob)).await.unwrap();
+    let began = Instant::now();
+    while alice.peers().iter().any(|peer| peer.state == PeerState::Connected) {
+        assert!(began.elapsed() < PATIENCE, "the flood goes on");
+        let Ok(mut stream) = alice.open(id(2), trellis_net_peers::Protocol("/trellis/ping/1")).await else { continue };
+        for _ in 0..200 {
+            if trellis_net_peers::frame::write_frame(&mut stream, b"flood").await.is_err() {
+                break;
+            }
+        }
+    }
+    assert_eq!(disconnected(&mut at_alice).await, DisconnectReason::InvalidMessage);
+    assert!(metrics.pattern_count(Pattern::StreamFlood) >= 10);
+    let mut seen = Vec::new();
+    while let Ok(event) = at_bob.try_recv() {
+        if let PeerEvent::Attacked { pattern, peer, .. } = event {
+            seen.push((pattern, peer));
+        }
+    }
+    assert!(seen.contains(&(Pattern::StreamFlood, Some(id(1)))), "{seen:?}");
+}
+
+// row: NET-50
+#[tokio::test]
+async fn some_places_are_kept_for_peers_that_this_node_dials() {
+    let mut small = config();
+    small.peers_max = 8;
+    small.discovery = Some(trellis_net_peers::DiscoveryConfig { outbound_min: 5, ..Default::default() });
+    let (hub, _) = node_with(1, small).await;
+    let mut inbound = Vec::new();
+    for seed in 10..17 {
+        let net = node(seed).await;
+        inbound.push((net.dial(&address(&hub)).await.is_ok(), net));
+    }
+    assert_eq!(inbound.iter().filter(|(in_, _)| *in_).count(), 6, "a quarter is kept");
+    let (mine, also_mine) = (node(20).await, node(21).await);
+    assert_eq!(hub.dial(&address(&mine)).await, Ok(id(20)));
+    assert_eq!(hub.dial(&address(&also_mine)).await, Ok(id(21)));
+}
+
+// row: NET-18
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_real_stream_keeps_to_the_bandwidth_that_is_set_while_it_runs() {
+    use tokio::io::AsyncWriteExt;
+    const JOB: trellis_net_peers::Protocol = trellis_net_peers::Protocol("/trellis/job/1");
+    let mut counted = config();
+    // Loopback is exempt otherwise.
+    counted.limits.private_exempt = false;
+    counted.limits.per_ip_max = 100;
+    counted.limits.per_subnet_max = 100;
+    let (alice, _) = node_with(1, counted).await;
+    let bob = node(2).await;
+    let mut accept = bob.accept(JOB).unwrap();
+    alice.dial(&address(&bob)).await.unwrap();
+    let bandwidth = alice.bandwidth().unwrap();
+    bandwidth.set_rate(trellis_net_peers::Way::Up, 1_000_000);
+    let mut stream = alice.open(id(2), JOB).await.unwrap();
+    stream.write_all(&[0; 4]).await.unwrap();
+    let (_, mut far) = accept.next().await.unwrap();
+    let reading = tokio::spawn(async move { tokio::io::copy(&mut far, &mut tokio::io::sink()).await });
+    let began = Instant::now();
+    stream.write_all(&vec![0; 3_000_000]).await.unwrap();
+    let slow = began.elapsed();
+    // A peer has at most four fifths of the line; the bucket gives a quarter of a second for nothing.
+    assert!(slow > Duration::from_secs(2), "{slow:?}");
+    bandwidth.set_rate(trellis_net_peers::Way::Up, 0);
+    stream.write_all(&vec![0; 3_000_000]).await.unwrap();
+    stream.shutdown().await.unwrap();
+    drop(stream);
+    assert_eq!(tokio::time::timeout(PATIENCE, reading).await.unwrap().unwrap().unwrap(), 6_000_004);
+    let work = |usage: Vec<(trellis_net_peers::guard::MessageClass, trellis_net_peers::ClassUsage)>| {
+        usage.into_iter().find(|(class, _)| class.name() == "work").unwrap().1.up_bytes
+    };
+    until("what flowed is shown", || work(bandwidth.usage()) >= 6_000_000).await;
+}

@@ -27,8 +27,8 @@ pub const SHORT_ROUND_MS_MAX: u64 = 60_000;
 const WAKE_MS: u64 = 200;
 /// Between two looks whether the book has to be saved.
 const SAVE_MS: u64 = 10_000;
-/// Questions of peers answered at once.
-const ANSWERS_AT_ONCE_MAX: usize = 32;
+/// Questions of peers answered at once; one peer has few streams for them, so that none can take the places of all.
+const ANSWERS_AT_ONCE_MAX: usize = 256;
 
 /// Discovery with the node that it works for.
 #[derive(Clone)]

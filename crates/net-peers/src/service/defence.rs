@@ -27,8 +27,8 @@ use crate::watch::Offence;
 pub(crate) const PING: Protocol = Protocol("/trellis/ping/1");
 /// Bytes of a ping.
 const PING_BYTES_MAX: usize = 64;
-/// Ping streams that are served at once.
-const PING_STREAMS_MAX: usize = 64;
+/// Ping streams that are served at once; one peer has few of them, so that none can take those of all.
+const PING_STREAMS_MAX: usize = 1_024;
 /// A ping stream that says nothing for this long is closed.
 const PING_IDLE_MS: u64 = 30_000;
 

@@ -43,15 +43,15 @@ impl Handler {
 
     fn inbound(&self, protocol: Protocol, stream: Stream) {
         let Some(peer) = self.connection.session.node_id() else { return };
-        let sentry = &self.connection.sentry;
-        let metered = self.connection.metered(SelectedStream::settled(stream), protocol, true);
+        let stream = SelectedStream::settled(stream);
         if protocol == HANDSHAKE || protocol == GOODBYE {
             let queue = if protocol == HANDSHAKE { &self.connection.handshakes } else { &self.connection.goodbyes };
             // A second one is not part of the protocol and is dropped.
-            if let Err(mpsc::error::TrySendError::Full(_)) = queue.try_send(metered) {
-                sentry.tell(peer, Pattern::StreamFlood, false);
+            let queued = queue.try_send(self.connection.metered(stream, protocol, true, None));
+            if let Err(mpsc::error::TrySendError::Full(_)) = queued {
+                self.connection.sentry.tell(peer, Pattern::StreamFlood, false);
             }
-        } else if sentry.takes_stream(peer) {
+        } else if let Some(metered) = self.connection.inbound(peer, stream, protocol) {
             self.shared.deliver(peer, protocol, Box::new(metered));
         }
     }

@@ -1,5 +1,3 @@
-use std::sync::atomic::Ordering;
-
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use trellis_primitives::{ManualClock, UnixMs};
 
@@ -187,4 +185,15 @@ async fn a_watched_stream_counts_as_any_other() {
     assert_eq!(counters.messages_in.load(Ordering::Relaxed), 1);
     assert_eq!(counters.messages_out.load(Ordering::Relaxed), 1);
     assert_eq!(counters.bytes_in.load(Ordering::Relaxed), 12);
+}
+
+// row: NET-55, NET-56
+#[test]
+fn a_peer_holds_few_places_for_control_messages_and_gives_them_back() {
+    let counters = Arc::<Counters>::default();
+    let held: Vec<ControlPlace> =
+        (0..CONTROL_STREAMS_PER_PEER_MAX + 5).filter_map(|_| ControlPlace::take(&counters)).collect();
+    assert_eq!(held.len() as u64, CONTROL_STREAMS_PER_PEER_MAX);
+    drop(held);
+    assert_eq!(counters.control_streams.load(Ordering::Relaxed), 0);
 }
