@@ -11,6 +11,8 @@ pub mod address;
 pub mod book;
 pub mod dns;
 pub mod file;
+pub mod kad;
+pub mod lan;
 pub mod pex;
 mod report;
 mod service;
@@ -28,12 +30,14 @@ use trellis_crypto::file::set_aside;
 use trellis_primitives::{NodeId, UnixMs};
 
 pub use self::dns::{DnsServer, DnsServerError};
+pub use self::lan::LAN_ADDRESSES_MAX;
 pub use self::report::{DiscoveryMetrics, DiscoveryReport, Outcome, OutcomeLabels, Source, SourceLabels, SourceReport};
 pub(crate) use self::service::start;
 
 use self::address::PeerAddress;
 use self::book::Book;
 use self::dns::Seeds;
+use self::kad::store::ProviderStore;
 use self::pex::{AnswerLimiter, Records};
 use self::report::Reports;
 
@@ -63,6 +67,12 @@ pub struct DiscoveryConfig {
     pub p2p_port: u16,
     /// Whether peers are asked for addresses and answered.
     pub pex: bool,
+    /// Whether nodes on the local network are found by mDNS; only where this node listens there.
+    pub mdns: bool,
+    /// Whether providers are announced and found in the network's hash table.
+    pub kad: bool,
+    /// Where the table's records are kept; `None` keeps none over a restart.
+    pub records_file: Option<PathBuf>,
     /// Outbound connections kept.
     pub outbound_min: usize,
     /// Between two rounds, milliseconds.
@@ -80,6 +90,9 @@ impl Default for DiscoveryConfig {
             dns_servers: Vec::new(),
             p2p_port: P2P_PORT,
             pex: true,
+            mdns: true,
+            kad: true,
+            records_file: None,
             outbound_min: OUTBOUND_MIN,
             round_ms: ROUND_MS,
             feeler_ms: FEELER_MS,
@@ -89,7 +102,7 @@ impl Default for DiscoveryConfig {
 
 /// What the tasks of discovery share.
 pub(crate) struct Discovery {
-    config: DiscoveryConfig,
+    pub(crate) config: DiscoveryConfig,
     seeds: Seeds,
     book: Mutex<Book>,
     records: Mutex<Records>,
@@ -110,6 +123,10 @@ pub(crate) struct Discovery {
     dirty: AtomicBool,
     /// Something was told, or a connection was lost.
     wake: Notify,
+    /// A node entered Kademlia's routing table.
+    pub(crate) entered: Notify,
+    /// Provider records kept for others, if Kademlia is on.
+    store: Option<ProviderStore>,
     metrics: DiscoveryMetrics,
 }
 
@@ -122,6 +139,7 @@ impl Discovery {
         now: UnixMs,
         mut rng: ChaCha8Rng,
         metrics: DiscoveryMetrics,
+        store: Option<ProviderStore>,
     ) -> Self {
         let opened = config.book_file.as_ref().and_then(|path| match file::read(path, network_magic, now) {
             Ok(opened) => opened,
@@ -145,6 +163,8 @@ impl Discovery {
         sources.extend((!configured.is_empty()).then_some(Source::Config));
         sources.extend((!config.compiled_in.is_empty()).then_some(Source::CompiledIn));
         sources.extend(config.pex.then_some(Source::Pex));
+        sources.extend(config.mdns.then_some(Source::Mdns));
+        sources.extend(config.kad.then_some(Source::Kad));
         Self {
             seeds: Seeds::new(&config.dns_servers, config.p2p_port),
             reports: Mutex::new(Reports::new(configured, sources.into_iter().chain(dns))),
@@ -160,6 +180,8 @@ impl Discovery {
             rounds: AtomicU64::new(0),
             dirty: AtomicBool::new(false),
             wake: Notify::new(),
+            entered: Notify::new(),
+            store,
             metrics,
             config,
         }
@@ -172,7 +194,7 @@ impl Discovery {
         reports.set(&Source::Config, report, &self.metrics);
     }
 
-    fn report(&self, source: &Source, outcome: Outcome, addresses: usize, detail: String, at: UnixMs) {
+    pub(crate) fn report(&self, source: &Source, outcome: Outcome, addresses: usize, detail: String, at: UnixMs) {
         let report = SourceReport { source: source.to_string(), outcome, at: Some(at), addresses, detail };
         tracing::debug!(
             source = report.source,

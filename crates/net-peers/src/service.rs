@@ -1,7 +1,9 @@
 //! The thin shell: one task that owns libp2p's swarm, and the handle that everybody else holds.
 
 mod defence;
+mod dht;
 mod evict;
+mod finding;
 mod handle;
 mod shake;
 mod swarm;
@@ -21,11 +23,14 @@ use trellis_crypto::{AccountKey, HybridKey};
 use trellis_net_transport::{Admission, QuicTransport, TransportConfig, libp2p_identity};
 use trellis_primitives::{NodeId, SharedClock, UnixMs};
 
+pub(crate) use self::finding::{FindingCommand, Found};
+
 use self::evict::evict_idle;
 use self::handle::NetHandle;
 use self::swarm::Service;
 use crate::broadcast::Broadcaster;
 use crate::config::{EVENTS_BUFFERED_MAX, NetConfig};
+use crate::discovery::kad::store::ProviderStore;
 use crate::discovery::{self, Discovery};
 use crate::error::{DialError, StartError};
 use crate::guard::Guard;
@@ -48,6 +53,7 @@ const LISTEN_TIMEOUT_MS: u64 = 5_000;
 pub(crate) enum Command {
     Dial { address: Multiaddr, text: String, reply: oneshot::Sender<Result<NodeId, DialError>> },
     Close { connection: ConnectionId, reason: DisconnectReason, done: oneshot::Sender<()> },
+    Find(FindingCommand),
 }
 
 /// What the handle, the service and its tasks share.
@@ -120,12 +126,22 @@ pub async fn start_with_metrics(
     transport.admit = Some(defence::door(Arc::clone(&guard), config.limits.private_exempt));
     let transport = QuicTransport::new(transport)?;
     let sessions = transport.sessions();
-    let (swarm, streams) =
-        swarm::build(transport, sessions, &identity, &config, Arc::clone(&clock), metrics.streams_dropped.clone())?;
+    let clock_now = clock.now();
+    let store = finding::open_store(&config, identity.public().to_peer_id(), clock_now);
+    let finding = finding::build(&config, identity.public().to_peer_id(), store.clone());
+    let has_mdns = finding.has_mdns();
+    let (swarm, streams) = swarm::build(
+        transport,
+        sessions,
+        &identity,
+        &config,
+        Arc::clone(&clock),
+        metrics.streams_dropped.clone(),
+        finding,
+    )?;
     let (commands, command_queue) = mpsc::channel(COMMANDS_WAITING_MAX);
     let mut rng = rand::rngs::StdRng::from_os_rng();
     let jitter_seed = config.jitter_seed.unwrap_or_else(|| rng.random());
-    let clock_now = clock.now();
     let shared = Arc::new(NodeShared {
         local_id: keys.node_id(),
         local_peer: identity.public().to_peer_id(),
@@ -147,7 +163,7 @@ pub async fn start_with_metrics(
         listening: Mutex::default(),
         events,
         broadcaster: Broadcaster::default(),
-        discovery: open_discovery(&config, clock_now, jitter_seed, &metrics),
+        discovery: open_discovery(&config, clock_now, jitter_seed, &metrics, store),
         metrics,
         commands,
         closing: CancellationToken::new(),
@@ -167,6 +183,9 @@ pub async fn start_with_metrics(
     }
     defence::begin(&shared, jitter_seed);
     discovery::start(&shared);
+    if let Some(discovery) = &shared.discovery {
+        discovery.note_mdns(has_mdns, clock_now);
+    }
     Ok(Arc::new(NetHandle::new(shared)))
 }
 
@@ -182,10 +201,16 @@ fn record_keeper(config: &NetConfig, keys: Arc<HybridKey>, account: AccountKey) 
     }
 }
 
-fn open_discovery(config: &NetConfig, now: UnixMs, seed: u64, metrics: &NetMetrics) -> Option<Arc<Discovery>> {
+fn open_discovery(
+    config: &NetConfig,
+    now: UnixMs,
+    seed: u64,
+    metrics: &NetMetrics,
+    store: Option<ProviderStore>,
+) -> Option<Arc<Discovery>> {
     let rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
     let (told, metrics) = (config.discovery.clone()?, metrics.discovery.clone());
-    Some(Arc::new(Discovery::open(told, &config.bootstrap, config.network_magic, now, rng, metrics)))
+    Some(Arc::new(Discovery::open(told, &config.bootstrap, config.network_magic, now, rng, metrics, store)))
 }
 
 impl NodeShared {

@@ -213,6 +213,17 @@ impl Table {
         entry.accepted.as_ref().filter(|_| !entry.connections.is_empty()).map(|accepted| accepted.signed_record.clone())
     }
 
+    /// A connected peer's verified record.
+    pub(crate) fn record_of(&self, peer: NodeId) -> Option<trellis_primitives::NodeRecord> {
+        let entry = self.entries.get(&PeerKey::Node(peer))?;
+        entry.accepted.as_ref().filter(|_| !entry.connections.is_empty()).map(|accepted| accepted.record.clone())
+    }
+
+    /// The PeerId at the other end of a connection.
+    pub(crate) fn peer_id_of(&self, connection: ConnectionId) -> Option<PeerId> {
+        Some(self.connections.get(&connection)?.1.session.peer_id())
+    }
+
     /// Every handshaken connection to a peer.
     pub(crate) fn connections_to(&self, peer: NodeId) -> Vec<(ConnectionId, Arc<ConnectionHandle>)> {
         let ids = self.entries.get(&PeerKey::Node(peer)).map(|entry| entry.connections.clone()).unwrap_or_default();

@@ -159,6 +159,10 @@ impl Network for NetHandle {
         self.shared.discovery_report()
     }
 
+    async fn find_providers(&self, model: &str) -> Vec<NodeId> {
+        self.shared.find_providers(model).await
+    }
+
     fn events(&self) -> broadcast::Receiver<PeerEvent> {
         self.shared.events.subscribe()
     }

@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 use trellis_net_transport::{CloseReason, QuicTransport, Sessions, TransportError};
 use trellis_primitives::{NodeId, SharedClock};
 
+use super::finding::{Finder, Finding, FindingState};
 use super::shake::{Finished, Shake, ShakeError, remote_reason};
 use super::{Command, NodeShared};
 use crate::config::{CONNECT_TIMEOUT_MS, NetConfig, PING_INTERVAL_MS};
@@ -58,6 +59,7 @@ pub(crate) struct Behaviour {
     streams: Streams,
     identify: identify::Behaviour,
     ping: ping::Behaviour,
+    finding: Finding,
 }
 
 struct PendingDial {
@@ -73,6 +75,7 @@ pub(crate) struct Service {
     finished: mpsc::Receiver<Finished>,
     dials: HashMap<ConnectionId, PendingDial>,
     closing: HashMap<ConnectionId, (DisconnectReason, Vec<oneshot::Sender<()>>)>,
+    finding: FindingState,
 }
 
 /// The swarm of a node and the part of its streams that the handle shares.
@@ -83,6 +86,7 @@ pub(super) fn build(
     config: &NetConfig,
     clock: SharedClock,
     streams_dropped: Counter,
+    finding: Finding,
 ) -> Result<(Swarm<Behaviour>, Arc<StreamsShared>), StartError> {
     let local = transport.local_peer_id();
     let connections_max = config.peers_max.saturating_mul(2);
@@ -103,6 +107,7 @@ pub(super) fn build(
         streams,
         identify: identify::Behaviour::new(identify),
         ping: ping::Behaviour::new(ping),
+        finding,
     };
     let boxed = transport.map(|(peer, connection), _| (peer, StreamMuxerBox::new(connection))).boxed();
     let config = libp2p::swarm::Config::with_tokio_executor()
@@ -116,7 +121,13 @@ pub(super) fn build(
 impl Service {
     pub(super) fn new(swarm: Swarm<Behaviour>, shared: Arc<NodeShared>, commands: mpsc::Receiver<Command>) -> Self {
         let (finished_sender, finished) = mpsc::channel(FINISHED_WAITING_MAX);
-        Self { swarm, shared, commands, finished_sender, finished, dials: HashMap::new(), closing: HashMap::new() }
+        let (dials, closing, finding) = (HashMap::new(), HashMap::new(), FindingState::default());
+        Self { swarm, shared, commands, finished_sender, finished, dials, closing, finding }
+    }
+
+    fn finder(&mut self) -> Finder<'_> {
+        let behaviour = &mut self.swarm.behaviour_mut().finding;
+        Finder { behaviour, state: &mut self.finding, shared: &self.shared }
     }
 
     /// Binds every configured address and waits until each is up.
@@ -192,6 +203,7 @@ impl Service {
         match command {
             Command::Dial { address, text, reply } => self.dial(address, text, reply),
             Command::Close { connection, reason, done } => self.close(connection, reason, Some(done)),
+            Command::Find(command) => self.finder().on_command(command),
         }
     }
 
@@ -278,6 +290,7 @@ impl Service {
             SwarmEvent::Behaviour(BehaviourEvent::Identify(identify::Event::Received {
                 connection_id, info, ..
             })) => self.shared.table.lock().identified(connection_id, &info.agent_version),
+            SwarmEvent::Behaviour(BehaviourEvent::Finding(event)) => self.finder().on_event(event),
             _ => {}
         }
     }
@@ -395,8 +408,11 @@ impl Service {
             },
         );
         let acceptance = table.accepted(connection, accepted, self.shared.clock.now());
-        let connected = table.connected_count();
+        let (connected, peer_id) = (table.connected_count(), table.peer_id_of(connection));
         drop(table);
+        if let Some(peer_id) = peer_id {
+            self.finder().accepted(peer, peer_id);
+        }
         self.shared.metrics.accepted.inc();
         self.shared.metrics.connected.set(i64::try_from(connected).unwrap_or(i64::MAX));
         self.announce(peer, direction, &acceptance);
@@ -469,6 +485,7 @@ impl Service {
             (None, None) => DisconnectReason::NetworkError,
         };
         let mut table = self.shared.table.lock();
+        let peer_id = table.peer_id_of(connection);
         let gone = table.closed(connection, reason, self.shared.clock.now());
         let connected = table.connected_count();
         drop(table);
@@ -478,6 +495,10 @@ impl Service {
             self.shared.metrics.count_disconnected(reason);
             self.shared.guard.left(peer, reason == DisconnectReason::NetworkError);
             self.shared.broadcaster.forget(peer);
+            let banned = self.shared.guard.ban_of(peer).is_some();
+            if let Some(peer_id) = peer_id {
+                self.finder().left(&peer_id, banned);
+            }
             let _ = self.shared.events.send(PeerEvent::Disconnected { peer, reason });
         }
         for done in closed_here.map(|(_, waiting)| waiting).unwrap_or_default() {
