@@ -29,7 +29,9 @@ use tokio::sync::Notify;
 use trellis_crypto::file::set_aside;
 use trellis_primitives::{NodeId, UnixMs};
 
-pub use self::dns::{DnsServer, DnsServerError};
+use crate::handshake::Checker;
+
+pub use self::dns::{DnsConfig, DnsServer, DnsServerError};
 pub use self::lan::LAN_ADDRESSES_MAX;
 pub use self::report::{DiscoveryMetrics, DiscoveryReport, Outcome, OutcomeLabels, Source, SourceLabels, SourceReport};
 pub(crate) use self::service::start;
@@ -59,10 +61,10 @@ pub struct DiscoveryConfig {
     pub book_file: Option<PathBuf>,
     /// Addresses that came with the chain spec, multiaddr text; dialled while outbound connections are missing.
     pub compiled_in: Vec<String>,
-    /// Names of DNS seeds, at most [`SEEDS_MAX`].
+    /// DNS seeds, at most [`SEEDS_MAX`]: a name, or `trellis://NODEID@NAME` for a signed tree of that publisher alone.
     pub dns_seeds: Vec<String>,
-    /// Name servers for the seeds; none: the system's.
-    pub dns_servers: Vec<DnsServer>,
+    /// How the seeds' names are looked up.
+    pub dns: DnsConfig,
     /// The port of nodes where a DNS seed names none.
     pub p2p_port: u16,
     /// Whether peers are asked for addresses and answered.
@@ -87,7 +89,7 @@ impl Default for DiscoveryConfig {
             book_file: None,
             compiled_in: Vec::new(),
             dns_seeds: Vec::new(),
-            dns_servers: Vec::new(),
+            dns: DnsConfig::default(),
             p2p_port: P2P_PORT,
             pex: true,
             mdns: true,
@@ -110,6 +112,8 @@ pub(crate) struct Discovery {
     limiter: Mutex<AnswerLimiter>,
     /// When each connected peer was last asked.
     asked: Mutex<BTreeMap<NodeId, UnixMs>>,
+    /// When each key of a model was last looked up.
+    sought: Mutex<BTreeMap<[u8; self::kad::KEY_BYTES], UnixMs>>,
     /// When each DNS seed's answer runs out.
     seeds_due: Mutex<BTreeMap<String, UnixMs>>,
     /// Outbound peers of the last run, until they were dialled.
@@ -135,13 +139,13 @@ impl Discovery {
     pub(crate) fn open(
         config: DiscoveryConfig,
         configured: &[String],
-        network_magic: u32,
+        checker: &Checker,
         now: UnixMs,
         mut rng: ChaCha8Rng,
         metrics: DiscoveryMetrics,
         store: Option<ProviderStore>,
     ) -> Self {
-        let opened = config.book_file.as_ref().and_then(|path| match file::read(path, network_magic, now) {
+        let opened = config.book_file.as_ref().and_then(|path| match file::read(path, checker.network_magic, now) {
             Ok(opened) => opened,
             Err(error) => {
                 let aside = set_aside(path).map(|path| path.display().to_string());
@@ -166,12 +170,13 @@ impl Discovery {
         sources.extend(config.mdns.then_some(Source::Mdns));
         sources.extend(config.kad.then_some(Source::Kad));
         Self {
-            seeds: Seeds::new(&config.dns_servers, config.p2p_port),
+            seeds: Seeds::new(&config.dns, config.p2p_port, checker.clone()),
             reports: Mutex::new(Reports::new(configured, sources.into_iter().chain(dns))),
             book: Mutex::new(book),
             records: Mutex::default(),
             limiter: Mutex::default(),
             asked: Mutex::default(),
+            sought: Mutex::default(),
             seeds_due: Mutex::default(),
             outbound: Mutex::new(anchors.clone()),
             anchors: Mutex::new(anchors),

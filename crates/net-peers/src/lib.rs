@@ -52,7 +52,7 @@ mod witness;
 
 pub use broadcast::{BROADCAST_QUEUE_MESSAGES_MAX, BROADCAST_WRITE_TIMEOUT_MS};
 pub use config::{NetConfig, Policy};
-pub use discovery::{DiscoveryConfig, DiscoveryMetrics, DiscoveryReport, DnsServer, SourceReport};
+pub use discovery::{DiscoveryConfig, DiscoveryMetrics, DiscoveryReport, DnsConfig, DnsServer, SourceReport};
 pub use error::{AcceptError, BroadcastError, DialError, OpenError, RefusedBy, StartError};
 pub use metrics::{DisconnectedLabels, NetMetrics, PatternLabels, RefusedLabels, ResponseLabels};
 pub use network::{Acceptor, BroadcastReport, NetStream, Network, NetworkHandle, Pong, Protocol, StreamIo};

@@ -129,7 +129,7 @@ pub async fn start_with_metrics(
     let clock_now = clock.now();
     let store = finding::open_store(&config, identity.public().to_peer_id(), clock_now);
     let finding = finding::build(&config, identity.public().to_peer_id(), store.clone());
-    let has_mdns = finding.has_mdns();
+    let lacks_mdns = finding.lacks_mdns(&config);
     let (swarm, streams) = swarm::build(
         transport,
         sessions,
@@ -142,14 +142,12 @@ pub async fn start_with_metrics(
     let (commands, command_queue) = mpsc::channel(COMMANDS_WAITING_MAX);
     let mut rng = rand::rngs::StdRng::from_os_rng();
     let jitter_seed = config.jitter_seed.unwrap_or_else(|| rng.random());
+    let checker =
+        Checker { network_magic: config.network_magic, genesis_hash: config.genesis_hash, chain_id: config.chain_id };
     let shared = Arc::new(NodeShared {
         local_id: keys.node_id(),
         local_peer: identity.public().to_peer_id(),
-        checker: Checker {
-            network_magic: config.network_magic,
-            genesis_hash: config.genesis_hash,
-            chain_id: config.chain_id,
-        },
+        checker: checker.clone(),
         record: record_keeper(&config, keys, account),
         clock,
         instance: rng.random(),
@@ -163,7 +161,7 @@ pub async fn start_with_metrics(
         listening: Mutex::default(),
         events,
         broadcaster: Broadcaster::default(),
-        discovery: open_discovery(&config, clock_now, jitter_seed, &metrics, store),
+        discovery: open_discovery(&config, clock_now, jitter_seed, &metrics, store, &checker),
         metrics,
         commands,
         closing: CancellationToken::new(),
@@ -184,7 +182,7 @@ pub async fn start_with_metrics(
     defence::begin(&shared, jitter_seed);
     discovery::start(&shared);
     if let Some(discovery) = &shared.discovery {
-        discovery.note_mdns(has_mdns, clock_now);
+        discovery.note_mdns(lacks_mdns, clock_now);
     }
     Ok(Arc::new(NetHandle::new(shared)))
 }
@@ -207,10 +205,11 @@ fn open_discovery(
     seed: u64,
     metrics: &NetMetrics,
     store: Option<ProviderStore>,
+    checker: &Checker,
 ) -> Option<Arc<Discovery>> {
     let rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
     let (told, metrics) = (config.discovery.clone()?, metrics.discovery.clone());
-    Some(Arc::new(Discovery::open(told, &config.bootstrap, config.network_magic, now, rng, metrics, store)))
+    Some(Arc::new(Discovery::open(told, &config.bootstrap, checker, now, rng, metrics, store)))
 }
 
 impl NodeShared {

@@ -9,12 +9,16 @@ mod rig;
 
 use bind::Bind;
 use rig::{address, finding, folder, is_connected, node, node_at, port, source, until};
-use trellis_net_peers::DiscoveryConfig;
 use trellis_net_peers::discovery::Outcome;
 use trellis_net_peers::frame::{read_message, write_message};
+use trellis_net_peers::{DiscoveryConfig, DnsConfig};
 
 /// Nobody listens here: the discard port.
 const DEAD: &str = "/ip4/127.0.0.1/udp/9/quic-v1";
+
+fn servers(texts: &[&str]) -> DnsConfig {
+    DnsConfig { servers: texts.iter().map(|text| text.parse().unwrap()).collect(), ..DnsConfig::default() }
+}
 
 // row: NET-34
 #[tokio::test]
@@ -49,7 +53,7 @@ async fn with_every_seed_dead_a_node_that_ran_before_rejoins_from_its_book() {
     let dead_seeds = DiscoveryConfig {
         compiled_in: vec![DEAD.to_owned()],
         dns_seeds: vec!["gone.seed.example".to_owned()],
-        dns_servers: vec!["127.0.0.1:9".parse().unwrap()],
+        dns: servers(&["127.0.0.1:9"]),
         ..remembers
     };
     let carol = node(3, &[DEAD.to_owned()], dead_seeds).await;
@@ -123,8 +127,8 @@ async fn a_peer_that_asks_without_end_is_told_to_wait_and_a_malformed_question_g
 }
 
 fn seeded(bind: &Bind, name: &str, p2p_port: u16) -> DiscoveryConfig {
-    let dns_servers = vec![bind.server("udp").parse().unwrap()];
-    DiscoveryConfig { dns_seeds: vec![name.to_owned()], dns_servers, p2p_port, ..finding() }
+    let dns = servers(&[&bind.server("udp")]);
+    DiscoveryConfig { dns_seeds: vec![name.to_owned()], dns, p2p_port, ..finding() }
 }
 
 // row: NET-31
@@ -160,13 +164,10 @@ async fn a_dead_name_server_a_dead_seed_and_a_blocked_udp_are_worked_around() {
     let alice = node(1, &[], finding()).await;
     let bind = Bind::start("a 60 IN A 127.0.0.1\n");
     let good = seeded(&bind, "a.seed.test", port(&alice));
-    let dead_server = DiscoveryConfig {
-        dns_servers: vec!["127.0.0.1:9".parse().unwrap(), bind.server("udp").parse().unwrap()],
-        ..good.clone()
-    };
+    let dead_server = DiscoveryConfig { dns: servers(&["127.0.0.1:9", &bind.server("udp")]), ..good.clone() };
     let dead_seed =
         DiscoveryConfig { dns_seeds: vec!["gone.seed.test".to_owned(), "a.seed.test".to_owned()], ..good.clone() };
-    let tcp_alone = DiscoveryConfig { dns_servers: vec![bind.server("tcp").parse().unwrap()], ..good };
+    let tcp_alone = DiscoveryConfig { dns: servers(&[&bind.server("tcp")]), ..good };
     for (seed, config) in (30..).zip([dead_server, dead_seed, tcp_alone]) {
         let carol = node(seed, &[], config).await;
         until("carol found alice", &carol, || is_connected(&carol, alice.net.local_id())).await;

@@ -1,8 +1,10 @@
 //! Kademlia (NET-35): who says of himself that he sells a model, found by its hash.
 //!
 //! The protocol's name carries the network's id, so nodes of two networks never speak with each other here. A node enters
-//! the routing table only after its handshake proved the network ([`Doorway`]); a provider record is kept only from the
-//! provider itself, only for what its signed node record names, and with the addresses of that record and no others.
+//! the routing table only after its handshake proved the network ([`Doorway`]). To announce itself a provider looks up the
+//! nodes nearest to each of its keys, which connects it to them; they keep a provider record for what its signed node record
+//! names, with the addresses of that record and no others, so an announcement's message can add nothing and its loss (a
+//! one-way message on a lazily negotiated stream may be lost) takes nothing away.
 //! Values are none of this network's business and are refused. What is found is a hint: whom to dial. Who a provider is
 //! and what stands behind it, its handshake, its adverts and the chain say.
 
@@ -36,10 +38,8 @@ pub const QUERY_TIMEOUT_MS: u64 = 20_000;
 pub const QUERIES_MAX: usize = 8;
 /// Providers that one look-up yields.
 pub const FOUND_MAX: usize = 32;
-/// Peers that a record waits for until their handshake is done.
-pub const WAITING_PEERS_MAX: usize = 256;
-/// Records that wait for one peer's handshake.
-pub const WAITING_RECORDS_MAX: usize = trellis_primitives::NODE_RECORD_MODELS_MAX + 1;
+/// Keys of one provider: its models, and the key of all providers.
+pub const KEYS_PER_NODE_MAX: usize = trellis_primitives::NODE_RECORD_MODELS_MAX + 1;
 /// Bytes of one message.
 const PACKET_BYTES_MAX: usize = 16 * 1024;
 /// Peers that are told of a record, and that a look-up ends at.
@@ -109,8 +109,6 @@ pub(crate) fn told_addresses(record: &NodeRecord, nearest: AddressClass) -> Vec<
 pub(crate) struct Doorway {
     serving: BTreeSet<PeerId>,
     accepted: BTreeMap<PeerId, Vec<Multiaddr>>,
-    /// What peers told before their handshake was done.
-    waiting: BTreeMap<PeerId, BTreeSet<[u8; KEY_BYTES]>>,
 }
 
 impl Doorway {
@@ -120,34 +118,17 @@ impl Doorway {
         self.accepted.get(&peer).cloned().unwrap_or_default()
     }
 
-    /// A handshake was accepted. Gives the addresses if the peer may enter now, and what it told before.
-    pub(crate) fn accepted(
-        &mut self,
-        peer: PeerId,
-        addresses: Vec<Multiaddr>,
-    ) -> (Vec<Multiaddr>, BTreeSet<[u8; KEY_BYTES]>) {
-        let told = self.waiting.remove(&peer).unwrap_or_default();
+    /// A handshake was accepted. Gives the addresses if the peer may enter now.
+    pub(crate) fn accepted(&mut self, peer: PeerId, addresses: Vec<Multiaddr>) -> Vec<Multiaddr> {
         let entering = if self.serving.contains(&peer) { addresses.clone() } else { Vec::new() };
         self.accepted.insert(peer, addresses);
-        (entering, told)
-    }
-
-    /// A peer told of itself before its handshake was done: kept until then, within bounds.
-    pub(crate) fn told(&mut self, peer: PeerId, key: [u8; KEY_BYTES]) {
-        if self.waiting.len() >= WAITING_PEERS_MAX && !self.waiting.contains_key(&peer) {
-            return;
-        }
-        let keys = self.waiting.entry(peer).or_default();
-        if keys.len() < WAITING_RECORDS_MAX {
-            keys.insert(key);
-        }
+        entering
     }
 
     /// The last connection to a peer is gone.
     pub(crate) fn left(&mut self, peer: &PeerId) {
         self.serving.remove(peer);
         self.accepted.remove(peer);
-        self.waiting.remove(peer);
     }
 }
 

@@ -10,7 +10,7 @@ use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::{PeerId, mdns};
 use tokio::sync::oneshot;
-use trellis_primitives::NodeId;
+use trellis_primitives::{NodeId, NodeRecord};
 
 use super::NodeShared;
 use super::dht::Dht;
@@ -34,6 +34,8 @@ pub(crate) struct Finding {
 pub(crate) enum FindingCommand {
     /// Announce this node under these keys.
     Provide(Vec<[u8; KEY_BYTES]>),
+    /// Keep the records of these connected peers for another while.
+    Refresh(Vec<PeerId>),
     /// Look providers up.
     Providers { key: [u8; KEY_BYTES], reply: oneshot::Sender<Vec<Found>> },
 }
@@ -62,15 +64,19 @@ pub(super) struct FindingState {
 
 /// Sets up what the configuration wants and the machine allows.
 pub(super) fn build(config: &NetConfig, local: PeerId, store: Option<ProviderStore>) -> Finding {
-    let wanted = config.discovery.as_ref();
-    let on_lan = wanted.is_some_and(|told| told.mdns) && config.listen.iter().any(|text| leaves_machine(text));
     let mdns = |v6: bool| {
+        let on_lan = is_on_lan(config);
         let config = mdns::Config { enable_ipv6: v6, ..mdns::Config::default() };
         let started = on_lan.then(|| mdns::tokio::Behaviour::new(config, local)).transpose();
         let started = started.inspect_err(|error| tracing::warn!(%error, v6, "mDNS is not available"));
         Toggle::from(started.ok().flatten())
     };
     Finding { mdns_v4: mdns(false), mdns_v6: mdns(true), dht: Toggle::from(kademlia(config, local, store)) }
+}
+
+/// Whether mDNS is wanted and has somebody to reach.
+fn is_on_lan(config: &NetConfig) -> bool {
+    config.discovery.as_ref().is_some_and(|told| told.mdns) && config.listen.iter().any(|text| leaves_machine(text))
 }
 
 /// Whether others than this machine can reach a listen address.
@@ -87,9 +93,9 @@ fn kademlia(config: &NetConfig, local: PeerId, store: Option<ProviderStore>) -> 
 }
 
 impl Finding {
-    /// Whether mDNS runs in either family.
-    pub(super) fn has_mdns(&self) -> bool {
-        self.mdns_v4.is_enabled() || self.mdns_v6.is_enabled()
+    /// Whether mDNS is wanted and runs in neither family.
+    pub(super) fn lacks_mdns(&self, config: &NetConfig) -> bool {
+        is_on_lan(config) && !self.mdns_v4.is_enabled() && !self.mdns_v6.is_enabled()
     }
 }
 
@@ -119,6 +125,13 @@ impl Finder<'_> {
                 for key in keys {
                     if let Err(error) = dht.kad.start_providing(RecordKey::new(&key)) {
                         tracing::warn!(%error, "not announced");
+                    }
+                }
+            }
+            FindingCommand::Refresh(peers) => {
+                for peer in peers {
+                    if let Some((node, record)) = self.record_of(peer) {
+                        self.keep(peer, node, &record, dht::keys_of(&record));
                     }
                 }
             }
@@ -170,45 +183,52 @@ impl Finder<'_> {
         }
     }
 
-    /// A provider tells of itself. Its own signed record says what is true of that.
+    /// A provider tells of itself. Its own signed record says what is true of that; before the handshake there is none, and
+    /// after it everything is known.
     fn told(&mut self, provider: PeerId, key: [u8; KEY_BYTES]) {
-        let table = self.shared.table.lock();
-        let node = table.connected_by_peer_id(&provider);
-        let record = node.and_then(|node| table.record_of(node));
-        drop(table);
-        let Some(record) = record else {
-            self.state.doorway.told(provider, key);
-            return;
-        };
-        if !dht::keys_of(&record).contains(&key) {
+        let Some((node, record)) = self.record_of(provider) else { return };
+        if dht::keys_of(&record).contains(&key) {
+            self.keep(provider, node, &record, [key]);
+        } else {
             self.count_refused();
-            return;
         }
-        let nearest = node.map_or(AddressClass::Public, |node| self.shared.class_of_peer(node));
-        let record = ProviderRecord {
-            key: RecordKey::new(&key),
-            provider,
-            expires: None,
-            addresses: dht::told_addresses(&record, nearest),
-        };
-        if let Some(dht) = self.behaviour.dht.as_mut()
-            && dht.kad.store_mut().add_provider(record).is_err()
-        {
-            self.count_refused();
+    }
+
+    fn record_of(&self, peer: PeerId) -> Option<(NodeId, NodeRecord)> {
+        let table = self.shared.table.lock();
+        let node = table.connected_by_peer_id(&peer)?;
+        Some((node, table.record_of(node)?))
+    }
+
+    fn keep(
+        &mut self,
+        provider: PeerId,
+        node: NodeId,
+        record: &NodeRecord,
+        keys: impl IntoIterator<Item = [u8; KEY_BYTES]>,
+    ) {
+        let Some(dht) = self.behaviour.dht.as_mut() else { return };
+        let addresses = dht::told_addresses(record, self.shared.class_of_peer(node));
+        for key in keys {
+            let key = RecordKey::new(&key);
+            let record = ProviderRecord { key, provider, expires: None, addresses: addresses.clone() };
+            if dht.kad.store_mut().add_provider(record).is_err() {
+                self.shared.metrics.discovery.kad_refused.inc();
+            }
         }
         self.gauge();
     }
 
     /// A handshake was accepted.
-    pub(super) fn accepted(&mut self, node: NodeId, peer: PeerId) {
+    pub(super) fn accepted(&mut self, peer: PeerId) {
         if !self.behaviour.dht.is_enabled() {
             return;
         }
-        let Some(record) = self.shared.table.lock().record_of(node) else { return };
+        let Some((node, record)) = self.record_of(peer) else { return };
         let addresses = dht::told_addresses(&record, self.shared.class_of_peer(node));
-        let (addresses, told) = self.state.doorway.accepted(peer, addresses);
+        let addresses = self.state.doorway.accepted(peer, addresses);
         self.enter(peer, addresses);
-        told.into_iter().for_each(|key| self.told(peer, key));
+        self.keep(peer, node, &record, dht::keys_of(&record));
     }
 
     /// A peer's last connection is gone. One that is banned is asked nothing any more and told of to nobody.
@@ -297,10 +317,10 @@ pub(super) fn open_store(config: &NetConfig, local: PeerId, now: trellis_primiti
 }
 
 impl Discovery {
-    /// Whether a source is to be shown as one that this node has.
-    pub(super) fn note_mdns(&self, available: bool, now: trellis_primitives::UnixMs) {
-        if self.config.mdns && !available {
-            let detail = "this node listens on no local network, or the system refused".to_owned();
+    /// Says so where mDNS was wanted and the system refused it.
+    pub(super) fn note_mdns(&self, refused: bool, now: trellis_primitives::UnixMs) {
+        if refused {
+            let detail = "the system gives no multicast sockets".to_owned();
             self.report(&Source::Mdns, Outcome::Failed, 0, detail, now);
         }
     }

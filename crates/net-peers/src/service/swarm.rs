@@ -411,7 +411,7 @@ impl Service {
         let (connected, peer_id) = (table.connected_count(), table.peer_id_of(connection));
         drop(table);
         if let Some(peer_id) = peer_id {
-            self.finder().accepted(peer, peer_id);
+            self.finder().accepted(peer_id);
         }
         self.shared.metrics.accepted.inc();
         self.shared.metrics.connected.set(i64::try_from(connected).unwrap_or(i64::MAX));

@@ -190,10 +190,7 @@ fn builder(config: &DnsConfig) -> Result<ResolverBuilder<TokioRuntimeProvider>, 
         TokioResolver::builder_tokio().map_err(|error| ResolverError::NoResolver(error.to_string()))?
     } else {
         let servers = config.servers.iter().map(DnsServer::config).collect();
-        TokioResolver::builder_with_config(
-            ResolverConfig::from_name_servers(servers),
-            TokioRuntimeProvider::default(),
-        )
+        TokioResolver::builder_with_config(ResolverConfig::from_name_servers(servers), TokioRuntimeProvider::default())
     };
     let defaults = ResolverOpts::default();
     let options = builder.options_mut();

@@ -188,7 +188,8 @@ pub fn make(
     );
     let digest = domain_hash(TREE_DOMAIN, chain_id, body.as_bytes());
     let ed = BASE64URL_NOPAD.encode(&keys.ed25519_sign(digest.as_slice()));
-    let ml = keys.mldsa65_sign(digest.as_slice()).map_err(|source| TreeError::Signature { key: "ML-DSA-65", source })?;
+    let ml =
+        keys.mldsa65_sign(digest.as_slice()).map_err(|source| TreeError::Signature { key: "ML-DSA-65", source })?;
     Ok(Tree { root: format!("{body} ed={ed} ml={}", BASE64URL_NOPAD.encode(&ml)), entries })
 }
 

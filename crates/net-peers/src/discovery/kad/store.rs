@@ -266,7 +266,7 @@ impl RecordStore for ProviderStore {
         let key = read_key(&record.key).ok_or(Error::ValueTooLarge)?;
         if record.provider == self.local {
             let own = &mut self.inner.lock().own;
-            if own.len() >= super::WAITING_RECORDS_MAX && !own.contains_key(&key) {
+            if own.len() >= super::KEYS_PER_NODE_MAX && !own.contains_key(&key) {
                 return Err(Error::MaxProvidedKeys);
             }
             own.insert(key, record);

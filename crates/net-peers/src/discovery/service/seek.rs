@@ -19,19 +19,31 @@ use trellis_primitives::SignedNodeRecord;
 const PROVIDE_MS_MIN: u64 = 5_000;
 /// Providers that one look-up dials.
 const DIALS_MAX: usize = 8;
+/// A model is looked up again after this long.
+const SEEK_AGAIN_MS: u64 = 15_000;
+/// Models looked up in that time.
+const SOUGHT_MAX: usize = 64;
+/// A person waits for a look-up of a model, so long at most.
+const FIND_MODEL_TIMEOUT_MS: u64 = 5_000;
 /// The name of the source in the book's buckets.
 const SOURCE_NAME: &str = "kad";
 /// Providers that are connected and make the round's look-up needless while the other connections stand.
 const PROVIDERS_ENOUGH: usize = 3;
 
 impl Finder {
-    /// Announces this node for what it sells: when somebody enters the table, and again before the records run out.
+    /// Announces this node for what it sells and keeps what connected providers sell: when somebody enters the table, and
+    /// again before the records run out.
     pub(super) async fn provide(&self) {
         loop {
             tokio::select! {
                 () = self.discovery.entered.notified() => {}
                 () = tokio::time::sleep(self.discovery.jittered(PROVIDE_MS)) => {}
             }
+            let infos = self.shared.table.lock().infos();
+            let sells =
+                infos.iter().filter(|info| info.connected_since.is_some() && info.roles.contains(Role::Provider));
+            let sellers = sells.filter_map(|info| info.peer_id.parse().ok()).collect();
+            let _ = self.shared.commands.send(Command::Find(FindingCommand::Refresh(sellers))).await;
             let record = self.shared.own_record(self.shared.clock.now()).ok();
             let record = record.and_then(|signed| SignedNodeRecord::from_rlp(&signed).ok());
             let record = record.and_then(|signed| trellis_primitives::NodeRecord::from_rlp(&signed.record_rlp).ok());
@@ -62,7 +74,20 @@ impl Finder {
 
     /// Finds who sells a model and connects to some of them. Returns those that are connected now.
     pub(super) async fn find_model(&self, model: &str) -> Vec<NodeId> {
-        let (found, new) = self.look_up(model_key(model)).await;
+        let (key, now) = (model_key(model), self.shared.clock.now());
+        {
+            let mut sought = self.discovery.sought.lock();
+            sought.retain(|_, asked| now.ms_since(*asked) < SEEK_AGAIN_MS);
+            if sought.len() >= SOUGHT_MAX || sought.insert(key, now).is_some() {
+                return Vec::new();
+            }
+        }
+        let limit = Duration::from_millis(FIND_MODEL_TIMEOUT_MS);
+        tokio::time::timeout(limit, self.find_key(key)).await.unwrap_or_default()
+    }
+
+    async fn find_key(&self, key: [u8; KEY_BYTES]) -> Vec<NodeId> {
+        let (found, new) = self.look_up(key).await;
         if new > 0 {
             self.book_changed();
         }
