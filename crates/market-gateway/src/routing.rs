@@ -34,21 +34,23 @@ impl Market {
     }
 
     async fn candidates(&self, request: &JobRequest) -> Result<Vec<ProviderOffer>, JobFailure> {
-        let offers = self.client.offers().await;
+        let kind = match request.kind {
+            JobKind::Chat => KIND_BIT_CHAT,
+            JobKind::Completion => KIND_BIT_COMPLETION,
+        };
+        let fits = |known: &ProviderOffer| known.offer.name == request.model && known.offer.kinds & kind != 0;
+        let mut offers = self.client.offers().await;
+        // Somebody who is not connected may sell it.
+        if !offers.iter().any(fits) && self.client.look_for(&request.model).await {
+            offers = self.client.offers().await;
+        }
         if offers.is_empty() {
             return Err(JobFailure::new(
                 FailureKind::Unavailable,
                 "no provider is connected; try again, or see which peers there are with `trellis peer list`",
             ));
         }
-        let kind = match request.kind {
-            JobKind::Chat => KIND_BIT_CHAT,
-            JobKind::Completion => KIND_BIT_COMPLETION,
-        };
-        let mut candidates: Vec<ProviderOffer> = offers
-            .into_iter()
-            .filter(|known| known.offer.name == request.model && known.offer.kinds & kind != 0)
-            .collect();
+        let mut candidates: Vec<ProviderOffer> = offers.into_iter().filter(fits).collect();
         if candidates.is_empty() {
             return Err(JobFailure::new(
                 FailureKind::UnknownModel,

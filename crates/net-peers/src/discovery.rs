@@ -11,6 +11,8 @@ pub mod address;
 pub mod book;
 pub mod dns;
 pub mod file;
+pub mod kad;
+pub mod lan;
 pub mod pex;
 pub(crate) mod relayed;
 mod report;
@@ -31,13 +33,17 @@ use trellis_crypto::file::set_aside;
 use trellis_net_reach::relay::keeper::RELAYS_KNOWN_MAX;
 use trellis_primitives::{NodeId, NodeRecord, Role, UnixMs};
 
-pub use self::dns::{DnsServer, DnsServerError};
+use crate::handshake::Checker;
+
+pub use self::dns::{DnsConfig, DnsServer, DnsServerError};
+pub use self::lan::LAN_ADDRESSES_MAX;
 pub use self::report::{DiscoveryMetrics, DiscoveryReport, Outcome, OutcomeLabels, Source, SourceLabels, SourceReport};
 pub(crate) use self::service::start;
 
 use self::address::{AddressClass, PeerAddress};
 use self::book::Book;
 use self::dns::Seeds;
+use self::kad::store::ProviderStore;
 use self::pex::{AnswerLimiter, Records, other_ways, peer_of, usable_addresses};
 use self::relayed::RelayedBook;
 use self::report::Reports;
@@ -63,14 +69,20 @@ pub struct DiscoveryConfig {
     pub book_file: Option<PathBuf>,
     /// Addresses that came with the chain spec, multiaddr text; dialled while outbound connections are missing.
     pub compiled_in: Vec<String>,
-    /// Names of DNS seeds, at most [`SEEDS_MAX`].
+    /// DNS seeds, at most [`SEEDS_MAX`]: a name, or `trellis://NODEID@NAME` for a signed tree of that publisher alone.
     pub dns_seeds: Vec<String>,
-    /// Name servers for the seeds; none: the system's.
-    pub dns_servers: Vec<DnsServer>,
+    /// How the seeds' names are looked up.
+    pub dns: DnsConfig,
     /// The port of nodes where a DNS seed names none.
     pub p2p_port: u16,
     /// Whether peers are asked for addresses and answered.
     pub pex: bool,
+    /// Whether nodes on the local network are found by mDNS; only where this node listens there.
+    pub mdns: bool,
+    /// Whether providers are announced and found in the network's hash table.
+    pub kad: bool,
+    /// Where the table's records are kept; `None` keeps none over a restart.
+    pub records_file: Option<PathBuf>,
     /// Outbound connections kept.
     pub outbound_min: usize,
     /// Between two rounds, milliseconds.
@@ -85,9 +97,12 @@ impl Default for DiscoveryConfig {
             book_file: None,
             compiled_in: Vec::new(),
             dns_seeds: Vec::new(),
-            dns_servers: Vec::new(),
+            dns: DnsConfig::default(),
             p2p_port: P2P_PORT,
             pex: true,
+            mdns: true,
+            kad: true,
+            records_file: None,
             outbound_min: OUTBOUND_MIN,
             round_ms: ROUND_MS,
             feeler_ms: FEELER_MS,
@@ -97,7 +112,7 @@ impl Default for DiscoveryConfig {
 
 /// What the tasks of discovery share.
 pub(crate) struct Discovery {
-    config: DiscoveryConfig,
+    pub(crate) config: DiscoveryConfig,
     seeds: Seeds,
     book: Mutex<Book>,
     records: Mutex<Records>,
@@ -109,6 +124,8 @@ pub(crate) struct Discovery {
     limiter: Mutex<AnswerLimiter>,
     /// When each connected peer was last asked.
     asked: Mutex<BTreeMap<NodeId, UnixMs>>,
+    /// When each key of a model was last looked up.
+    sought: Mutex<BTreeMap<[u8; self::kad::KEY_BYTES], UnixMs>>,
     /// When each DNS seed's answer runs out.
     seeds_due: Mutex<BTreeMap<String, UnixMs>>,
     /// Outbound peers of the last run, until they were dialled.
@@ -122,6 +139,10 @@ pub(crate) struct Discovery {
     dirty: AtomicBool,
     /// Something was told, or a connection was lost.
     wake: Notify,
+    /// A node entered Kademlia's routing table.
+    pub(crate) entered: Notify,
+    /// Provider records kept for others, if Kademlia is on.
+    store: Option<ProviderStore>,
     metrics: DiscoveryMetrics,
 }
 
@@ -130,12 +151,13 @@ impl Discovery {
     pub(crate) fn open(
         config: DiscoveryConfig,
         configured: &[String],
-        network_magic: u32,
+        checker: &Checker,
         now: UnixMs,
         mut rng: ChaCha8Rng,
         metrics: DiscoveryMetrics,
+        store: Option<ProviderStore>,
     ) -> Self {
-        let opened = config.book_file.as_ref().and_then(|path| match file::read(path, network_magic, now) {
+        let opened = config.book_file.as_ref().and_then(|path| match file::read(path, checker.network_magic, now) {
             Ok(opened) => opened,
             Err(error) => {
                 let aside = set_aside(path).map(|path| path.display().to_string());
@@ -157,8 +179,10 @@ impl Discovery {
         sources.extend((!configured.is_empty()).then_some(Source::Config));
         sources.extend((!config.compiled_in.is_empty()).then_some(Source::CompiledIn));
         sources.extend(config.pex.then_some(Source::Pex));
+        sources.extend(config.mdns.then_some(Source::Mdns));
+        sources.extend(config.kad.then_some(Source::Kad));
         Self {
-            seeds: Seeds::new(&config.dns_servers, config.p2p_port),
+            seeds: Seeds::new(&config.dns, config.p2p_port, checker.clone()),
             reports: Mutex::new(Reports::new(configured, sources.into_iter().chain(dns))),
             book: Mutex::new(book),
             records: Mutex::default(),
@@ -166,6 +190,7 @@ impl Discovery {
             relays: Mutex::default(),
             limiter: Mutex::default(),
             asked: Mutex::default(),
+            sought: Mutex::default(),
             seeds_due: Mutex::default(),
             outbound: Mutex::new(anchors.clone()),
             anchors: Mutex::new(anchors),
@@ -174,6 +199,8 @@ impl Discovery {
             rounds: AtomicU64::new(0),
             dirty: AtomicBool::new(false),
             wake: Notify::new(),
+            entered: Notify::new(),
+            store,
             metrics,
             config,
         }
@@ -217,7 +244,7 @@ impl Discovery {
         reports.set(&Source::Config, report, &self.metrics);
     }
 
-    fn report(&self, source: &Source, outcome: Outcome, addresses: usize, detail: String, at: UnixMs) {
+    pub(crate) fn report(&self, source: &Source, outcome: Outcome, addresses: usize, detail: String, at: UnixMs) {
         let report = SourceReport { source: source.to_string(), outcome, at: Some(at), addresses, detail };
         tracing::debug!(
             source = report.source,

@@ -55,7 +55,7 @@ mod witness;
 pub use bandwidth::{BANDWIDTH_BYTES_PER_S, Bandwidth, ClassUsage, PEER_PERCENT, WORK_SHARE, Way};
 pub use broadcast::{BROADCAST_QUEUE_MESSAGES_MAX, BROADCAST_WRITE_TIMEOUT_MS};
 pub use config::{IpNet, NetConfig, Policy, Proxy};
-pub use discovery::{DiscoveryConfig, DiscoveryMetrics, DiscoveryReport, DnsServer, SourceReport};
+pub use discovery::{DiscoveryConfig, DiscoveryMetrics, DiscoveryReport, DnsConfig, DnsServer, SourceReport};
 pub use error::{AcceptError, BroadcastError, DialError, OpenError, RefusedBy, StartError};
 pub use metrics::{
     BandwidthLabels, DisconnectedLabels, NetMetrics, PatternLabels, ReachMetrics, RefusedLabels, RelayRefusalLabels,

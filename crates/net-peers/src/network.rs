@@ -98,6 +98,13 @@ pub trait Network: Send + Sync + 'static {
         None
     }
 
+    /// Looks up who says of himself that he sells a model, beside those that are connected, and connects to some of them.
+    /// Returns those of them that are connected now; what they really sell, they are to be asked.
+    async fn find_providers(&self, model: &str) -> Vec<NodeId> {
+        let _ = model;
+        Vec::new()
+    }
+
     /// A new receiver of peer events. A receiver that falls behind misses the oldest ones.
     fn events(&self) -> broadcast::Receiver<PeerEvent>;
 

@@ -1,8 +1,10 @@
 //! The thin shell: one task that owns libp2p's swarm, and the handle that everybody else holds.
 
 mod defence;
+mod dht;
 mod dial;
 mod evict;
+mod finding;
 mod handle;
 mod reach;
 mod sentry;
@@ -24,6 +26,8 @@ use trellis_crypto::{AccountKey, HybridKey};
 use trellis_net_transport::{Admission, TransportConfig, libp2p_identity, node_transport};
 use trellis_primitives::{NodeId, SharedClock, UnixMs};
 
+pub(crate) use self::finding::{FindingCommand, Found};
+
 use self::evict::evict_idle;
 use self::handle::NetHandle;
 pub use self::reach::ReachReport;
@@ -32,6 +36,7 @@ use self::swarm::Service;
 use crate::bandwidth::Bandwidth;
 use crate::broadcast::Broadcaster;
 use crate::config::{EVENTS_BUFFERED_MAX, NetConfig};
+use crate::discovery::kad::store::ProviderStore;
 use crate::discovery::{self, Discovery};
 use crate::error::{DialError, StartError};
 use crate::guard::Guard;
@@ -81,6 +86,7 @@ pub(crate) enum Command {
     Release {
         relay: PeerId,
     },
+    Find(FindingCommand),
 }
 
 /// What the handle, the service and its tasks share.
@@ -169,20 +175,21 @@ pub async fn start_with_metrics(
         Arc::clone(&sentry),
         Box::new(move |ip| exempt.exempts(ip)),
     );
-    let (swarm, streams) = swarm::build(transport, &identity, &config, streams, (client, &door))?;
+    let clock_now = clock.now();
+    let store = finding::open_store(&config, identity.public().to_peer_id(), clock_now);
+    let finding = finding::build(&config, identity.public().to_peer_id(), store.clone());
+    let lacks_mdns = finding.lacks_mdns(&config);
+    let (swarm, streams) = swarm::build(transport, &identity, &config, streams, (client, &door), finding)?;
     let (commands, command_queue) = mpsc::channel(COMMANDS_WAITING_MAX);
     let mut rng = rand::rngs::StdRng::from_os_rng();
     let jitter_seed = config.jitter_seed.unwrap_or_else(|| rng.random());
-    let clock_now = clock.now();
     let local_id = keys.node_id();
+    let checker =
+        Checker { network_magic: config.network_magic, genesis_hash: config.genesis_hash, chain_id: config.chain_id };
     let shared = Arc::new(NodeShared {
         local_id,
         local_peer: identity.public().to_peer_id(),
-        checker: Checker {
-            network_magic: config.network_magic,
-            genesis_hash: config.genesis_hash,
-            chain_id: config.chain_id,
-        },
+        checker: checker.clone(),
         record: record_keeper(&config, keys, account),
         clock,
         instance: rng.random(),
@@ -199,7 +206,7 @@ pub async fn start_with_metrics(
         broadcaster: Broadcaster::telling(Arc::new(move |peer, protocol| sentry.too_slow(peer, protocol))),
         admission,
         bandwidth,
-        discovery: open_discovery(&config, clock_now, jitter_seed, &metrics),
+        discovery: open_discovery(&config, clock_now, jitter_seed, &metrics, store, &checker),
         metrics,
         commands,
         closing: CancellationToken::new(),
@@ -219,6 +226,9 @@ pub async fn start_with_metrics(
     }
     defence::begin(&shared, offences, jitter_seed);
     discovery::start(&shared);
+    if let Some(discovery) = &shared.discovery {
+        discovery.note_mdns(lacks_mdns, clock_now);
+    }
     reach::begin(&shared);
     Ok(Arc::new(NetHandle::new(shared)))
 }
@@ -253,10 +263,17 @@ fn record_keeper(config: &NetConfig, keys: Arc<HybridKey>, account: AccountKey) 
     }
 }
 
-fn open_discovery(config: &NetConfig, now: UnixMs, seed: u64, metrics: &NetMetrics) -> Option<Arc<Discovery>> {
+fn open_discovery(
+    config: &NetConfig,
+    now: UnixMs,
+    seed: u64,
+    metrics: &NetMetrics,
+    store: Option<ProviderStore>,
+    checker: &Checker,
+) -> Option<Arc<Discovery>> {
     let rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
     let (told, metrics) = (config.discovery.clone()?, metrics.discovery.clone());
-    Some(Arc::new(Discovery::open(told, &config.bootstrap, config.network_magic, now, rng, metrics)))
+    Some(Arc::new(Discovery::open(told, &config.bootstrap, checker, now, rng, metrics, store)))
 }
 
 impl NodeShared {

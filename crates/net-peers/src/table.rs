@@ -241,6 +241,12 @@ impl Table {
         entry.accepted.as_ref().filter(|_| !entry.connections.is_empty()).map(|accepted| accepted.signed_record.clone())
     }
 
+    /// A connected peer's verified record.
+    pub(crate) fn record_of(&self, peer: NodeId) -> Option<trellis_primitives::NodeRecord> {
+        let entry = self.entries.get(&PeerKey::Node(peer))?;
+        entry.accepted.as_ref().filter(|_| !entry.connections.is_empty()).map(|accepted| accepted.record.clone())
+    }
+
     /// Every handshaken connection to a peer.
     pub(crate) fn connections_to(&self, peer: NodeId) -> Vec<(ConnectionId, Arc<ConnectionHandle>)> {
         let ids = self.entries.get(&PeerKey::Node(peer)).map(|entry| entry.connections.clone()).unwrap_or_default();

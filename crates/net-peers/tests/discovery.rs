@@ -3,89 +3,21 @@
 
 #[path = "support/bind.rs"]
 mod bind;
-
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+#[allow(dead_code)]
+#[path = "support/rig.rs"]
+mod rig;
 
 use bind::Bind;
-use rand::SeedableRng;
-use trellis_crypto::{AccountKey, HybridKey};
+use rig::{address, finding, folder, is_connected, node, node_at, port, source, until};
 use trellis_net_peers::discovery::Outcome;
 use trellis_net_peers::frame::{read_message, write_message};
-use trellis_net_peers::{
-    DiscoveryConfig, NetConfig, NetMetrics, NetworkHandle, SourceReport, StartError, start_with_metrics,
-};
-use trellis_primitives::{B256, NodeId, SystemClock};
+use trellis_net_peers::{DiscoveryConfig, DnsConfig};
 
-/// Whatever is waited for has this long; a loaded machine is slow.
-const PATIENCE: Duration = Duration::from_secs(60);
 /// Nobody listens here: the discard port.
 const DEAD: &str = "/ip4/127.0.0.1/udp/9/quic-v1";
 
-struct Rig {
-    net: NetworkHandle,
-    metrics: NetMetrics,
-}
-
-fn keys(seed: u64) -> (HybridKey, AccountKey) {
-    let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
-    (HybridKey::generate(&mut rng).unwrap(), AccountKey::generate(&mut rng))
-}
-
-fn finding() -> DiscoveryConfig {
-    DiscoveryConfig { round_ms: 1_000, ..DiscoveryConfig::default() }
-}
-
-async fn node(seed: u64, bootstrap: &[String], discovery: DiscoveryConfig) -> Rig {
-    node_at(seed, "/ip4/127.0.0.1/udp/0/quic-v1", bootstrap, discovery).await
-}
-
-async fn node_at(seed: u64, listen: &str, bootstrap: &[String], discovery: DiscoveryConfig) -> Rig {
-    let _ = tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).try_init();
-    let mut config = NetConfig::new(97_001, 0x5452_4c53, B256::repeat_byte(7));
-    config.listen = vec![listen.to_owned()];
-    config.bootstrap = bootstrap.to_vec();
-    config.discovery = Some(discovery);
-    let started = Instant::now();
-    loop {
-        let ((node, account), metrics) = (keys(seed), NetMetrics::default());
-        match start_with_metrics(config.clone(), node, account, Arc::new(SystemClock), metrics.clone()).await {
-            Ok(net) => return Rig { net, metrics },
-            // A former node's socket closes when its last connection has drained.
-            Err(StartError::Listen { .. }) if started.elapsed() < PATIENCE => {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-            Err(error) => panic!("{error}"),
-        }
-    }
-}
-
-fn address(rig: &Rig) -> String {
-    rig.net.listen_addresses()[0].clone()
-}
-
-fn is_connected(rig: &Rig, peer: NodeId) -> bool {
-    rig.net.peers().iter().any(|info| info.id == Some(peer) && info.connected_since.is_some())
-}
-
-async fn until(what: &str, rig: &Rig, condition: impl Fn() -> bool) {
-    let started = Instant::now();
-    while !condition() {
-        assert!(started.elapsed() < PATIENCE, "{what}: {:?}", rig.net.discovery());
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
-
-fn source(rig: &Rig, name: &str) -> SourceReport {
-    let report = rig.net.discovery().unwrap();
-    report.sources.into_iter().find(|source| source.source == name).unwrap_or_else(|| panic!("no source {name}"))
-}
-
-fn folder(name: &str) -> PathBuf {
-    let folder = std::env::temp_dir().join(format!("trellis-discovery-{}-{name}", std::process::id()));
-    std::fs::create_dir_all(&folder).unwrap();
-    folder
+fn servers(texts: &[&str]) -> DnsConfig {
+    DnsConfig { servers: texts.iter().map(|text| text.parse().unwrap()).collect(), ..DnsConfig::default() }
 }
 
 // row: NET-34
@@ -121,7 +53,7 @@ async fn with_every_seed_dead_a_node_that_ran_before_rejoins_from_its_book() {
     let dead_seeds = DiscoveryConfig {
         compiled_in: vec![DEAD.to_owned()],
         dns_seeds: vec!["gone.seed.example".to_owned()],
-        dns_servers: vec!["127.0.0.1:9".parse().unwrap()],
+        dns: servers(&["127.0.0.1:9"]),
         ..remembers
     };
     let carol = node(3, &[DEAD.to_owned()], dead_seeds).await;
@@ -194,14 +126,9 @@ async fn a_peer_that_asks_without_end_is_told_to_wait_and_a_malformed_question_g
     assert!(read_message::<Addresses, _>(&mut stream, ADDRESSES_BYTES_MAX).await.is_err());
 }
 
-fn port(rig: &Rig) -> u16 {
-    let address = address(rig);
-    address.split('/').nth(4).unwrap().parse().unwrap()
-}
-
 fn seeded(bind: &Bind, name: &str, p2p_port: u16) -> DiscoveryConfig {
-    let dns_servers = vec![bind.server("udp").parse().unwrap()];
-    DiscoveryConfig { dns_seeds: vec![name.to_owned()], dns_servers, p2p_port, ..finding() }
+    let dns = servers(&[&bind.server("udp")]);
+    DiscoveryConfig { dns_seeds: vec![name.to_owned()], dns, p2p_port, ..finding() }
 }
 
 // row: NET-31
@@ -237,13 +164,10 @@ async fn a_dead_name_server_a_dead_seed_and_a_blocked_udp_are_worked_around() {
     let alice = node(1, &[], finding()).await;
     let bind = Bind::start("a 60 IN A 127.0.0.1\n");
     let good = seeded(&bind, "a.seed.test", port(&alice));
-    let dead_server = DiscoveryConfig {
-        dns_servers: vec!["127.0.0.1:9".parse().unwrap(), bind.server("udp").parse().unwrap()],
-        ..good.clone()
-    };
+    let dead_server = DiscoveryConfig { dns: servers(&["127.0.0.1:9", &bind.server("udp")]), ..good.clone() };
     let dead_seed =
         DiscoveryConfig { dns_seeds: vec!["gone.seed.test".to_owned(), "a.seed.test".to_owned()], ..good.clone() };
-    let tcp_alone = DiscoveryConfig { dns_servers: vec![bind.server("tcp").parse().unwrap()], ..good };
+    let tcp_alone = DiscoveryConfig { dns: servers(&[&bind.server("tcp")]), ..good };
     for (seed, config) in (30..).zip([dead_server, dead_seed, tcp_alone]) {
         let carol = node(seed, &[], config).await;
         until("carol found alice", &carol, || is_connected(&carol, alice.net.local_id())).await;

@@ -40,13 +40,24 @@ pub struct Given {
     /// Addresses of nodes to connect to, comma-separated.
     #[arg(long, env = "TRELLIS_PEERS", value_name = "MULTIADDR", value_delimiter = ',')]
     pub peers: Option<Vec<String>>,
-    /// Names of DNS seeds to find nodes by, comma-separated or repeated; those of the chain spec otherwise.
+    /// Names of DNS seeds to find nodes by, comma-separated or repeated, or `trellis://NODEID@NAME` for a signed tree of that
+    /// publisher alone; those of the chain spec otherwise.
     #[arg(long, env = "TRELLIS_DNS_SEED", value_name = "NAME", value_delimiter = ',')]
     pub dns_seed: Option<Vec<String>>,
-    /// Name servers for the seeds, `IP[:PORT]` or `tcp://IP[:PORT]`, comma-separated or repeated; the system's otherwise.
+    /// Name servers for the seeds, comma-separated or repeated, the next where one fails: `IP[:PORT]`, `udp://…`, `tcp://…`,
+    /// `tls://IP[:PORT]#NAME` or `https://IP[:PORT]/PATH#NAME`; the system's otherwise.
     #[arg(long, env = "TRELLIS_DNS_SERVER", value_name = "ADDR", value_delimiter = ',')]
     pub dns_server: Option<Vec<String>>,
-    /// Ways to find nodes beside `--peers`, comma-separated: `book`, `dns`, `pex`; `off` for none of them.
+    /// PEM file of the authorities of encrypted name servers; the system's otherwise.
+    #[arg(long, env = "TRELLIS_DNS_CA", value_name = "FILE")]
+    pub dns_ca: Option<PathBuf>,
+    /// File of DNSKEY records that are trusted instead of the DNS root's.
+    #[arg(long, env = "TRELLIS_DNS_TRUST_ANCHOR", value_name = "FILE")]
+    pub dns_trust_anchor: Option<PathBuf>,
+    /// Believe no seed that DNSSEC does not vouch for; `false` takes unsigned answers and refuses bogus ones.
+    #[arg(long, env = "TRELLIS_REQUIRE_DNSSEC", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub require_dnssec: Option<bool>,
+    /// Ways to find nodes beside `--peers`, comma-separated: `book`, `dns`, `pex`, `mdns`, `kad`; `off` for none of them.
     #[arg(long, env = "TRELLIS_DISCOVERY", value_name = "SOURCES", value_delimiter = ',')]
     pub discovery: Option<Vec<String>>,
     /// Connections that this node dials and keeps at least, as far as it knows nodes to dial.
@@ -152,6 +163,9 @@ pub struct Settings {
     pub peers: Vec<String>,
     pub dns_seed: Vec<String>,
     pub dns_server: Vec<String>,
+    pub dns_ca: Option<PathBuf>,
+    pub dns_trust_anchor: Option<PathBuf>,
+    pub require_dnssec: bool,
     pub discovery: Vec<String>,
     pub outbound_min: u32,
     pub profile: String,
@@ -195,7 +209,10 @@ impl Default for Settings {
             peers: Vec::new(),
             dns_seed: Vec::new(),
             dns_server: Vec::new(),
-            discovery: ["book", "dns", "pex"].map(str::to_owned).to_vec(),
+            dns_ca: None,
+            dns_trust_anchor: None,
+            require_dnssec: false,
+            discovery: ["book", "dns", "pex", "mdns", "kad"].map(str::to_owned).to_vec(),
             outbound_min: 8,
             profile: "auto".into(),
             bandwidth_up: 100,

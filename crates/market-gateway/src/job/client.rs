@@ -147,6 +147,11 @@ impl JobClient {
         adverts::offers(&self.shared).await
     }
 
+    /// Asks the network who sells a model that no connected provider sells; true where somebody was found and connected.
+    pub async fn look_for(&self, model: &str) -> bool {
+        !self.shared.network.find_providers(model).await.is_empty()
+    }
+
     /// Every channel this gateway pays by.
     #[must_use]
     pub fn channels(&self) -> Vec<ChannelSummary> {

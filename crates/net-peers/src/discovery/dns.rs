@@ -2,25 +2,32 @@
 //!
 //! For a seed `NAME` these are asked, all at once: A and AAAA of `NAME` (nodes at the network's port), SRV of
 //! `_trellis._udp.NAME` (hosts with their ports), TXT of `NAME` and of `_dnsaddr.NAME` (`dnsaddr=` multiaddresses).
-//! A seed is a hint and no authority: what it names still has to pass the handshake.
+//! For a seed `trellis://NODEID@NAME` the signed tree of node records below `NAME` is read ([`tree`]), and nothing that the
+//! named publisher did not sign is believed. A seed is a hint and no authority: what it names still has to pass the
+//! handshake.
 
-use std::collections::BTreeSet;
+pub mod resolver;
+pub mod server;
+pub mod tree;
+mod walk;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
-use std::str::FromStr;
 use std::time::Duration;
 
-use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig, ResolverOpts};
-use hickory_resolver::lookup::Lookup;
-use hickory_resolver::net::NetError;
-use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
-use hickory_resolver::{Resolver, TokioResolver};
+use parking_lot::Mutex;
 use thiserror::Error;
+use trellis_primitives::{NodeId, UnixMs};
 
+pub use self::resolver::{DnsConfig, DnsResolver, LookupError, ResolverError};
+pub use self::server::{DnsServer, DnsServerError, DnsWay};
+
+use self::resolver::Answers;
+use self::tree::TreeError;
 use super::address::{AddressClass, PeerAddress};
+use crate::handshake::Checker;
 
-/// The port of a name server that is given without one.
-pub const DNS_PORT: u16 = 53;
 /// One name server has this long for one question.
 pub const DNS_TIMEOUT_MS: u64 = 3_000;
 /// Questions to each name server before it counts as silent.
@@ -38,55 +45,15 @@ pub const SEED_TTL_MS_MAX: u64 = 24 * 60 * 60 * 1_000;
 /// A seed that failed is asked again after this long.
 pub const SEED_RETRY_MS: u64 = 15_000;
 /// What a TXT record of a node begins with.
-const DNSADDR: &str = "dnsaddr=";
-
-/// A name server to ask: `IP`, `IP:PORT`, `[IPv6]:PORT`, or one of them behind `udp://` or `tcp://` for that way alone.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct DnsServer {
-    /// Where it is.
-    pub socket: SocketAddr,
-    /// Whether it is asked over UDP.
-    pub udp: bool,
-    /// Whether it is asked over TCP: where UDP failed or an answer was cut, or alone.
-    pub tcp: bool,
-}
-
-/// A text that names no name server.
-#[derive(Clone, Debug, Error, PartialEq, Eq)]
-#[error("a DNS server is IP, IP:PORT, udp://IP:PORT or tcp://IP:PORT, got {0:?}")]
-pub struct DnsServerError(pub String);
-
-impl FromStr for DnsServer {
-    type Err = DnsServerError;
-
-    fn from_str(text: &str) -> Result<Self, DnsServerError> {
-        let (udp, tcp, rest) = match (text.strip_prefix("udp://"), text.strip_prefix("tcp://")) {
-            (Some(rest), _) => (true, false, rest),
-            (_, Some(rest)) => (false, true, rest),
-            _ => (true, true, text),
-        };
-        let alone = rest.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, DNS_PORT));
-        let socket = alone.or_else(|_| rest.parse()).map_err(|_| DnsServerError(text.to_owned()))?;
-        Ok(Self { socket, udp, tcp })
-    }
-}
-
-impl DnsServer {
-    fn config(&self) -> NameServerConfig {
-        let ways = [(self.udp, ConnectionConfig::udp()), (self.tcp, ConnectionConfig::tcp())];
-        let mut connections: Vec<ConnectionConfig> =
-            ways.into_iter().filter(|(used, _)| *used).map(|(_, way)| way).collect();
-        connections.iter_mut().for_each(|way| way.port = self.socket.port());
-        // Another server may know a name that this one does not.
-        NameServerConfig::new(self.socket.ip(), false, connections)
-    }
-}
+pub const DNSADDR: &str = "dnsaddr=";
+/// What the name of a signed tree begins with.
+const PINNED: &str = "trellis://";
 
 /// Why a seed gave nothing.
 #[derive(Debug, Error)]
 pub enum SeedError {
-    /// The system's resolver is not configured, or not in a way that is understood.
-    #[error("no resolver: {0}")]
+    /// No resolver could be set up.
+    #[error("{0}")]
     NoResolver(String),
     /// The text is no domain name.
     #[error("not a domain name: {0:?}")]
@@ -94,6 +61,12 @@ pub enum SeedError {
     /// No name server answered any question.
     #[error("no answer: {0}")]
     NoAnswer(String),
+    /// An answer was refused.
+    #[error(transparent)]
+    Refused(LookupError),
+    /// The signed tree is not believed.
+    #[error(transparent)]
+    Tree(#[from] TreeError),
     /// The questions took too long all together.
     #[error("no answer within {timeout_ms} ms")]
     Timeout {
@@ -102,103 +75,130 @@ pub enum SeedError {
     },
 }
 
+impl From<LookupError> for SeedError {
+    fn from(error: LookupError) -> Self {
+        match error {
+            LookupError::NoAnswer(detail) => Self::NoAnswer(detail),
+            refused => Self::Refused(refused),
+        }
+    }
+}
+
 /// What a seed said.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SeedAnswer {
     /// Where nodes are.
     pub addresses: Vec<PeerAddress>,
+    /// Nodes whose signed records say where they are.
+    pub nodes: Vec<(NodeId, Vec<PeerAddress>)>,
     /// How long the answer is kept, within [`SEED_TTL_MS_MIN`] and [`SEED_TTL_MS_MAX`].
     pub ttl_ms: u64,
-    /// Addresses that were left out: not dialable, or of a network nearer than the name server.
+    /// Addresses and records that were left out: not dialable, not good, or of a network nearer than the name server.
     pub left_out: usize,
+    /// Whether DNSSEC vouches for the whole answer.
+    pub validated: bool,
 }
 
 /// Asks seeds.
 pub struct Seeds {
-    resolver: Result<TokioResolver, String>,
+    resolver: Result<DnsResolver, String>,
     /// The nearest class of address that is believed.
     nearest: AddressClass,
     /// The port of nodes whose record names none.
     port: u16,
+    /// What records in a tree have to be of.
+    checker: Checker,
+    /// The newest number of each publisher's tree.
+    trees: Mutex<BTreeMap<NodeId, u64>>,
 }
 
 impl Seeds {
-    /// Seeds that are looked up with these servers, or with the system's where there are none. `port` is that of nodes in
-    /// A and AAAA records.
+    /// Seeds that are looked up as the configuration says. `port` is that of nodes in A and AAAA records.
     ///
     /// Addresses of private networks are believed only if every server was named by the operator and is itself in a
     /// network as near: a public name never leads this node into its own site.
-    #[must_use]
-    pub fn new(servers: &[DnsServer], port: u16) -> Self {
-        let classes = servers.iter().filter_map(|server| AddressClass::of(server.socket.ip()));
+    pub(crate) fn new(config: &DnsConfig, port: u16, checker: Checker) -> Self {
+        let classes = config.servers.iter().filter_map(|server| AddressClass::of(server.socket.ip()));
         let nearest = classes.max().unwrap_or(AddressClass::Public);
-        Self { resolver: resolver(servers).map_err(|error| error.to_string()), nearest, port }
+        let resolver = DnsResolver::new(config).map_err(|error| error.to_string());
+        Self { resolver, nearest, port, checker, trees: Mutex::default() }
     }
 
-    /// Asks one seed.
+    /// Asks one seed. `draw` chooses which part of a large tree is read.
     ///
     /// # Errors
     /// [`SeedError`]. A name that exists and names nobody is an empty answer, not an error.
-    pub async fn ask(&self, seed: &str) -> Result<SeedAnswer, SeedError> {
+    pub async fn ask(&self, seed: &str, now: UnixMs, draw: u64) -> Result<SeedAnswer, SeedError> {
         let limit = Duration::from_millis(SEED_TIMEOUT_MS);
-        let answer = tokio::time::timeout(limit, self.ask_all(seed)).await;
+        let asked = async {
+            let resolver = self.resolver.as_ref().map_err(|error| SeedError::NoResolver(error.clone()))?;
+            match seed.strip_prefix(PINNED) {
+                Some(pinned) => self.ask_tree(resolver, pinned, now, draw).await,
+                None => self.ask_records(resolver, seed).await,
+            }
+        };
+        let answer = tokio::time::timeout(limit, asked).await;
         answer.map_err(|_| SeedError::Timeout { timeout_ms: SEED_TIMEOUT_MS })?
     }
 
-    async fn ask_all(&self, seed: &str) -> Result<SeedAnswer, SeedError> {
-        let resolver = self.resolver.as_ref().map_err(|error| SeedError::NoResolver(error.clone()))?;
-        let bad = |_| SeedError::BadName(seed.to_owned());
-        let mut name = Name::from_utf8(seed).map_err(bad)?;
-        name.set_fqdn(true);
-        let below = |label: &str| Name::from_ascii(label).and_then(|label| label.append_domain(&name)).map_err(bad);
-        let (service, dnsaddr) = (below("_trellis._udp")?, below("_dnsaddr")?);
+    async fn ask_records(&self, resolver: &DnsResolver, seed: &str) -> Result<SeedAnswer, SeedError> {
+        let name = domain(seed)?;
+        let (service, dnsaddr) = (below("_trellis._udp", &name)?, below("_dnsaddr", &name)?);
+        let verified = resolver.verify_anchor().await;
+        let ask = |name: Name, record_type| async move { resolver.ask(&name, record_type, verified).await };
         let (a, aaaa, srv, txt, txt_below) = tokio::join!(
-            resolver.lookup(name.clone(), RecordType::A),
-            resolver.lookup(name.clone(), RecordType::AAAA),
-            resolver.lookup(service, RecordType::SRV),
-            resolver.lookup(name.clone(), RecordType::TXT),
-            resolver.lookup(dnsaddr, RecordType::TXT),
+            ask(name.clone(), RecordType::A),
+            ask(name.clone(), RecordType::AAAA),
+            ask(service, RecordType::SRV),
+            ask(name.clone(), RecordType::TXT),
+            ask(dnsaddr, RecordType::TXT),
         );
-        let mut gathered = Gathered::default();
-        for lookup in [a, aaaa] {
-            gathered.take(lookup, |data, gathered| gathered.host(data, self.port));
+        let mut gathered = Gathered { validated: true, ..Gathered::default() };
+        for answers in [a, aaaa] {
+            gathered.take(answers, |data, gathered| gathered.host(data, self.port))?;
         }
         let mut hosts = BTreeSet::new();
         gathered.take(srv, |data, _| {
             if let RData::SRV(srv) = data {
                 hosts.insert((srv.target.clone(), srv.port));
             }
-        });
-        for lookup in [txt, txt_below] {
-            gathered.take(lookup, |data, gathered| gathered.text(data));
+        })?;
+        for answers in [txt, txt_below] {
+            gathered.take(answers, |data, gathered| gathered.text(data))?;
         }
         for (host, port) in hosts.into_iter().take(SEED_HOSTS_MAX) {
-            let (a, aaaa) =
-                tokio::join!(resolver.lookup(host.clone(), RecordType::A), resolver.lookup(host, RecordType::AAAA));
-            for lookup in [a, aaaa] {
-                gathered.take(lookup, |data, gathered| gathered.host(data, port));
+            let (a, aaaa) = tokio::join!(ask(host.clone(), RecordType::A), ask(host, RecordType::AAAA));
+            for answers in [a, aaaa] {
+                gathered.take(answers, |data, gathered| gathered.host(data, port))?;
             }
         }
         gathered.into_answer(self.nearest)
     }
 }
 
-fn resolver(servers: &[DnsServer]) -> Result<TokioResolver, NetError> {
-    let mut builder = if servers.is_empty() {
-        TokioResolver::builder_tokio()?
-    } else {
-        let servers = servers.iter().map(DnsServer::config).collect();
-        Resolver::builder_with_config(ResolverConfig::from_name_servers(servers), TokioRuntimeProvider::default())
-    };
-    let defaults = ResolverOpts::default();
-    let options = builder.options_mut();
-    options.timeout = Duration::from_millis(DNS_TIMEOUT_MS);
-    options.attempts = DNS_ATTEMPTS;
-    options.try_tcp_on_error = true;
-    options.case_randomization = defaults.case_randomization;
-    // This module keeps answers itself, by the injected clock.
-    options.cache_size = 0;
-    builder.build()
+/// A domain name, absolute.
+fn domain(text: &str) -> Result<Name, SeedError> {
+    let mut name = Name::from_utf8(text).map_err(|_| SeedError::BadName(text.to_owned()))?;
+    name.set_fqdn(true);
+    Ok(name)
+}
+
+/// A name below another.
+fn below(label: &str, name: &Name) -> Result<Name, SeedError> {
+    let joined = Name::from_ascii(label).and_then(|label| label.append_domain(name));
+    joined.map_err(|_| SeedError::BadName(format!("{label}.{name}")))
+}
+
+/// The text of a TXT record, its parts joined.
+fn text_of(data: &RData) -> Option<String> {
+    let RData::TXT(txt) = data else { return None };
+    let bytes: Vec<u8> = txt.txt_data.iter().flat_map(|part| part.iter().copied()).collect();
+    String::from_utf8(bytes).ok()
+}
+
+/// How long an answer is kept.
+fn bounded_ttl_ms(ttl_s: Option<u32>) -> u64 {
+    (u64::from(ttl_s.unwrap_or_default()) * 1_000).clamp(SEED_TTL_MS_MIN, SEED_TTL_MS_MAX)
 }
 
 /// What came so far.
@@ -208,23 +208,32 @@ struct Gathered {
     left_out: usize,
     ttl_s: Option<u32>,
     answered: bool,
+    validated: bool,
     error: Option<String>,
 }
 
 impl Gathered {
-    fn take(&mut self, lookup: Result<Lookup, NetError>, mut each: impl FnMut(&RData, &mut Self)) {
-        match lookup {
-            Ok(lookup) => {
+    /// Takes one answer; one that was refused refuses the whole seed.
+    fn take(
+        &mut self,
+        answers: Result<Answers, LookupError>,
+        mut each: impl FnMut(&RData, &mut Self),
+    ) -> Result<(), SeedError> {
+        match answers {
+            Ok(answers) => {
                 self.answered = true;
-                for record in lookup.answers() {
+                self.validated &= answers.validated;
+                for record in &answers.records {
                     self.ttl_s = Some(self.ttl_s.map_or(record.ttl, |ttl| ttl.min(record.ttl)));
                     each(&record.data, self);
                 }
+                Ok(())
             }
-            Err(error) if error.is_no_records_found() => self.answered = true,
-            Err(error) => {
-                self.error.get_or_insert_with(|| error.to_string());
+            Err(LookupError::NoAnswer(detail)) => {
+                self.error.get_or_insert(detail);
+                Ok(())
             }
+            Err(refused) => Err(SeedError::Refused(refused)),
         }
     }
 
@@ -238,10 +247,8 @@ impl Gathered {
     }
 
     fn text(&mut self, data: &RData) {
-        let RData::TXT(txt) = data else { return };
-        let bytes: Vec<u8> = txt.txt_data.iter().flat_map(|part| part.iter().copied()).collect();
         // Other records of the name, such as SPF, are none of ours.
-        if let Some(address) = std::str::from_utf8(&bytes).ok().and_then(|text| text.strip_prefix(DNSADDR)) {
+        if let Some(address) = text_of(data).as_deref().and_then(|text| text.strip_prefix(DNSADDR)) {
             self.add(PeerAddress::parse(address));
         }
     }
@@ -264,8 +271,8 @@ impl Gathered {
         let before = self.addresses.len();
         self.addresses.retain(|address| address.class().is_some_and(|class| nearest.may_share(class)));
         let left_out = self.left_out + before - self.addresses.len();
-        let ttl_ms = u64::from(self.ttl_s.unwrap_or_default()) * 1_000;
-        Ok(SeedAnswer { addresses: self.addresses, ttl_ms: ttl_ms.clamp(SEED_TTL_MS_MIN, SEED_TTL_MS_MAX), left_out })
+        let (ttl_ms, validated) = (bounded_ttl_ms(self.ttl_s), self.validated);
+        Ok(SeedAnswer { addresses: self.addresses, nodes: Vec::new(), ttl_ms, left_out, validated })
     }
 }
 
@@ -274,21 +281,6 @@ mod tests {
     use super::*;
     use hickory_resolver::proto::rr::rdata::{A, TXT};
     use proptest::prelude::*;
-
-    #[test]
-    fn name_servers_are_read_in_every_form() {
-        let read = |text: &str| {
-            let server: DnsServer = text.parse().unwrap();
-            (server.socket.to_string(), server.udp, server.tcp)
-        };
-        assert_eq!(read("9.9.9.9"), ("9.9.9.9:53".to_owned(), true, true));
-        assert_eq!(read("9.9.9.9:5353"), ("9.9.9.9:5353".to_owned(), true, true));
-        assert_eq!(read("tcp://[2620:fe::fe]:54"), ("[2620:fe::fe]:54".to_owned(), false, true));
-        assert_eq!(read("udp://2620:fe::fe"), ("[2620:fe::fe]:53".to_owned(), true, false));
-        for bad in ["", "dns.example", "9.9.9.9:", "tls://9.9.9.9"] {
-            assert_eq!(bad.parse::<DnsServer>(), Err(DnsServerError(bad.to_owned())));
-        }
-    }
 
     fn gathered(data: &[RData]) -> Gathered {
         let mut gathered = Gathered { answered: true, ..Gathered::default() };

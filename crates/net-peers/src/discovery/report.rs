@@ -27,6 +27,10 @@ pub enum Source {
     Dns(String),
     /// Other peers.
     Pex,
+    /// The local network.
+    Mdns,
+    /// The network's hash table.
+    Kad,
 }
 
 impl std::fmt::Display for Source {
@@ -38,6 +42,8 @@ impl std::fmt::Display for Source {
             Self::Book => f.write_str("book"),
             Self::Dns(name) => write!(f, "dns:{name}"),
             Self::Pex => f.write_str("pex"),
+            Self::Mdns => f.write_str("mdns"),
+            Self::Kad => f.write_str("kad"),
         }
     }
 }
@@ -72,7 +78,7 @@ impl Outcome {
 /// One source's last result.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct SourceReport {
-    /// `config`, `compiled-in`, `anchors`, `book`, `dns:NAME` or `pex`.
+    /// `config`, `compiled-in`, `anchors`, `book`, `dns:NAME`, `pex`, `mdns` or `kad`.
     pub source: String,
     /// How it ended.
     pub outcome: Outcome,
@@ -138,6 +144,12 @@ pub struct DiscoveryMetrics {
     pub answers_refused: Counter,
     /// Records of peers that did not verify.
     pub records_invalid: Counter,
+    /// Nodes in Kademlia's routing table.
+    pub kad_peers: Gauge,
+    /// Provider records kept for others.
+    pub kad_records: Gauge,
+    /// Records that peers wanted kept and that were not theirs to tell, or beyond the bounds.
+    pub kad_refused: Counter,
 }
 
 impl DiscoveryMetrics {
@@ -156,6 +168,10 @@ impl DiscoveryMetrics {
         group.register("answers_refused", help, self.answers_refused.clone());
         let help = "Node records from peers that did not verify";
         group.register("records_invalid", help, self.records_invalid.clone());
+        group.register("kad_peers", "Nodes in Kademlia's routing table", self.kad_peers.clone());
+        group.register("kad_records", "Provider records kept for other nodes", self.kad_records.clone());
+        let help = "Records that peers wanted kept and that were not theirs to tell, or beyond the bounds";
+        group.register("kad_refused", help, self.kad_refused.clone());
     }
 }
 

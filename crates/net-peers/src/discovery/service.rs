@@ -3,6 +3,7 @@
 mod ask;
 mod dial;
 mod relayed;
+mod seek;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -46,6 +47,9 @@ pub(crate) fn start(shared: &Arc<NodeShared>) {
     finder.spawn(|finder| async move { finder.rounds().await });
     finder.spawn(|finder| async move { finder.feel().await });
     finder.spawn(|finder| async move { finder.keep_saved().await });
+    if finder.discovery.config.kad {
+        finder.spawn(|finder| async move { finder.provide().await });
+    }
     if finder.discovery.config.pex {
         match shared.streams.accept(PEX) {
             Ok(acceptor) => finder.spawn(|finder| async move { finder.answer_all(acceptor).await }),
@@ -84,7 +88,16 @@ impl NodeShared {
     /// Saves the book for the next run; called while the outbound peers are still connected.
     pub(crate) async fn save_book(self: &Arc<Self>) {
         if let Some(discovery) = self.discovery.clone() {
-            Finder { shared: Arc::clone(self), discovery }.save().await;
+            let finder = Finder { shared: Arc::clone(self), discovery };
+            tokio::join!(finder.save(), finder.save_records());
+        }
+    }
+
+    /// Finds who sells a model and connects to some of them; see [`crate::Network::find_providers`].
+    pub(crate) async fn find_providers(self: &Arc<Self>, model: &str) -> Vec<NodeId> {
+        match self.discovery.clone().filter(|discovery| discovery.config.kad) {
+            Some(discovery) => Finder { shared: Arc::clone(self), discovery }.find_model(model).await,
+            None => Vec::new(),
         }
     }
 }
@@ -233,8 +246,9 @@ impl Finder {
             tokio::join!(self.fill(), self.fill_relayed());
         };
         let told = async {
-            let (from_seeds, from_peers) = tokio::join!(self.ask_seeds(), self.ask_peers());
-            if from_seeds + from_peers > 0 {
+            let (from_seeds, from_peers, from_table) =
+                tokio::join!(self.ask_seeds(), self.ask_peers(), self.ask_table());
+            if from_seeds + from_peers + from_table > 0 {
                 self.book_changed();
                 tokio::join!(self.fill(), self.fill_relayed());
             }
@@ -264,6 +278,7 @@ impl Finder {
             if self.discovery.dirty.load(Ordering::Relaxed) {
                 self.save().await;
             }
+            self.save_records().await;
         }
     }
 

@@ -6,13 +6,16 @@ use futures::future::{Either, select};
 use libp2p::PeerId;
 use libp2p::core::Multiaddr;
 use libp2p::multiaddr::Protocol as Part;
+use libp2p::swarm::DialError as SwarmDialError;
 use tokio::sync::oneshot;
+use trellis_net_transport::TransportError;
 use trellis_primitives::NodeId;
 
 use super::handle::parse_address;
 use super::{Command, NodeShared};
 use crate::config::{CONNECT_TIMEOUT_MS, HANDSHAKE_TIMEOUT_MS, TCP_AFTER_MS};
-use crate::error::DialError;
+use crate::error::{DialError, RefusedBy};
+use crate::reason::RefusalReason;
 use crate::table::route::target_of;
 
 /// TCP at the port where an address has QUIC.
@@ -33,6 +36,9 @@ fn tcp_twin(address: &Multiaddr) -> Option<Multiaddr> {
 const fn may_go_elsewhere(error: &DialError) -> bool {
     matches!(error, DialError::Unreachable { .. } | DialError::Timeout { .. } | DialError::BadAddress { .. })
 }
+
+/// What can be listened at and dialled.
+pub(super) const ADDRESS_FORMS: &str = "expected /ip4/IP/udp/PORT/quic-v1, /ip4/IP/tcp/PORT or /ip6/…";
 
 impl NodeShared {
     /// Dials and waits for the handshake. Where QUIC has not answered after [`TCP_AFTER_MS`], TCP is tried beside it.
@@ -112,6 +118,45 @@ impl NodeShared {
             Err(_) => Err(DialError::Timeout { address: text.to_owned(), timeout_ms }),
         }
     }
+}
+
+/// The transport's own error inside the swarm's.
+pub(super) fn transport_error(error: &std::io::Error) -> Option<&TransportError> {
+    error.get_ref()?.downcast_ref::<TransportError>()
+}
+
+/// The swarm's error in our words.
+pub(super) fn dial_error(address: &str, error: &SwarmDialError) -> DialError {
+    let address = address.to_owned();
+    let refused = |by, reason| DialError::Refused { by, reason };
+    let detail = match error {
+        SwarmDialError::LocalPeerId { .. } => return refused(RefusedBy::Us, RefusalReason::SelfConnection),
+        SwarmDialError::Transport(attempts) => match attempts.first().map(|(_, error)| error) {
+            Some(libp2p::TransportError::MultiaddrNotSupported(_)) => {
+                let detail = ADDRESS_FORMS.to_owned();
+                return DialError::BadAddress { address, detail };
+            }
+            Some(libp2p::TransportError::Other(error)) => match transport_error(error) {
+                Some(TransportError::Classical(_)) => {
+                    return refused(RefusedBy::Us, RefusalReason::PolicyClassical);
+                }
+                Some(TransportError::Auth(_) | TransportError::NoIdentity) => {
+                    return refused(RefusedBy::Us, RefusalReason::BadSignature);
+                }
+                Some(TransportError::RefusedByPeer) => return refused(RefusedBy::Them, RefusalReason::Full),
+                Some(TransportError::Timeout { timeout_ms }) => {
+                    return DialError::Timeout { address, timeout_ms: *timeout_ms };
+                }
+                Some(TransportError::Connection(quinn_error)) if quinn_error.to_string() == "timed out" => {
+                    return DialError::Timeout { address, timeout_ms: CONNECT_TIMEOUT_MS };
+                }
+                _ => error.to_string(),
+            },
+            None => "no address".to_owned(),
+        },
+        other => other.to_string(),
+    };
+    DialError::Unreachable { address, detail }
 }
 
 #[cfg(test)]

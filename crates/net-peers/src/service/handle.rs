@@ -153,6 +153,10 @@ impl Network for NetHandle {
         Some(self.shared.reach_report())
     }
 
+    async fn find_providers(&self, model: &str) -> Vec<NodeId> {
+        self.shared.find_providers(model).await
+    }
+
     fn events(&self) -> broadcast::Receiver<PeerEvent> {
         self.shared.events.subscribe()
     }

@@ -16,10 +16,12 @@ use tokio::sync::{mpsc, oneshot};
 use trellis_net_transport::{CloseReason, NodeTransport, TransportError};
 use trellis_primitives::NodeId;
 
+use super::dial::{ADDRESS_FORMS, dial_error, transport_error};
+use super::finding::{Finder, Finding, FindingState};
 use super::reach::{Reach, Reaching, RelayDoor};
 use super::shake::{Finished, Shake, ShakeError, remote_reason};
 use super::{Command, NodeShared};
-use crate::config::{CONNECT_TIMEOUT_MS, NetConfig, PING_INTERVAL_MS};
+use crate::config::{NetConfig, PING_INTERVAL_MS};
 use crate::error::{DialError, RefusedBy, StartError};
 use crate::guard::{Arrival, Conduct};
 use crate::handshake::{Accepted, HandshakeFailure, Refusal};
@@ -46,8 +48,6 @@ pub(super) const CLOSE_REFUSAL: u32 = 0x200;
 const CLOSE_TIMEOUT_MS: u64 = 500;
 /// Finished handshakes that wait for the service.
 const FINISHED_WAITING_MAX: usize = 1_024;
-/// What can be listened at and dialled.
-const ADDRESS_FORMS: &str = "expected /ip4/IP/udp/PORT/quic-v1, /ip4/IP/tcp/PORT or /ip6/…";
 /// What identify says of the protocol family.
 const IDENTIFY_PROTOCOL: &str = "/trellis/id/1";
 
@@ -60,6 +60,7 @@ pub(crate) struct Behaviour {
     identify: identify::Behaviour,
     ping: ping::Behaviour,
     pub(super) reach: Reach,
+    finding: Finding,
 }
 
 struct PendingDial {
@@ -78,6 +79,7 @@ pub(crate) struct Service {
     dials: HashMap<ConnectionId, PendingDial>,
     closing: HashMap<ConnectionId, (DisconnectReason, Vec<oneshot::Sender<()>>)>,
     reaching: Reaching,
+    finding: FindingState,
 }
 
 /// The swarm of a node and the part of its streams that the handle shares.
@@ -87,6 +89,7 @@ pub(super) fn build(
     config: &NetConfig,
     streams: Streams,
     (client, door): (libp2p::relay::client::Behaviour, &Arc<RelayDoor>),
+    finding: Finding,
 ) -> Result<(Swarm<Behaviour>, Arc<StreamsShared>), StartError> {
     let NodeTransport { transport, local, .. } = transport;
     let connections_max = config.peers_max.saturating_mul(2);
@@ -107,6 +110,7 @@ pub(super) fn build(
         identify: identify::Behaviour::new(identify),
         ping: ping::Behaviour::new(ping),
         reach: Reach::new(local, client, config, door),
+        finding,
     };
     let config = libp2p::swarm::Config::with_tokio_executor()
         .with_idle_connection_timeout(Duration::from_millis(IDLE_CLASSICAL_MS))
@@ -121,16 +125,14 @@ pub(super) fn build(
 impl Service {
     pub(super) fn new(swarm: Swarm<Behaviour>, shared: Arc<NodeShared>, commands: mpsc::Receiver<Command>) -> Self {
         let (finished_sender, finished) = mpsc::channel(FINISHED_WAITING_MAX);
-        Self {
-            swarm,
-            shared,
-            commands,
-            finished_sender,
-            finished,
-            dials: HashMap::new(),
-            closing: HashMap::new(),
-            reaching: Reaching::default(),
-        }
+        let (dials, closing) = (HashMap::new(), HashMap::new());
+        let (reaching, finding) = (Reaching::default(), FindingState::default());
+        Self { swarm, shared, commands, finished_sender, finished, dials, closing, reaching, finding }
+    }
+
+    fn finder(&mut self) -> Finder<'_> {
+        let behaviour = &mut self.swarm.behaviour_mut().finding;
+        Finder { behaviour, state: &mut self.finding, shared: &self.shared }
     }
 
     /// Binds every configured address and waits until each is up.
@@ -208,6 +210,7 @@ impl Service {
             Command::Reserve { relay, at } => self.reaching.reserve(&mut self.swarm, &self.shared, relay, at),
             Command::Look { relay, at } => Reaching::look(&mut self.swarm, relay, at),
             Command::Release { relay } => self.reaching.release(&mut self.swarm, relay),
+            Command::Find(command) => self.finder().on_command(command),
         }
     }
 
@@ -322,6 +325,7 @@ impl Service {
             SwarmEvent::Behaviour(BehaviourEvent::Reach(event)) => {
                 self.reaching.event(&mut self.swarm, &self.shared, event);
             }
+            SwarmEvent::Behaviour(BehaviourEvent::Finding(event)) => self.finder().on_event(event),
             _ => {}
         }
     }
@@ -451,8 +455,11 @@ impl Service {
             },
         );
         let acceptance = table.accepted(connection, accepted, self.shared.clock.now());
-        let connected = table.connected_count();
+        let (connected, peer_id) = (table.connected_count(), table.peer_id_of(connection));
         drop(table);
+        if let Some(peer_id) = peer_id {
+            self.finder().accepted(peer_id);
+        }
         self.shared.metrics.accepted.inc();
         self.shared.metrics.connected.set(i64::try_from(connected).unwrap_or(i64::MAX));
         let peer_id = self.shared.table.lock().peer_id_of(connection);
@@ -533,6 +540,7 @@ impl Service {
             (None, None) => DisconnectReason::NetworkError,
         };
         let mut table = self.shared.table.lock();
+        let peer_id = table.peer_id_of(connection);
         let gone = table.closed(connection, reason, self.shared.clock.now());
         let connected = table.connected_count();
         drop(table);
@@ -543,49 +551,14 @@ impl Service {
             self.shared.guard.left(peer, reason == DisconnectReason::NetworkError);
             self.shared.broadcaster.forget(peer);
             self.shared.reach.door.parted(peer);
+            let banned = self.shared.guard.ban_of(peer).is_some();
+            if let Some(peer_id) = peer_id {
+                self.finder().left(&peer_id, banned);
+            }
             let _ = self.shared.events.send(PeerEvent::Disconnected { peer, reason });
         }
         for done in closed_here.map(|(_, waiting)| waiting).unwrap_or_default() {
             let _ = done.send(());
         }
     }
-}
-
-/// The transport's own error inside the swarm's.
-fn transport_error(error: &std::io::Error) -> Option<&TransportError> {
-    error.get_ref()?.downcast_ref::<TransportError>()
-}
-
-/// The swarm's error in our words.
-fn dial_error(address: &str, error: &SwarmDialError) -> DialError {
-    let address = address.to_owned();
-    let refused = |by, reason| DialError::Refused { by, reason };
-    let detail = match error {
-        SwarmDialError::LocalPeerId { .. } => return refused(RefusedBy::Us, RefusalReason::SelfConnection),
-        SwarmDialError::Transport(attempts) => match attempts.first().map(|(_, error)| error) {
-            Some(libp2p::TransportError::MultiaddrNotSupported(_)) => {
-                let detail = ADDRESS_FORMS.to_owned();
-                return DialError::BadAddress { address, detail };
-            }
-            Some(libp2p::TransportError::Other(error)) => match transport_error(error) {
-                Some(TransportError::Classical(_)) => {
-                    return refused(RefusedBy::Us, RefusalReason::PolicyClassical);
-                }
-                Some(TransportError::Auth(_) | TransportError::NoIdentity) => {
-                    return refused(RefusedBy::Us, RefusalReason::BadSignature);
-                }
-                Some(TransportError::RefusedByPeer) => return refused(RefusedBy::Them, RefusalReason::Full),
-                Some(TransportError::Timeout { timeout_ms }) => {
-                    return DialError::Timeout { address, timeout_ms: *timeout_ms };
-                }
-                Some(TransportError::Connection(quinn_error)) if quinn_error.to_string() == "timed out" => {
-                    return DialError::Timeout { address, timeout_ms: CONNECT_TIMEOUT_MS };
-                }
-                _ => error.to_string(),
-            },
-            None => "no address".to_owned(),
-        },
-        other => other.to_string(),
-    };
-    DialError::Unreachable { address, detail }
 }

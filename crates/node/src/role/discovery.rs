@@ -6,11 +6,15 @@ use crate::settings::Settings;
 use eyre::Result;
 use serde_json::{Value, json};
 use std::path::Path;
-use trellis_net_peers::{DiscoveryConfig, DiscoveryReport, DnsServer};
+use trellis_net_peers::{DiscoveryConfig, DiscoveryReport, DnsConfig, DnsServer};
 use trellis_primitives::UnixMs;
 
 /// The address book's file in the data folder.
 const BOOK_FILE: &str = "peers.book";
+/// The file of Kademlia's records in the data folder.
+const RECORDS_FILE: &str = "kad.records";
+/// The sources that can be switched.
+const WAYS: [&str; 5] = ["book", "dns", "pex", "mdns", "kad"];
 /// Milliseconds in a second.
 const SECOND_MS: u64 = 1_000;
 
@@ -20,8 +24,8 @@ const SECOND_MS: u64 = 1_000;
 /// A usage failure that names the setting.
 pub fn config(settings: &Settings, chain: &Chain, datadir: &Path) -> Result<Option<DiscoveryConfig>> {
     let mut ways = settings.discovery.iter().map(String::as_str).filter(|way| !way.is_empty());
-    if let Some(unknown) = ways.clone().find(|way| !["book", "dns", "pex", "off"].contains(way)) {
-        let message = format!("discovery is a list of `book`, `dns` and `pex`, or `off`, got {unknown:?}");
+    if let Some(unknown) = ways.clone().find(|way| !WAYS.contains(way) && *way != "off") {
+        let message = format!("discovery is a list of `{}`, or `off`, got {unknown:?}", WAYS.join("`, `"));
         return Err(Failure::usage(message).into());
     }
     if ways.any(|way| way == "off") {
@@ -31,9 +35,15 @@ pub fn config(settings: &Settings, chain: &Chain, datadir: &Path) -> Result<Opti
     let uses =
         |way: &str| settings.discovery.iter().any(|used| used == way) && !(settings.proxy.is_some() && way == "dns");
     let servers = settings.dns_server.iter().filter(|text| !text.is_empty()).map(|text| text.parse::<DnsServer>());
-    let dns_servers = servers.collect::<Result<Vec<_>, _>>().map_err(|error| {
-        Failure::usage(format!("dns_server: {error}")).hint("for example 9.9.9.9 or 127.0.0.1:5353")
+    let servers = servers.collect::<Result<Vec<_>, _>>().map_err(|error| {
+        Failure::usage(format!("dns_server: {error}")).hint("for example 9.9.9.9 or tls://1.1.1.1#cloudflare-dns.com")
     })?;
+    let dns = DnsConfig {
+        servers,
+        authorities: settings.dns_ca.clone(),
+        trust_anchors: settings.dns_trust_anchor.clone(),
+        require_dnssec: settings.require_dnssec,
+    };
     let named: Vec<String> = settings.dns_seed.iter().filter(|name| !name.is_empty()).cloned().collect();
     let hints = &chain.spec.network;
     let dns_seeds = match (uses("dns"), named.is_empty()) {
@@ -46,9 +56,12 @@ pub fn config(settings: &Settings, chain: &Chain, datadir: &Path) -> Result<Opti
         book_file: uses("book").then(|| datadir.join(BOOK_FILE)),
         compiled_in: hints.boot_nodes.clone(),
         dns_seeds,
-        dns_servers,
+        dns,
         p2p_port: if hints.p2p_port == 0 { defaults.p2p_port } else { hints.p2p_port },
         pex: uses("pex"),
+        mdns: uses("mdns"),
+        kad: uses("kad"),
+        records_file: uses("kad").then(|| datadir.join(RECORDS_FILE)),
         outbound_min: usize::try_from(super::budget::outbound_min(settings)).unwrap_or(usize::MAX),
         round_ms: u64::from(settings.discovery_interval_s.max(1)) * SECOND_MS,
         ..defaults
@@ -101,13 +114,15 @@ mod tests {
             settings.dns_server = vec!["tcp://127.0.0.1:5353".into()];
         });
         let seeded = all(&seeded).expect("on");
-        assert_eq!((seeded.dns_seeds.len(), seeded.dns_servers.len()), (1, 1));
+        assert_eq!((seeded.dns_seeds.len(), seeded.dns.servers.len()), (1, 1));
         let pex_alone = all(&settings(|settings| {
             settings.discovery = vec!["pex".into()];
             settings.dns_seed = vec!["seed.example".into()];
         }))
         .expect("on");
         assert!(pex_alone.pex && pex_alone.book_file.is_none() && pex_alone.dns_seeds.is_empty());
+        assert!(!pex_alone.mdns && !pex_alone.kad && pex_alone.records_file.is_none());
+        assert!(default.mdns && default.records_file.as_deref() == Some(Path::new("folder/kad.records")));
         assert!(all(&settings(|settings| settings.discovery = vec!["off".into()])).is_none());
     }
 

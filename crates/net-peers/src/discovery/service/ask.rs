@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use rand::Rng;
 use rand::seq::SliceRandom;
 use trellis_crypto::SignatureError;
 use trellis_primitives::{Bytes, NodeId, UnixMs};
@@ -41,7 +42,8 @@ impl Finder {
         names.shuffle(&mut *self.discovery.rng.lock());
         let mut new = 0;
         for name in names {
-            let result = self.discovery.seeds.ask(&name).await;
+            let draw = self.discovery.rng.lock().random();
+            let result = self.discovery.seeds.ask(&name, self.shared.clock.now(), draw).await;
             new += self.take_seed(name, result);
         }
         new
@@ -54,12 +56,21 @@ impl Finder {
             Ok(answer) => {
                 let group = AddressGroup::of_name(&name);
                 let mut book = self.discovery.book.lock();
-                let told = answer.addresses.iter().map(|address| Told { address: *address, node: None, source: group });
-                let new = told.filter(|told| book.tell(*told, now)).count();
+                let mut new = 0;
+                for (id, addresses) in &answer.nodes {
+                    if *id != self.shared.local_id && self.shared.guard.ban_of(*id).is_none() {
+                        new += book.tell_record(*id, addresses, group, now);
+                    }
+                }
+                // In a tree every address is of a record, and told with it.
+                let bare = answer.addresses.iter().filter(|_| answer.nodes.is_empty());
+                let told = bare.map(|address| Told { address: *address, node: None, source: group });
+                new += told.filter(|told| book.tell(*told, now)).count();
                 drop(book);
                 let count = answer.addresses.len();
                 let (left_out, ttl_s) = (answer.left_out, answer.ttl_ms / 1_000);
-                let detail = format!("{new} new, {left_out} left out, kept for {ttl_s} s");
+                let signed = if answer.validated { ", DNSSEC" } else { "" };
+                let detail = format!("{new} new, {left_out} left out, kept for {ttl_s} s{signed}");
                 let outcome = if count > 0 { Outcome::Found } else { Outcome::Empty };
                 self.discovery.report(&source, outcome, count, detail, now);
                 (answer.ttl_ms, new)

@@ -153,7 +153,7 @@ impl Finder {
     }
 
     /// Dials an address and tells the book what came of it. `true` if a node is there.
-    async fn dial(&self, address: PeerAddress) -> bool {
+    pub(super) async fn dial(&self, address: PeerAddress) -> bool {
         if !self.discovery.dialling.lock().insert(address.socket) {
             return false;
         }
