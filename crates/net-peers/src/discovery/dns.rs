@@ -301,7 +301,7 @@ mod tests {
             RData::A(A::new(192, 168, 0, 1)),
             RData::A(A::new(0, 0, 0, 0)),
             text("dnsaddr=/ip4/11.0.0.2/udp/9701/quic-v1"),
-            text("dnsaddr=/ip4/11.0.0.2/tcp/9701"),
+            text("dnsaddr=/ip4/11.0.0.2/sctp/9701"),
             text("v=spf1 -all"),
         ];
         let answer = gathered(&data).into_answer(AddressClass::Public).unwrap();

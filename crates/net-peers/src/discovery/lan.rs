@@ -1,5 +1,6 @@
 //! The local network (NET-36): what mDNS tells goes into the address book like any other hint.
 
+use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 
 use libp2p::PeerId;
@@ -24,7 +25,10 @@ pub fn usable(found: &[(PeerId, Multiaddr)], local: PeerId) -> Vec<PeerAddress> 
         let own = address.peer.is_none_or(|named| named == *peer);
         own.then_some(PeerAddress { peer: Some(*peer), ..address })
     });
-    parsed.filter(|address| address.class().is_some_and(|class| class != AddressClass::Loopback)).collect()
+    let mut seen = HashSet::new();
+    let near = parsed.filter(|address| address.class().is_some_and(|class| class != AddressClass::Loopback));
+    // Both ways to one port are one place.
+    near.filter(|address| seen.insert(*address)).collect()
 }
 
 impl Discovery {

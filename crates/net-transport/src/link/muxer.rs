@@ -274,6 +274,10 @@ impl AsyncRead for LinkStream {
         if matches!(this.first, First::Goodbye(..)) {
             return this.poll_goodbye(cx);
         }
+        // yamux would wait for the next byte; QUIC does not, and whoever reads nothing only waits for what comes before.
+        if buf.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
         let read = ready!(Pin::new(&mut this.inner).poll_read(cx, buf))?;
         let First::Awaited(state) = &this.first else { return Poll::Ready(Ok(read)) };
         let filled = buf.get(..read).unwrap_or_default();
@@ -281,9 +285,7 @@ impl AsyncRead for LinkStream {
             this.first = First::Goodbye(Arc::clone(state), filled.to_vec());
             return this.poll_goodbye(cx);
         }
-        if !buf.is_empty() {
-            this.first = First::Passed;
-        }
+        this.first = First::Passed;
         Poll::Ready(Ok(read))
     }
 }

@@ -70,9 +70,14 @@ mod tests {
 
     const ONION: &str = "/onion3/vww6ybal4bd7szmgncyruucpgfkqahzddi37ktceo3ah7ngmcopnpyyd:9700";
 
-    fn configured(change: impl Fn(&mut Settings)) -> Result<NetConfig, String> {
+    fn set(change: impl Fn(&mut Settings)) -> Settings {
         let mut settings = Settings::default();
         change(&mut settings);
+        settings
+    }
+
+    fn configured(change: impl Fn(&mut Settings)) -> Result<NetConfig, String> {
+        let settings = set(change);
         let mut config = NetConfig::new(1, 2, B256::ZERO);
         configure(&settings, &mut config).map(|()| config).map_err(|failure| failure.to_string())
     }
@@ -97,18 +102,14 @@ mod tests {
         assert_eq!(config.listen, [ONION_LISTEN]);
         assert_eq!(config.proxy.unwrap().address.to_string(), "127.0.0.1:9050");
         assert_eq!(config.external_addresses, [ONION]);
-        let wrong: [(&str, &dyn Fn(&mut Settings)); 4] = [
-            ("proxy", &|settings| settings.proxy = None),
-            ("external", &|settings| settings.external.push("/ip4/11.0.0.1/tcp/1".to_owned())),
-            ("rpc", &|settings| settings.rpc = vec!["http://11.0.0.1:8545".to_owned()]),
-            ("wrong form", &|settings| settings.proxy = Some("http://127.0.0.1:1".to_owned())),
+        let wrong = [
+            ("proxy", Settings { proxy: None, ..Settings::default() }),
+            ("external", Settings { external: vec!["/ip4/11.0.0.1/tcp/1".to_owned()], ..set(onion_only) }),
+            ("rpc", Settings { rpc: vec!["http://11.0.0.1:8545".to_owned()], ..set(onion_only) }),
+            ("wrong form", Settings { proxy: Some("http://127.0.0.1:1".to_owned()), ..set(onion_only) }),
         ];
-        for (word, change) in wrong {
-            let failure = configured(|settings| {
-                onion_only(settings);
-                change(settings);
-            });
-            let failure = failure.unwrap_err();
+        for (word, settings) in wrong {
+            let failure = configured(|own| *own = Settings { onion_only: true, ..settings.clone() }).unwrap_err();
             assert!(failure.contains(word) && failure.contains("hint: "), "{word}: {failure}");
         }
     }
