@@ -1,6 +1,11 @@
 //! Real nodes over TCP on loopback: the same handshake, names and goodbyes as over QUIC.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+#[path = "support/socks.rs"]
+mod socks;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,8 +18,8 @@ use rand::SeedableRng;
 use trellis_crypto::{AccountKey, HybridKey};
 use trellis_net_peers::frame::{read_frame, write_frame};
 use trellis_net_peers::{
-    DialError, DisconnectReason, NetConfig, NetworkHandle, Path, PeerState, Policy, Protocol, RefusalReason, RefusedBy,
-    start,
+    DialError, DisconnectReason, NetConfig, NetworkHandle, Path, PeerState, Policy, Protocol, Proxy, RefusalReason,
+    RefusedBy, StartError, start,
 };
 use trellis_primitives::{B256, SystemClock};
 
@@ -22,17 +27,25 @@ const ECHO: Protocol = Protocol("/trellis/echo/1");
 /// How long anything may take on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-async fn node(seed: u64, policy: Policy, listen: &[&str]) -> NetworkHandle {
+fn config(listen: &[&str]) -> NetConfig {
     let mut config = NetConfig::new(97_001, 0x5452_4c53, B256::repeat_byte(7));
     config.listen = listen.iter().map(|address| (*address).to_owned()).collect();
-    config.policy = policy;
+    config
+}
+
+async fn started(seed: u64, config: NetConfig) -> NetworkHandle {
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
     let (keys, account) = (HybridKey::generate(&mut rng).unwrap(), AccountKey::generate(&mut rng));
     start(config, keys, account, Arc::new(SystemClock)).await.unwrap()
 }
 
 async fn tcp_node(seed: u64, policy: Policy) -> NetworkHandle {
-    node(seed, policy, &["/ip4/127.0.0.1/tcp/0"]).await
+    started(seed, NetConfig { policy, ..config(&["/ip4/127.0.0.1/tcp/0"]) }).await
+}
+
+fn socket(address: &str) -> SocketAddr {
+    let parts: Vec<&str> = address.split('/').collect();
+    format!("{}:{}", parts[2], parts[4]).parse().unwrap()
 }
 
 async fn until(what: &str, mut holds: impl FnMut() -> bool) {
@@ -165,4 +178,98 @@ async fn a_stock_tcp_peer_is_refused_by_name_under_require() {
             "noise: {with_noise}"
         );
     }
+}
+
+// row: NET-11
+#[tokio::test]
+async fn a_dial_takes_quic_where_it_answers_and_tcp_at_the_same_port_where_it_does_not() {
+    let alice = tcp_node(1, Policy::Require).await;
+    let bob = tcp_node(2, Policy::Require).await;
+    let port = socket(&bob.listen_addresses()[0]).port();
+    // Nobody answers there over UDP.
+    let quic = format!("/ip4/127.0.0.1/udp/{port}/quic-v1");
+    assert_eq!(alice.dial(&quic).await, Ok(bob.local_id()));
+    let used = |net: &NetworkHandle, peer| net.peers().into_iter().find(|info| info.id == Some(peer)).unwrap();
+    assert!(used(&alice, bob.local_id()).addresses[0].contains("/tcp/"));
+    assert_eq!(alice.peers().len(), 1, "one attempt leaves no second row: {:?}", alice.peers());
+
+    // A port that is free for both kinds is found by trying.
+    let start = Instant::now();
+    let carol = loop {
+        let probe = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let listen = [format!("/ip4/127.0.0.1/tcp/{probe}"), format!("/ip4/127.0.0.1/udp/{probe}/quic-v1")];
+        let both = config(&[listen[0].as_str(), listen[1].as_str()]);
+        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(3);
+        let (keys, account) = (HybridKey::generate(&mut rng).unwrap(), AccountKey::generate(&mut rng));
+        match trellis_net_peers::start(both, keys, account, Arc::new(SystemClock)).await {
+            Ok(carol) => break carol,
+            Err(StartError::Listen { .. }) if start.elapsed() < PATIENCE => {}
+            Err(error) => panic!("{error}"),
+        }
+    };
+    let addresses = carol.listen_addresses();
+    assert!(addresses[0].contains("/quic-v1") && addresses[1].contains("/tcp/"), "{addresses:?}");
+    assert_eq!(alice.dial(&addresses[0]).await, Ok(carol.local_id()));
+    let info = used(&alice, carol.local_id());
+    assert!(info.addresses[0].contains("/quic-v1"), "{:?}", info.addresses);
+    let record = info.record.unwrap();
+    assert_eq!(record.addresses.len(), 2, "the record lists both: {:?}", record.addresses);
+}
+
+const ONION: &str = "vww6ybal4bd7szmgncyruucpgfkqahzddi37ktceo3ah7ngmcopnpyyd";
+
+// row: NET-47
+#[tokio::test]
+async fn an_onion_only_node_reaches_an_onion_service_and_shows_no_clear_address() {
+    let bob = tcp_node(2, Policy::Require).await;
+    let service = socket(&bob.listen_addresses()[0]);
+    let i2p = format!("{}.b32.i2p", "a".repeat(52));
+    let names = HashMap::from([(format!("{ONION}.onion:80"), service), (format!("{i2p}:9700"), service)]);
+    let proxy = socks::Socks::start(names).await;
+    let own = "/onion3/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa:9700";
+    let hidden = |listen: &[&str]| {
+        let mut config = config(listen);
+        config.external_addresses = vec![own.to_owned(), "/ip4/11.0.0.1/tcp/9700".to_owned()];
+        config.proxy = Some(Proxy { address: proxy.address, onion_only: true });
+        config
+    };
+    let alice = started(1, hidden(&["/ip4/127.0.0.1/tcp/0"])).await;
+    assert_eq!(alice.dial(&format!("/onion3/{ONION}:80")).await, Ok(bob.local_id()));
+    let seen = |net: &NetworkHandle, peer| net.peers().into_iter().find(|info| info.id == Some(peer)).unwrap();
+    let info = seen(&alice, bob.local_id());
+    assert_eq!((info.path, info.key_exchange.as_str()), (Path::Proxied, "X25519MLKEM768"));
+    until("bob never accepted", || bob.peers().iter().any(|info| info.record.is_some())).await;
+    assert_eq!(seen(&bob, alice.local_id()).record.unwrap().addresses, [own]);
+    // By IP address, over QUIC or TCP, it dials nobody, and asks the proxy for nothing clear.
+    for clear in [bob.listen_addresses()[0].clone(), format!("/ip4/127.0.0.1/udp/{}/quic-v1", service.port())] {
+        let bare = clear.split("/p2p/").next().unwrap();
+        assert!(matches!(alice.dial(bare).await, Err(DialError::BadAddress { .. })), "{bare}");
+    }
+    let carol = started(3, hidden(&[])).await;
+    assert_eq!(carol.dial(&format!("/dns/{i2p}/tcp/9700")).await, Ok(bob.local_id()));
+    assert_eq!(*proxy.asked.lock().unwrap(), [format!("{ONION}.onion:80"), format!("{i2p}:9700")]);
+    for open in ["/ip4/0.0.0.0/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1"] {
+        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(4);
+        let (keys, account) = (HybridKey::generate(&mut rng).unwrap(), AccountKey::generate(&mut rng));
+        let refused = trellis_net_peers::start(hidden(&[open]), keys, account, Arc::new(SystemClock)).await;
+        let refused = refused.err().expect("no clear socket is opened").to_string();
+        assert!(refused.contains("onion-only"), "{refused}");
+    }
+}
+
+// row: NET-47
+#[tokio::test]
+async fn with_a_proxy_every_dial_goes_through_it_and_a_name_it_does_not_know_is_an_error() {
+    let bob = tcp_node(2, Policy::Require).await;
+    let service = socket(&bob.listen_addresses()[0]);
+    let proxy = socks::Socks::start(HashMap::new()).await;
+    let mut through = config(&[]);
+    through.proxy = Some(Proxy { address: proxy.address, onion_only: false });
+    let alice = started(1, through).await;
+    let unknown = alice.dial(&format!("/onion3/{ONION}:80")).await;
+    assert!(matches!(&unknown, Err(DialError::Unreachable { .. })), "{unknown:?}");
+    // An address for QUIC leads over TCP, because UDP does not pass the proxy.
+    let quic = format!("/ip4/127.0.0.1/udp/{}/quic-v1", service.port());
+    assert_eq!(alice.dial(&quic).await, Ok(bob.local_id()));
+    assert_eq!(*proxy.asked.lock().unwrap(), [format!("{ONION}.onion:80"), service.to_string()]);
 }
