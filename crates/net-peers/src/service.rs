@@ -12,7 +12,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use libp2p::PeerId;
-use libp2p::core::Multiaddr;
+use libp2p::core::muxing::StreamMuxerBox;
+use libp2p::core::{Multiaddr, Transport};
 use libp2p::swarm::ConnectionId;
 use parking_lot::Mutex;
 use rand::{Rng, RngCore, SeedableRng};
@@ -25,7 +26,7 @@ use trellis_primitives::{NodeId, SharedClock, UnixMs};
 use self::evict::evict_idle;
 use self::handle::NetHandle;
 pub use self::reach::ReachReport;
-use self::reach::{ReachShared, RelayDoor};
+use self::reach::{ReachShared, RelayDoor, Tallied};
 use self::swarm::Service;
 use crate::broadcast::Broadcaster;
 use crate::config::{EVENTS_BUFFERED_MAX, NetConfig};
@@ -148,7 +149,14 @@ pub async fn start_with_metrics(
     transport.admit = Some(defence::door(Arc::clone(&guard), config.limits.private_exempt));
     let door = RelayDoor::new(Arc::clone(&guard), Arc::clone(&clock), &config, metrics.reach.clone());
     let (circuits, client) = libp2p::relay::client::new(identity.public().to_peer_id());
-    let transport = node_transport(transport, Some(circuits))?;
+    let mut transport = node_transport(transport, Some(circuits))?;
+    if config.relay.is_some() {
+        let bytes = metrics.reach.relayed_bytes.clone();
+        let tallied = transport
+            .transport
+            .map(move |(peer, muxer), _| (peer, StreamMuxerBox::new(Tallied::new(muxer, bytes.clone()))));
+        transport.transport = tallied.boxed();
+    }
     let relaying = (client, &door);
     let (swarm, streams) =
         swarm::build(transport, &identity, &config, Arc::clone(&clock), metrics.streams_dropped.clone(), relaying)?;

@@ -1,8 +1,8 @@
 //! Peers, receipts and channels as JSON, in the forms that commands and programs read (NET-70).
 
 use serde_json::{Value, json};
-use trellis_net_peers::{PeerInfo, ReachReport};
 use trellis_net_peers::guard::{Ban, Standing, WEIGHTS};
+use trellis_net_peers::{PeerInfo, ReachReport};
 use trellis_primitives::{Role, UnixMs};
 
 /// One peer.
@@ -58,7 +58,8 @@ pub fn banned_json(standing: &Standing) -> Value {
 
 /// The way in to a node: whether others reach it, its relays, what it relays for others.
 pub fn reach_json(report: &ReachReport) -> Value {
-    let relay = |(peer, stage, ms): &(String, _, Option<f64>)| json!({"peer_id": peer, "stage": stage, "latency_ms": ms});
+    let relay =
+        |(peer, stage, ms): &(String, _, Option<f64>)| json!({"peer_id": peer, "stage": stage, "latency_ms": ms});
     json!({
         "reachability": report.reachability,
         "confirmed": report.confirmed,

@@ -1,9 +1,7 @@
 //! Every kind of home against every other: a provider at one, a gateway at the other, and a paid, streamed job between them.
 
 use super::Lab;
-use super::public::{
-    PUBLIC, RPC, Relay, finds_a_provider, flags_at, job_at, listens_everywhere, p2p, without_listen,
-};
+use super::public::{PUBLIC, RPC, Relay, finds_a_provider, flags_at, job_at, listens_everywhere, p2p, without_listen};
 use super::theory::{self, HOMES};
 use crate::api::chat;
 use crate::network::Node;

@@ -69,7 +69,9 @@ impl Table {
     pub(super) fn settle(&mut self, key: &PeerKey, now: UnixMs) -> bool {
         let PeerKey::Node(peer) = key else { return false };
         let choices = self.choices(*peer);
-        let Some((kept, relayed)) = choices.last().map(|choice| (choice.connection, choice.relayed)) else { return false };
+        let Some((kept, relayed)) = choices.last().map(|choice| (choice.connection, choice.relayed)) else {
+            return false;
+        };
         let handle = self.connections.get(&kept).map(|(_, handle)| Arc::clone(handle));
         let address = self.routes.get(&kept).map(|route| route.address.clone());
         let Some(entry) = self.entries.get_mut(key) else { return false };
