@@ -16,14 +16,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use libp2p::PeerId;
-use libp2p::core::Multiaddr;
+use libp2p::core::muxing::StreamMuxerBox;
+use libp2p::core::{Multiaddr, Transport};
 use libp2p::swarm::ConnectionId;
 use parking_lot::Mutex;
+use prometheus_client::metrics::counter::Counter;
 use rand::{Rng, RngCore, SeedableRng};
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use trellis_crypto::{AccountKey, HybridKey};
-use trellis_net_transport::{Admission, TransportConfig, libp2p_identity, node_transport};
+use trellis_net_transport::{Admission, NodeTransport, TransportConfig, libp2p_identity, node_transport};
 use trellis_primitives::{NodeId, SharedClock, UnixMs};
 
 pub(crate) use self::finding::{FindingCommand, Found};
@@ -31,7 +33,7 @@ pub(crate) use self::finding::{FindingCommand, Found};
 use self::evict::evict_idle;
 use self::handle::NetHandle;
 pub use self::reach::ReachReport;
-use self::reach::{ReachShared, RelayDoor};
+use self::reach::{ReachShared, RelayDoor, Tallied};
 use self::swarm::Service;
 use crate::bandwidth::Bandwidth;
 use crate::broadcast::Broadcaster;
@@ -161,8 +163,11 @@ pub async fn start_with_metrics(
     let admission = Admission::with_listed(config.limits, config.exempt_networks.clone());
     let door = RelayDoor::new(Arc::clone(&guard), Arc::clone(&clock), &config, metrics.reach.clone());
     let (circuits, client) = libp2p::relay::client::new(identity.public().to_peer_id());
-    let transport =
+    let mut transport =
         node_transport(transport(&config, Arc::clone(&keys), &admission, &guard, &metrics), Some(circuits))?;
+    if config.relay.is_some() {
+        transport = tallied(transport, metrics.reach.relayed_bytes.clone());
+    }
     let (offences_sender, offences) = mpsc::channel(OFFENCES_WAITING_MAX);
     let bandwidth = Arc::new(Bandwidth::new(config.bandwidth_up, config.bandwidth_down));
     let sentry =
@@ -231,6 +236,15 @@ pub async fn start_with_metrics(
     }
     reach::begin(&shared);
     Ok(Arc::new(NetHandle::new(shared)))
+}
+
+/// The transport of a relay, which counts the bytes that it carries for others.
+fn tallied(mut transport: NodeTransport, bytes: Counter) -> NodeTransport {
+    let counted = transport
+        .transport
+        .map(move |(peer, muxer), _| (peer, StreamMuxerBox::new(Tallied::new(muxer, bytes.clone()))));
+    transport.transport = counted.boxed();
+    transport
 }
 
 /// The transport with its doors: the socket's, which only looks, and the listener's, which counts.

@@ -129,7 +129,11 @@ async fn a_renewed_record_reaches_connected_peers_and_through_them_others_who_th
     let home = node(2, finds).await;
     home.net.dial(&address(&relay)).await.unwrap();
     until("no reservation", || !circuits(&home).is_empty()).await;
-    let told = || shown(&relay, home.net.local_id()).record.is_some_and(|record| record.addresses == circuits(&home));
+    let told = || {
+        shown(&relay, home.net.local_id())
+            .record
+            .is_some_and(|record| circuits(&home).iter().all(|circuit| record.addresses.contains(circuit)))
+    };
     until("the relay never hears of the circuits", told).await;
     let far = node(3, finds).await;
     far.net.dial(&address(&relay)).await.unwrap();

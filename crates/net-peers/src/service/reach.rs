@@ -8,6 +8,7 @@ mod door;
 mod keep;
 mod observed;
 mod records;
+mod tally;
 mod tidy;
 
 use std::collections::{BTreeMap, HashMap};
@@ -28,6 +29,7 @@ use trellis_primitives::{NodeId, UnixMs};
 
 pub(crate) use self::door::RelayDoor;
 use self::observed::Observed;
+pub(super) use self::tally::Tallied;
 use super::NodeShared;
 use super::swarm::Behaviour;
 use crate::config::NetConfig;
@@ -122,19 +124,16 @@ impl ReachShared {
         self.circuits.lock().clone()
     }
 
-    /// The addresses that this node's record tells: over its relays where it has some, else those it listens at and those
-    /// that peers have connected to.
+    /// The addresses that this node's record tells, of the widest class that there is: those it listens at, those that
+    /// peers have connected to, and those over its relays.
     pub(crate) fn worth_telling(&self, mut listening: Vec<String>, now: UnixMs) -> Vec<String> {
-        let circuits = self.circuits();
-        if !circuits.is_empty() {
-            return circuits;
-        }
         for confirmed in self.way.lock().confirmed(now.0) {
             let confirmed = without_name(&confirmed.to_string());
             if !listening.contains(&confirmed) {
                 listening.push(confirmed);
             }
         }
+        listening.extend(self.circuits());
         worth_telling(&listening)
     }
 
@@ -200,7 +199,9 @@ pub(super) struct Reaching {
 impl Reaching {
     /// Asks a relay for a reservation.
     pub(super) fn reserve(&mut self, swarm: &mut Swarm<Behaviour>, shared: &NodeShared, relay: PeerId, at: Multiaddr) {
-        match swarm.listen_on(at.with(Part::P2pCircuit)) {
+        // Its name has to stand in the address, whether or not it was dialled by it.
+        let place: Multiaddr = at.iter().take_while(|part| !matches!(part, Part::P2p(_))).collect();
+        match swarm.listen_on(place.with(Part::P2p(relay)).with(Part::P2pCircuit)) {
             Ok(listener) => drop(self.reservations.insert(listener, relay)),
             Err(error) => {
                 tracing::debug!(%relay, %error, "no reservation asked for");
