@@ -31,6 +31,7 @@
 
 mod broadcast;
 pub mod config;
+pub mod dark;
 pub mod discovery;
 mod error;
 pub mod frame;
@@ -43,6 +44,7 @@ mod peer;
 mod reason;
 mod record;
 mod redial;
+pub mod seeder;
 mod service;
 pub mod sim;
 pub mod state;
@@ -52,6 +54,7 @@ mod witness;
 
 pub use broadcast::{BROADCAST_QUEUE_MESSAGES_MAX, BROADCAST_WRITE_TIMEOUT_MS};
 pub use config::{NetConfig, Policy};
+pub use dark::{DarkAddress, DarkAddressError};
 pub use discovery::{DiscoveryConfig, DiscoveryMetrics, DiscoveryReport, DnsConfig, DnsServer, SourceReport};
 pub use error::{AcceptError, BroadcastError, DialError, OpenError, RefusedBy, StartError};
 pub use metrics::{DisconnectedLabels, NetMetrics, PatternLabels, RefusedLabels, ResponseLabels};

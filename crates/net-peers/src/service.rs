@@ -51,7 +51,7 @@ const LISTEN_TIMEOUT_MS: u64 = 5_000;
 
 /// What the service task is asked to do.
 pub(crate) enum Command {
-    Dial { address: Multiaddr, text: String, reply: oneshot::Sender<Result<NodeId, DialError>> },
+    Dial { address: Multiaddr, text: String, pinned: Option<NodeId>, reply: oneshot::Sender<Result<NodeId, DialError>> },
     Close { connection: ConnectionId, reason: DisconnectReason, done: oneshot::Sender<()> },
     Find(FindingCommand),
 }

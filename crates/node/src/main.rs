@@ -77,6 +77,7 @@ async fn run(cli: Cli, matches: &clap::ArgMatches) -> Result<()> {
         Command::Provider(given) => role::provider::run(settle(&given, "provider")?, datadir).await,
         Command::Gateway(given) => role::gateway::run(settle(&given, "gateway")?, datadir).await,
         Command::Aggregator(given) => role::aggregator::run(settle(&given, "aggregator")?, datadir).await,
+        Command::DnsSeed { args, given } => role::dnsseed::run(settle(&given, "dnsseed")?, &args, datadir).await,
         Command::Status(list) => command::status::run(list, datadir).await,
         Command::Netcheck(args) => command::netcheck::run(&args).await,
         Command::Peer(peer) => command::peer::run(peer, datadir).await,

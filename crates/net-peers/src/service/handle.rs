@@ -15,6 +15,7 @@ use trellis_primitives::NodeId;
 use super::shake::say_goodbye;
 use super::{Command, NodeShared};
 use crate::config::{CONNECT_TIMEOUT_MS, GOODBYE_TIMEOUT_MS, HANDSHAKE_TIMEOUT_MS, OPEN_TIMEOUT_MS};
+use crate::dark::{DARK_SCHEME, DarkAddress, DarkAddressError};
 use crate::discovery::DiscoveryReport;
 use crate::error::{AcceptError, BroadcastError, DialError, OpenError};
 use crate::guard::{Ban, Conduct, Guard, Priority};
@@ -41,10 +42,14 @@ impl Drop for NetHandle {
     }
 }
 
+fn at_socket(socket: SocketAddr) -> Multiaddr {
+    Multiaddr::empty().with(socket.ip().into()).with(Part::Udp(socket.port())).with(Part::QuicV1)
+}
+
 /// Reads multiaddr text, or `IP:PORT` as a short form of it.
 fn parse_address(text: &str) -> Result<Multiaddr, DialError> {
     if let Ok(socket) = text.parse::<SocketAddr>() {
-        return Ok(Multiaddr::empty().with(socket.ip().into()).with(Part::Udp(socket.port())).with(Part::QuicV1));
+        return Ok(at_socket(socket));
     }
     text.parse().map_err(|error: libp2p::multiaddr::Error| DialError::BadAddress {
         address: text.to_owned(),
@@ -58,9 +63,33 @@ impl NodeShared {
         if self.closing.is_cancelled() {
             return Err(DialError::Closed);
         }
-        let address = parse_address(text)?;
+        if text.starts_with(DARK_SCHEME) {
+            return self.dial_dark(text).await;
+        }
+        self.dial_at(parse_address(text)?, text, None).await
+    }
+
+    /// Dials where a dark address leads, one socket after the other, and takes nobody but whom it names.
+    async fn dial_dark(&self, text: &str) -> Result<NodeId, DialError> {
+        let bad = |detail: String| DialError::BadAddress { address: text.to_owned(), detail };
+        let dark: DarkAddress = text.parse().map_err(|error: DarkAddressError| bad(error.to_string()))?;
+        if self.is_connected(dark.node) {
+            return Ok(dark.node);
+        }
+        let unreachable = |detail| DialError::Unreachable { address: text.to_owned(), detail };
+        let mut last = unreachable("the name has no address".to_owned());
+        for socket in dark.resolve().await.map_err(unreachable)? {
+            match self.dial_at(at_socket(socket), text, Some(dark.node)).await {
+                Err(error @ (DialError::Unreachable { .. } | DialError::Timeout { .. })) => last = error,
+                ended => return ended,
+            }
+        }
+        Err(last)
+    }
+
+    async fn dial_at(&self, address: Multiaddr, text: &str, pinned: Option<NodeId>) -> Result<NodeId, DialError> {
         let (reply, answer) = oneshot::channel();
-        let command = Command::Dial { address, text: text.to_owned(), reply };
+        let command = Command::Dial { address, text: text.to_owned(), pinned, reply };
         self.commands.send(command).await.map_err(|_| DialError::Closed)?;
         // The transport takes up to CONNECT + HANDSHAKE for TLS and its proofs, the handshake of this layer follows.
         let timeout_ms = CONNECT_TIMEOUT_MS + 2 * HANDSHAKE_TIMEOUT_MS;
@@ -161,6 +190,14 @@ impl Network for NetHandle {
 
     async fn find_providers(&self, model: &str) -> Vec<NodeId> {
         self.shared.find_providers(model).await
+    }
+
+    fn known_addresses(&self) -> Vec<String> {
+        self.shared.discovery.as_ref().map(|discovery| discovery.known_addresses()).unwrap_or_default()
+    }
+
+    fn signed_record(&self, peer: NodeId) -> Option<trellis_primitives::Bytes> {
+        self.shared.table.lock().signed_record_of(peer)
     }
 
     fn events(&self) -> broadcast::Receiver<PeerEvent> {

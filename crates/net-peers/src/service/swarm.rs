@@ -64,6 +64,8 @@ pub(crate) struct Behaviour {
 
 struct PendingDial {
     address: String,
+    /// Who has to answer.
+    pinned: Option<NodeId>,
     reply: oneshot::Sender<Result<NodeId, DialError>>,
 }
 
@@ -201,20 +203,22 @@ impl Service {
 
     fn on_command(&mut self, command: Command) {
         match command {
-            Command::Dial { address, text, reply } => self.dial(address, text, reply),
+            Command::Dial { address, text, pinned, reply } => {
+                self.dial(address, PendingDial { address: text, pinned, reply })
+            }
             Command::Close { connection, reason, done } => self.close(connection, reason, Some(done)),
             Command::Find(command) => self.finder().on_command(command),
         }
     }
 
-    fn dial(&mut self, address: Multiaddr, text: String, reply: oneshot::Sender<Result<NodeId, DialError>>) {
+    fn dial(&mut self, address: Multiaddr, dial: PendingDial) {
         let peer = address.iter().find_map(|part| match part {
             Part::P2p(peer) => Some(peer),
             _ => None,
         });
         let known = peer.and_then(|peer| self.shared.table.lock().connected_by_peer_id(&peer));
         if let Some(known) = known {
-            let _ = reply.send(Ok(known));
+            let _ = dial.reply.send(Ok(known));
             return;
         }
         let options = match peer {
@@ -222,8 +226,8 @@ impl Service {
             None => DialOpts::unknown_peer_id().address(address).build(),
         };
         let connection = options.connection_id();
-        self.shared.table.lock().dialing(&text, self.shared.clock.now());
-        self.dials.insert(connection, PendingDial { address: text, reply });
+        self.shared.table.lock().dialing(&dial.address, self.shared.clock.now());
+        self.dials.insert(connection, dial);
         if let Err(error) = self.swarm.dial(options) {
             self.dial_failed(connection, &error);
         }
@@ -309,12 +313,16 @@ impl Service {
     }
 
     fn on_established(&mut self, connection: ConnectionId, peer: PeerId, endpoint: &ConnectedPoint) {
-        let dial = self.dials.remove(&connection);
+        let mut dial = self.dials.remove(&connection);
         let Some(fresh) = self.swarm.behaviour_mut().streams.take_fresh(connection) else { return };
         let address = endpoint.get_remote_address().to_string();
         let session = fresh.handle.session.clone();
-        let mut table = self.shared.table.lock();
         let node = session.node_id();
+        if let Some(dial) = dial.take_if(|dial| dial.pinned.is_some_and(|pinned| node != Some(pinned))) {
+            self.wrong_key(connection, peer, node, dial);
+            return;
+        }
+        let mut table = self.shared.table.lock();
         if let (Some(node), Some(_)) = (node, &dial)
             && table.is_connected(node)
         {
@@ -354,6 +362,18 @@ impl Service {
                 }
             }
         }
+    }
+
+    /// Somebody else answers than the dark address names: nothing is said to him.
+    fn wrong_key(&mut self, connection: ConnectionId, peer: PeerId, node: Option<NodeId>, dial: PendingDial) {
+        let found = node.map_or_else(|| format!("{peer} without an ML-DSA key"), |node| node.to_string());
+        let expected = dial.pinned.unwrap_or(self.shared.local_id);
+        let error = DialError::WrongKey { address: dial.address.clone(), expected, found };
+        let (by, reason) = (RefusedBy::Us, RefusalReason::IdentityChanged);
+        self.shared.table.lock().dial_failed(&dial.address, Some(reason), self.shared.clock.now());
+        self.report_refusal(node, dial.address, by, reason, &error.to_string());
+        self.swarm.close_connection(connection);
+        let _ = dial.reply.send(Err(error));
     }
 
     fn on_finished(&mut self, finished: Finished) {
