@@ -142,8 +142,7 @@ pub async fn start_with_metrics(
     let (commands, command_queue) = mpsc::channel(COMMANDS_WAITING_MAX);
     let mut rng = rand::rngs::StdRng::from_os_rng();
     let jitter_seed = config.jitter_seed.unwrap_or_else(|| rng.random());
-    let checker =
-        Checker { network_magic: config.network_magic, genesis_hash: config.genesis_hash, chain_id: config.chain_id };
+    let checker = checker(&config);
     let shared = Arc::new(NodeShared {
         local_id: keys.node_id(),
         local_peer: identity.public().to_peer_id(),
@@ -175,16 +174,26 @@ pub async fn start_with_metrics(
     let hello = shared.hello().map_err(|error| StartError::Record(error.to_string()))?;
     tracing::info!(node = %shared.local_id, peer = %shared.local_peer, record_bytes = hello.record.len(), "network started");
     tokio::spawn(service.run());
-    tokio::spawn(evict_idle(Arc::clone(&shared)));
-    for (seed, address) in (jitter_seed..).zip(shared.config.bootstrap.clone()) {
-        tokio::spawn(keep_connected(Arc::clone(&shared), address, seed));
-    }
-    defence::begin(&shared, jitter_seed);
-    discovery::start(&shared);
+    start_tasks(&shared, jitter_seed);
     if let Some(discovery) = &shared.discovery {
         discovery.note_mdns(lacks_mdns, clock_now);
     }
     Ok(Arc::new(NetHandle::new(shared)))
+}
+
+/// What runs beside the service.
+fn start_tasks(shared: &Arc<NodeShared>, jitter_seed: u64) {
+    tokio::spawn(evict_idle(Arc::clone(shared)));
+    for (seed, address) in (jitter_seed..).zip(shared.config.bootstrap.clone()) {
+        tokio::spawn(keep_connected(Arc::clone(shared), address, seed));
+    }
+    defence::begin(shared, jitter_seed);
+    discovery::start(shared);
+}
+
+const fn checker(config: &NetConfig) -> Checker {
+    let (network_magic, genesis_hash, chain_id) = (config.network_magic, config.genesis_hash, config.chain_id);
+    Checker { network_magic, genesis_hash, chain_id }
 }
 
 fn record_keeper(config: &NetConfig, keys: Arc<HybridKey>, account: AccountKey) -> RecordKeeper {
