@@ -6,7 +6,7 @@ mod bind;
 
 use std::time::{Duration, Instant};
 
-use bind::Bind;
+use bind::{Bind, Extras};
 use trellis_scenarios::api::{chat, job};
 use trellis_scenarios::network::{Network, Node};
 
@@ -61,4 +61,45 @@ fn a_gateway_that_knows_one_dns_name_finds_the_provider_and_answers_a_job() {
     // And a person sees the same.
     let table = network.trellis(&["status"]).succeeded().stdout;
     assert!(table.contains("SOURCE") && table.contains("pex") && table.contains("config"), "{table}");
+}
+
+// row: NET-32, NET-33
+#[test]
+fn a_newcomer_that_knows_only_the_zone_that_the_seeder_publishes_joins_through_it() {
+    let network = Network::start();
+    let validator = network.endpoint("validator", "p2p");
+    let bind = Bind::start_with("", Extras { updates: true, ..Extras::default() });
+    let (socket, key) = (bind.socket(), bind.update_key());
+    let loopback = ["--chain", "dev", "--listen", "/ip4/127.0.0.1/udp/0/quic-v1", "--metrics-listen", "off"];
+    let crawl = ["dnsseed", "--zone", "seed.test", "--private", "--interval-s", "1", "--update", &socket];
+    let told = ["--key", key.to_str().unwrap(), "--peers", &validator];
+    let seeder = Node::start(&[crawl.as_slice(), &told, &loopback].concat());
+    let started = Instant::now();
+    let seed = loop {
+        let status = seeder.status();
+        // The validator, the provider, the gateway and the aggregator.
+        if status["nodes_named"].as_u64() >= Some(3) && status["zone_published"].is_string() {
+            break status["seed"].as_str().unwrap().to_owned();
+        }
+        assert!(started.elapsed().as_secs() < FOUND_SECONDS_MAX, "{status:#}\n{}", seeder.log());
+        std::thread::sleep(Duration::from_millis(200));
+    };
+    let server = bind.server("udp");
+    let rpc = network.rpc();
+    // Plain records, and the tree that the seeder's own keys sign.
+    for (name, account) in [("seed.test", "5"), (seed.as_str(), "6")] {
+        let seeded = ["--dns-seed", name, "--dns-server", &server, "--discovery", "dns", "--dev-account", account];
+        let own = ["gateway", "--http-listen", "127.0.0.1:0", "--rpc", &rpc];
+        let gateway = Node::start(&[own.as_slice(), &loopback, &seeded].concat());
+        let openai = format!("http://{}/v1", gateway.endpoint("http"));
+        let started = Instant::now();
+        while !job(&openai, chat("What is the capital of France?", 8, false)).is_paid_answer() {
+            assert!(started.elapsed().as_secs() < FOUND_SECONDS_MAX, "{name}: {:#}", gateway.status());
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        let status = gateway.status();
+        let sources = status["discovery"]["sources"].as_array().unwrap();
+        let found = sources.iter().find(|source| source["source"] == format!("dns:{name}")).unwrap();
+        assert_eq!(found["outcome"], "found", "{status:#}");
+    }
 }

@@ -237,6 +237,13 @@ impl Discovery {
         book.tell(node, others, record.expires(), now, wait_ms)
     }
 
+    /// Every address in the book.
+    pub(crate) fn known_addresses(&self) -> Vec<String> {
+        let book = self.book.lock();
+        let known = book.entries().map(|(socket, entry)| PeerAddress { socket, peer: entry.peer }.to_string());
+        known.collect()
+    }
+
     /// Notes what a dial to an address of the operator's list came to.
     pub(crate) fn configured(&self, address: &str, result: Result<(), String>, at: UnixMs) {
         let mut reports = self.reports.lock();

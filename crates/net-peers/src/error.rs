@@ -43,6 +43,16 @@ pub enum DialError {
         /// The named reason.
         reason: RefusalReason,
     },
+    /// Whoever answers is not who the dark address names (NET-03).
+    #[error("{address} shows another key: expected {expected}, found {found}")]
+    WrongKey {
+        /// What was dialled.
+        address: String,
+        /// Who was to answer.
+        expected: NodeId,
+        /// Who did: a NodeId, or a peer without an ML-DSA key.
+        found: String,
+    },
     /// No connection came about: nobody there, the transport refused, or the handshake of the transport failed.
     #[error("could not connect to {address}: {detail}")]
     Unreachable {

@@ -32,6 +32,7 @@
 mod bandwidth;
 mod broadcast;
 pub mod config;
+pub mod dark;
 pub mod discovery;
 mod error;
 pub mod frame;
@@ -44,6 +45,7 @@ mod peer;
 mod reason;
 mod record;
 mod redial;
+pub mod seeder;
 mod service;
 pub mod sim;
 pub mod state;
@@ -55,6 +57,7 @@ mod witness;
 pub use bandwidth::{BANDWIDTH_BYTES_PER_S, Bandwidth, ClassUsage, PEER_PERCENT, WORK_SHARE, Way};
 pub use broadcast::{BROADCAST_QUEUE_MESSAGES_MAX, BROADCAST_WRITE_TIMEOUT_MS};
 pub use config::{IpNet, NetConfig, Policy, Proxy};
+pub use dark::{DarkAddress, DarkAddressError};
 pub use discovery::{DiscoveryConfig, DiscoveryMetrics, DiscoveryReport, DnsConfig, DnsServer, SourceReport};
 pub use error::{AcceptError, BroadcastError, DialError, OpenError, RefusedBy, StartError};
 pub use metrics::{

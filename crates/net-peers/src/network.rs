@@ -105,6 +105,17 @@ pub trait Network: Send + Sync + 'static {
         Vec::new()
     }
 
+    /// Every address in the book, multiaddr text; for a crawler.
+    fn known_addresses(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// A connected peer's node record as it was signed.
+    fn signed_record(&self, peer: NodeId) -> Option<trellis_primitives::Bytes> {
+        let _ = peer;
+        None
+    }
+
     /// A new receiver of peer events. A receiver that falls behind misses the oldest ones.
     fn events(&self) -> broadcast::Receiver<PeerEvent>;
 

@@ -51,7 +51,7 @@ use crate::record::RecordKeeper;
 use crate::redial::keep_connected;
 use crate::streams::{Streams, StreamsShared};
 use crate::table::Table;
-use crate::watch::{OFFENCES_WAITING_MAX, Sentry};
+use crate::watch::{OFFENCES_WAITING_MAX, Offence, Sentry};
 
 /// Commands that wait for the service.
 const COMMANDS_WAITING_MAX: usize = 1_024;
@@ -67,6 +67,8 @@ pub(crate) enum Command {
         text: String,
         /// Another attempt to the same place answers for both in the table.
         quiet: bool,
+        /// Who has to answer.
+        pinned: Option<NodeId>,
         reply: oneshot::Sender<Result<NodeId, DialError>>,
     },
     Close {
@@ -189,8 +191,7 @@ pub async fn start_with_metrics(
     let mut rng = rand::rngs::StdRng::from_os_rng();
     let jitter_seed = config.jitter_seed.unwrap_or_else(|| rng.random());
     let local_id = keys.node_id();
-    let checker =
-        Checker { network_magic: config.network_magic, genesis_hash: config.genesis_hash, chain_id: config.chain_id };
+    let checker = checker(&config);
     let shared = Arc::new(NodeShared {
         local_id,
         local_peer: identity.public().to_peer_id(),
@@ -225,12 +226,7 @@ pub async fn start_with_metrics(
     let hello = shared.hello().map_err(|error| StartError::Record(error.to_string()))?;
     tracing::info!(node = %shared.local_id, peer = %shared.local_peer, record_bytes = hello.record.len(), "network started");
     tokio::spawn(service.run());
-    tokio::spawn(evict_idle(Arc::clone(&shared)));
-    for (seed, address) in (jitter_seed..).zip(shared.config.bootstrap.clone()) {
-        tokio::spawn(keep_connected(Arc::clone(&shared), address, seed));
-    }
-    defence::begin(&shared, offences, jitter_seed);
-    discovery::start(&shared);
+    start_tasks(&shared, offences, jitter_seed);
     if let Some(discovery) = &shared.discovery {
         discovery.note_mdns(lacks_mdns, clock_now);
     }
@@ -263,6 +259,21 @@ fn transport(
     transport.gate = Some(sentry::gate(Arc::clone(guard), admission.clone()));
     transport.flooded = Some(sentry::flooded(Arc::clone(guard)));
     transport
+}
+
+/// What runs beside the service.
+fn start_tasks(shared: &Arc<NodeShared>, offences: mpsc::Receiver<Offence>, jitter_seed: u64) {
+    tokio::spawn(evict_idle(Arc::clone(shared)));
+    for (seed, address) in (jitter_seed..).zip(shared.config.bootstrap.clone()) {
+        tokio::spawn(keep_connected(Arc::clone(shared), address, seed));
+    }
+    defence::begin(shared, offences, jitter_seed);
+    discovery::start(shared);
+}
+
+const fn checker(config: &NetConfig) -> Checker {
+    let (network_magic, genesis_hash, chain_id) = (config.network_magic, config.genesis_hash, config.chain_id);
+    Checker { network_magic, genesis_hash, chain_id }
 }
 
 fn record_keeper(config: &NetConfig, keys: Arc<HybridKey>, account: AccountKey) -> RecordKeeper {

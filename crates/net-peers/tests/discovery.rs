@@ -174,3 +174,34 @@ async fn a_dead_name_server_a_dead_seed_and_a_blocked_udp_are_worked_around() {
         assert_eq!(source(&carol, "dns:a.seed.test").outcome, Outcome::Found);
     }
 }
+
+// row: NET-34
+#[tokio::test]
+async fn a_node_of_ill_repute_is_told_to_nobody() {
+    use trellis_net_peers::NetConfig;
+    use trellis_net_peers::discovery::pex::{ADDRESSES_BYTES_MAX, Addresses, GetAddresses, PEX};
+    use trellis_net_peers::guard::{Conduct, Pattern, Thresholds};
+    let mut config = NetConfig::new(rig::CHAIN_ID, rig::MAGIC, trellis_primitives::B256::repeat_byte(7));
+    config.listen = vec!["/ip4/127.0.0.1/udp/0/quic-v1".to_owned()];
+    config.discovery = Some(finding());
+    // A stranger's fifty is enough, and nothing that follows ends a connection.
+    config.thresholds = Thresholds { relay: 49.0, consensus: 0.0, disconnect: 0.0, ban: 0.0 };
+    let alice = rig::start(1, config).await;
+    let bob = node(2, &[address(&alice)], finding()).await;
+    until("bob is connected", &alice, || is_connected(&alice, bob.net.local_id())).await;
+    let silent = DiscoveryConfig { pex: false, outbound_min: 0, ..finding() };
+    let carol = node(3, &[], silent).await;
+    let id = carol.net.dial(&address(&alice)).await.unwrap();
+    let told = async || {
+        let mut stream = carol.net.open(id, PEX).await.unwrap();
+        write_message(&mut stream, &GetAddresses { records_max: 32 }).await.unwrap();
+        read_message::<Addresses, _>(&mut stream, ADDRESSES_BYTES_MAX).await.unwrap().records.len()
+    };
+    assert_eq!(told().await, 2, "alice and bob");
+    for _ in 0..5 {
+        alice.net.report(bob.net.local_id(), Conduct::Invalid { pattern: Pattern::Unverified });
+    }
+    let score = alice.net.guard().score(bob.net.local_id());
+    assert!(score < 49.0 && is_connected(&alice, bob.net.local_id()), "{score}");
+    assert_eq!(told().await, 1, "alice alone");
+}

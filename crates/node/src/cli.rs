@@ -32,6 +32,14 @@ pub enum Command {
     Aggregator(Box<Given>),
     /// Run a relay: hold a place for nodes that cannot be reached, and carry their traffic.
     Relay(Box<Given>),
+    /// Probe the network's nodes and name the good ones in a DNS zone that others can start from.
+    #[command(name = "dnsseed")]
+    DnsSeed {
+        #[command(flatten)]
+        args: DnsSeedArgs,
+        #[command(flatten)]
+        given: Box<Given>,
+    },
     /// Show what the nodes of a data folder are doing (online).
     Status(ListArgs),
     /// Find out how others can reach this machine: UDP, addresses, NAT, port mapping, key exchange (offline).
@@ -121,6 +129,29 @@ pub struct DevArgs {
     /// First port of `/metrics` and `/health`; the roles take this one and the following three. 0: the system chooses.
     #[arg(long, default_value_t = 9600, value_name = "PORT")]
     pub metrics_port: u16,
+}
+
+/// Flags of `trellis dnsseed`.
+#[derive(Args, Clone, Default)]
+pub struct DnsSeedArgs {
+    /// The zone to publish in, as seed.example.
+    #[arg(long, value_name = "NAME")]
+    pub zone: String,
+    /// The zone's primary name server, which takes dynamic updates (RFC 2136) over TCP. Port 53 where none is given.
+    #[arg(long, value_name = "IP:PORT", requires = "key")]
+    pub update: Option<String>,
+    /// TSIG key for the updates, as `tsig-keygen` prints it.
+    #[arg(long, value_name = "FILE")]
+    pub key: Option<PathBuf>,
+    /// Write the records to a file that the zone's file includes; without this and `--update` they are printed.
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Seconds between two rounds of probes.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub interval_s: u32,
+    /// Name nodes of private networks too, for a zone of such a network.
+    #[arg(long)]
+    pub private: bool,
 }
 
 /// Flags of `trellis netcheck`.
@@ -225,7 +256,7 @@ pub enum PeerCommand {
     },
     /// Everything known about a peer: traffic, score with its inputs, states, addresses (online).
     Info {
-        /// The peer's id, or the beginning of it.
+        /// The peer's id, or the beginning of it; `self` for this node and its dark addresses.
         id: String,
         #[command(flatten)]
         asked: Asked,

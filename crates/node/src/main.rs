@@ -78,6 +78,7 @@ async fn run(cli: Cli, matches: &clap::ArgMatches) -> Result<()> {
         Command::Gateway(given) => role::gateway::run(settle(&given, "gateway")?, datadir).await,
         Command::Aggregator(given) => role::aggregator::run(settle(&given, "aggregator")?, datadir).await,
         Command::Relay(given) => role::relay::run(settle(&given, "relay")?, datadir).await,
+        Command::DnsSeed { args, given } => role::dnsseed::run(settle(&given, "dnsseed")?, &args, datadir).await,
         Command::Status(list) => command::status::run(list, datadir).await,
         Command::Netcheck(args) => command::netcheck::run(&args).await,
         Command::Peer(peer) => command::peer::run(peer, datadir).await,

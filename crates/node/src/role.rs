@@ -4,6 +4,7 @@ mod address;
 pub mod aggregator;
 mod budget;
 mod discovery;
+pub mod dnsseed;
 pub mod gateway;
 mod peers;
 pub mod provider;
@@ -31,7 +32,7 @@ use trellis_chain_spec::{DEV_CHAIN_ID, DEV_ROLE_ACCOUNTS};
 use trellis_crypto::{AccountKey, HybridKey};
 use trellis_market_journal::Journal;
 use trellis_net_peers::guard::{NEUTRAL, Thresholds};
-use trellis_net_peers::{NetConfig, NetMetrics, NetworkHandle, Policy, start_with_metrics};
+use trellis_net_peers::{DarkAddress, NetConfig, NetMetrics, NetworkHandle, Policy, start_with_metrics};
 use trellis_primitives::{Address, Role, RoleSet, SharedClock, SystemClock, Wei};
 
 /// A node whose network runs; the role's own services come on top.
@@ -89,9 +90,23 @@ impl Status {
 /// # Errors
 /// A folder, a key, a spec or an address that cannot be used; each with its hint.
 pub async fn open(role: Role, settings: Settings, datadir: Option<&Path>, models: Vec<String>) -> Result<Base> {
-    let chosen = datadir.map_or_else(|| default_for(role.word()), Path::to_path_buf);
+    open_as(role.word(), RoleSet::of(&[role]), settings, datadir, models).await
+}
+
+/// The same for a node that is known by a name of its own and may have no role for the others.
+///
+/// # Errors
+/// As [`open`].
+pub async fn open_as(
+    name: &str,
+    roles: RoleSet,
+    settings: Settings,
+    datadir: Option<&Path>,
+    models: Vec<String>,
+) -> Result<Base> {
+    let chosen = datadir.map_or_else(|| default_for(name), Path::to_path_buf);
     let datadir = DataDir::open(&chosen)?;
-    datadir.keep("role", role.word())?;
+    datadir.keep("role", name)?;
     let spec = std::fs::canonicalize(&settings.chain)
         .map_or_else(|_| settings.chain.clone(), |path| path.display().to_string());
     datadir.keep("chain-spec", &spec)?;
@@ -114,7 +129,7 @@ pub async fn open(role: Role, settings: Settings, datadir: Option<&Path>, models
     let metrics = NetMetrics::default();
     metrics.register(&mut registry);
     let best_height = Arc::default();
-    let mut config = net_config(role, &settings, &chain, models, Arc::clone(&best_height))?;
+    let mut config = net_config(roles, &settings, &chain, models, Arc::clone(&best_height))?;
     config.peers_file = Some(datadir.join("peers.json"));
     config.discovery = discovery::config(&settings, &chain, datadir.path())?;
     if config.discovery.is_none() {
@@ -123,13 +138,15 @@ pub async fn open(role: Role, settings: Settings, datadir: Option<&Path>, models
     let node_id = keys.node.node_id();
     let network = start_with_metrics(config, keys.node, network_account, Arc::clone(&clock), metrics).await?;
     let status = Arc::new(Status { fields: RwLock::default() });
-    status.set("role", json!(role));
+    status.set("role", json!(name));
     status.set("node_id", json!(node_id));
     status.set("account", json!(keys.account.address()));
     status.set("pid", json!(std::process::id()));
     status.set("version", json!(env!("CARGO_PKG_VERSION")));
     status.set("chain", json!({"id": chain.spec.genesis.chain_id, "genesis": chain.genesis_hash}));
     status.set("ready", json!(false));
+    let own = DarkAddress::of(node_id, &network.listen_addresses());
+    status.set("dark_addresses", own.iter().map(ToString::to_string).collect());
     for address in network.listen_addresses().into_iter().take(1) {
         status.endpoint("p2p", address);
     }
@@ -149,7 +166,7 @@ pub async fn open(role: Role, settings: Settings, datadir: Option<&Path>, models
 }
 
 fn net_config(
-    role: Role,
+    roles: RoleSet,
     settings: &Settings,
     chain: &Chain,
     models: Vec<String>,
@@ -157,7 +174,7 @@ fn net_config(
 ) -> Result<NetConfig> {
     let mut config = NetConfig::new(chain.spec.genesis.chain_id, chain.spec.network_magic(), chain.genesis_hash);
     config.relays_wanted = usize::from(settings.relays);
-    config.relay = relay::profile(role, &settings.relay_profile)?;
+    config.relay = relay::profile(roles, &settings.relay_profile)?;
     config.region = relay::region(&settings.region)?;
     proxy::configure(settings, &mut config)?;
     config.bootstrap = settings.peers.iter().filter(|peer| !peer.is_empty()).cloned().collect();
@@ -168,11 +185,11 @@ fn net_config(
             return Err(Failure::usage(format!("post_quantum is `require` or `prefer`, got {other:?}")).into());
         }
     };
-    config.roles = RoleSet::of(&[role]);
+    config.roles = roles;
     config.models = models;
     config.best_height = best_height;
     config.thresholds = thresholds(settings)?;
-    budget::apply(&mut config, role, settings)?;
+    budget::apply(&mut config, roles, settings)?;
     config.committee = chain.spec.genesis.validators.iter().map(|validator| validator.account).collect();
     Ok(config)
 }

@@ -1,8 +1,9 @@
 //! Which way to a peer is tried first (NET-11): QUIC, and TCP at the same port where nobody answers there.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use futures::future::{Either, select};
+use futures::future::{BoxFuture, Either, select};
 use libp2p::PeerId;
 use libp2p::core::Multiaddr;
 use libp2p::multiaddr::Protocol as Part;
@@ -11,12 +12,30 @@ use tokio::sync::oneshot;
 use trellis_net_transport::TransportError;
 use trellis_primitives::NodeId;
 
-use super::handle::parse_address;
+use super::handle::{at_socket, parse_address};
 use super::{Command, NodeShared};
 use crate::config::{CONNECT_TIMEOUT_MS, HANDSHAKE_TIMEOUT_MS, TCP_AFTER_MS};
+use crate::dark::{DARK_SCHEME, DarkAddress, DarkAddressError, Host};
 use crate::error::{DialError, RefusedBy};
 use crate::reason::RefusalReason;
-use crate::table::route::target_of;
+use crate::table::route::{relay_of, target_of};
+
+/// What is dialled.
+#[derive(Clone, Copy)]
+struct Wanted<'a> {
+    /// As it was written.
+    text: &'a str,
+    /// Who has to answer.
+    pinned: Option<NodeId>,
+}
+
+/// Where a proxy is asked to go for a name.
+fn named_place(name: &str, port: u16) -> String {
+    match name.strip_suffix(".onion") {
+        Some(onion) => format!("/onion3/{onion}:{port}"),
+        None => format!("/dns/{name}/tcp/{port}"),
+    }
+}
 
 /// TCP at the port where an address has QUIC.
 fn tcp_twin(address: &Multiaddr) -> Option<Multiaddr> {
@@ -46,10 +65,10 @@ impl NodeShared {
         if self.closing.is_cancelled() {
             return Err(DialError::Closed);
         }
-        let address = parse_address(text)?;
-        let dialled = match tcp_twin(&address) {
-            Some(twin) => self.dial_both(text, address, twin).await,
-            None => self.dial_one(text, address, false).await,
+        let dialled = if text.starts_with(DARK_SCHEME) {
+            self.dial_dark(text).await
+        } else {
+            self.dial_at(parse_address(text)?, Wanted { text, pinned: None }).await
         };
         if matches!(dialled, Err(DialError::Unreachable { .. } | DialError::Timeout { .. })) {
             self.unreachable(text);
@@ -57,10 +76,42 @@ impl NodeShared {
         dialled
     }
 
-    async fn dial_both(&self, text: &str, quic: Multiaddr, tcp: Multiaddr) -> Result<NodeId, DialError> {
-        let first = std::pin::pin!(self.dial_one(text, quic, false));
+    async fn dial_at(&self, address: Multiaddr, wanted: Wanted<'_>) -> Result<NodeId, DialError> {
+        match tcp_twin(&address) {
+            Some(twin) => self.dial_both(wanted, address, twin).await,
+            None => self.dial_one(wanted, address, false).await,
+        }
+    }
+
+    /// Dials where a dark address leads, one place after the other, and takes nobody but whom it names.
+    async fn dial_dark(&self, text: &str) -> Result<NodeId, DialError> {
+        let bad = |detail: String| DialError::BadAddress { address: text.to_owned(), detail };
+        let dark: DarkAddress = text.parse().map_err(|error: DarkAddressError| bad(error.to_string()))?;
+        if self.is_connected(dark.node) {
+            return Ok(dark.node);
+        }
+        let unreachable = |detail| DialError::Unreachable { address: text.to_owned(), detail };
+        let places = match &dark.host {
+            // The proxy looks names up.
+            Host::Name(name) if self.config.proxy.is_some() => {
+                vec![named_place(name, dark.port).parse().map_err(|_| bad("the host".to_owned()))?]
+            }
+            _ => dark.resolve().await.map_err(unreachable)?.into_iter().map(at_socket).collect(),
+        };
+        let mut last = unreachable("the name has no address".to_owned());
+        for place in places {
+            match self.dial_at(place, Wanted { text, pinned: Some(dark.node) }).await {
+                Err(error @ (DialError::Unreachable { .. } | DialError::Timeout { .. })) => last = error,
+                ended => return ended,
+            }
+        }
+        Err(last)
+    }
+
+    async fn dial_both(&self, wanted: Wanted<'_>, quic: Multiaddr, tcp: Multiaddr) -> Result<NodeId, DialError> {
+        let first = std::pin::pin!(self.dial_one(wanted, quic, false));
         let head_start = std::pin::pin!(tokio::time::sleep(Duration::from_millis(TCP_AFTER_MS)));
-        let second = std::pin::pin!(self.dial_one(text, tcp, true));
+        let second = std::pin::pin!(self.dial_one(wanted, tcp, true));
         let (failed, other) = match select(first, head_start).await {
             Either::Left((Err(error), _)) if may_go_elsewhere(&error) => (error, second.await),
             Either::Left((dialled, _)) => return dialled,
@@ -85,27 +136,48 @@ impl NodeShared {
     /// Dials several addresses of one peer at once; the first that answers counts.
     pub(crate) async fn dial_any(&self, peer: Option<PeerId>, addresses: Vec<Multiaddr>) -> Result<NodeId, DialError> {
         let text = addresses.first().map(ToString::to_string).unwrap_or_default();
-        let dialled = self.dial_each(peer, addresses, &text, false).await;
+        let dialled = self.dial_each(peer, addresses, Wanted { text: &text, pinned: None }, false).await;
         if matches!(dialled, Err(DialError::Unreachable { .. } | DialError::Timeout { .. })) {
             self.unreachable(&text);
         }
         dialled
     }
 
-    async fn dial_one(&self, text: &str, address: Multiaddr, quiet: bool) -> Result<NodeId, DialError> {
-        self.dial_each(target_of(&address), vec![address], text, quiet).await
+    async fn dial_one(&self, wanted: Wanted<'_>, address: Multiaddr, quiet: bool) -> Result<NodeId, DialError> {
+        self.dial_each(target_of(&address), vec![address], wanted, quiet).await
+    }
+
+    /// Connects to the relays of circuits that are to be dialled: a relay carries only whose handshake it has accepted.
+    fn connect_relays<'a>(&'a self, addresses: &'a [Multiaddr]) -> BoxFuture<'a, ()> {
+        let mut places: BTreeMap<PeerId, Vec<Multiaddr>> = BTreeMap::new();
+        for address in addresses {
+            if let Some(relay) = relay_of(address) {
+                let place = address.iter().take_while(|part| !matches!(part, Part::P2p(_))).collect();
+                places.entry(relay).or_default().push(place);
+            }
+        }
+        places.retain(|relay, _| self.table.lock().connected_by_peer_id(relay).is_none());
+        Box::pin(async move {
+            let dials = places.into_iter().map(|(relay, places)| self.dial_any(Some(relay), places));
+            // Where one is not reached, the circuit's own dial says so.
+            futures::future::join_all(dials).await;
+        })
     }
 
     /// One attempt; a `quiet` one leaves the table to the attempt beside it.
     async fn dial_each(
         &self,
         peer: Option<PeerId>,
-        addresses: Vec<Multiaddr>,
-        text: &str,
+        mut addresses: Vec<Multiaddr>,
+        Wanted { text, pinned }: Wanted<'_>,
         quiet: bool,
     ) -> Result<NodeId, DialError> {
+        self.connect_relays(&addresses).await;
+        // Whichever address a relay was reached at, the circuit is the same; several would be several connections.
+        let mut relays = BTreeSet::new();
+        addresses.retain(|address| relay_of(address).is_none_or(|relay| relays.insert(relay)));
         let (reply, answer) = oneshot::channel();
-        let command = Command::Dial { peer, addresses, text: text.to_owned(), quiet, reply };
+        let command = Command::Dial { peer, addresses, text: text.to_owned(), quiet, pinned, reply };
         self.commands.send(command).await.map_err(|_| DialError::Closed)?;
         // The transport takes up to CONNECT + HANDSHAKE for TLS and its proofs, the handshake of this layer follows.
         let direct_ms = CONNECT_TIMEOUT_MS + 2 * HANDSHAKE_TIMEOUT_MS;

@@ -43,10 +43,14 @@ impl Drop for NetHandle {
     }
 }
 
+pub(super) fn at_socket(socket: SocketAddr) -> Multiaddr {
+    Multiaddr::empty().with(socket.ip().into()).with(Part::Udp(socket.port())).with(Part::QuicV1)
+}
+
 /// Reads multiaddr text, or `IP:PORT` as a short form of it.
 pub(super) fn parse_address(text: &str) -> Result<Multiaddr, DialError> {
     if let Ok(socket) = text.parse::<SocketAddr>() {
-        return Ok(Multiaddr::empty().with(socket.ip().into()).with(Part::Udp(socket.port())).with(Part::QuicV1));
+        return Ok(at_socket(socket));
     }
     text.parse().map_err(|error: libp2p::multiaddr::Error| DialError::BadAddress {
         address: text.to_owned(),
@@ -155,6 +159,14 @@ impl Network for NetHandle {
 
     async fn find_providers(&self, model: &str) -> Vec<NodeId> {
         self.shared.find_providers(model).await
+    }
+
+    fn known_addresses(&self) -> Vec<String> {
+        self.shared.discovery.as_ref().map(|discovery| discovery.known_addresses()).unwrap_or_default()
+    }
+
+    fn signed_record(&self, peer: NodeId) -> Option<trellis_primitives::Bytes> {
+        self.shared.table.lock().signed_record_of(peer)
     }
 
     fn events(&self) -> broadcast::Receiver<PeerEvent> {

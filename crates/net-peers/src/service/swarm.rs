@@ -67,6 +67,8 @@ struct PendingDial {
     address: String,
     /// Another attempt to the same place answers for both in the table.
     quiet: bool,
+    /// Who has to answer.
+    pinned: Option<NodeId>,
     reply: oneshot::Sender<Result<NodeId, DialError>>,
 }
 
@@ -205,7 +207,9 @@ impl Service {
 
     fn on_command(&mut self, command: Command) {
         match command {
-            Command::Dial { peer, addresses, text, quiet, reply } => self.dial(peer, addresses, text, quiet, reply),
+            Command::Dial { peer, addresses, text, quiet, pinned, reply } => {
+                self.dial(peer, addresses, PendingDial { address: text, quiet, pinned, reply });
+            }
             Command::Close { connection, reason, done } => self.close(connection, reason, Some(done)),
             Command::Reserve { relay, at } => self.reaching.reserve(&mut self.swarm, &self.shared, relay, at),
             Command::Look { relay, at } => Reaching::look(&mut self.swarm, relay, at),
@@ -214,21 +218,14 @@ impl Service {
         }
     }
 
-    fn dial(
-        &mut self,
-        peer: Option<PeerId>,
-        mut addresses: Vec<Multiaddr>,
-        text: String,
-        quiet: bool,
-        reply: oneshot::Sender<Result<NodeId, DialError>>,
-    ) {
+    fn dial(&mut self, peer: Option<PeerId>, mut addresses: Vec<Multiaddr>, dial: PendingDial) {
         let relayed = addresses.iter().all(is_circuit);
         let known = peer.and_then(|peer| {
             let table = self.shared.table.lock();
             table.connected_by_peer_id(&peer).filter(|known| table.has_as_good(*known, relayed))
         });
         if let Some(known) = known {
-            let _ = reply.send(Ok(known));
+            let _ = dial.reply.send(Ok(known));
             return;
         }
         let options = match (peer, addresses.pop()) {
@@ -239,15 +236,15 @@ impl Service {
             (None, Some(address)) => DialOpts::unknown_peer_id().address(address).build(),
             (_, None) => {
                 let detail = "no address".to_owned();
-                let _ = reply.send(Err(DialError::BadAddress { address: text, detail }));
+                let _ = dial.reply.send(Err(DialError::BadAddress { address: dial.address, detail }));
                 return;
             }
         };
         let connection = options.connection_id();
-        if !quiet {
-            self.shared.table.lock().dialing(&text, self.shared.clock.now());
+        if !dial.quiet {
+            self.shared.table.lock().dialing(&dial.address, self.shared.clock.now());
         }
-        self.dials.insert(connection, PendingDial { address: text, quiet, reply });
+        self.dials.insert(connection, dial);
         if let Err(error) = self.swarm.dial(options) {
             self.dial_failed(connection, &error);
         }
@@ -347,7 +344,7 @@ impl Service {
     }
 
     fn on_established(&mut self, connection: ConnectionId, peer: PeerId, endpoint: &ConnectedPoint) {
-        let dial = self.dials.remove(&connection);
+        let mut dial = self.dials.remove(&connection);
         let Some(fresh) = self.swarm.behaviour_mut().streams.take_fresh(connection) else { return };
         if fresh.handle.is_trial {
             // AutoNAT dialled it for a peer; it closes when the answer is given.
@@ -356,9 +353,13 @@ impl Service {
         let route = Route::of(endpoint, self.shared.clock.now());
         let (address, relayed) = (route.address.clone(), route.relayed);
         let session = fresh.handle.session.clone();
+        let node = session.node_id();
+        if let Some(dial) = dial.take_if(|dial| dial.pinned.is_some_and(|pinned| node != Some(pinned))) {
+            self.wrong_key(connection, peer, node, dial);
+            return;
+        }
         let mut table = self.shared.table.lock();
         table.routed(connection, route);
-        let node = session.node_id();
         if let (Some(node), Some(_)) = (node, &dial)
             && table.has_as_good(node, relayed)
         {
@@ -398,6 +399,18 @@ impl Service {
                 }
             }
         }
+    }
+
+    /// Somebody else answers than the dark address names: nothing is said to him.
+    fn wrong_key(&mut self, connection: ConnectionId, peer: PeerId, node: Option<NodeId>, dial: PendingDial) {
+        let found = node.map_or_else(|| format!("{peer} without an ML-DSA key"), |node| node.to_string());
+        let expected = dial.pinned.unwrap_or(self.shared.local_id);
+        let error = DialError::WrongKey { address: dial.address.clone(), expected, found };
+        let (by, reason) = (RefusedBy::Us, RefusalReason::IdentityChanged);
+        self.shared.table.lock().dial_failed(&dial.address, Some(reason), self.shared.clock.now());
+        self.report_refusal(node, dial.address, by, reason, &error.to_string());
+        self.swarm.close_connection(connection);
+        let _ = dial.reply.send(Err(error));
     }
 
     fn on_finished(&mut self, finished: Finished) {

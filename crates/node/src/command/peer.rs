@@ -210,6 +210,14 @@ async fn info(id: &str, asked: &Asked, datadir: Option<&Path>) -> Result<()> {
         "refusal_reason",
     ];
     let mut fields: Vec<Vec<String>> = plain.iter().map(|key| vec![(*key).to_owned(), cell(&peer, key)]).collect();
+    if let Some(dark) = peer["dark_addresses"].as_array() {
+        fields.retain(|field| !field[1].is_empty());
+        fields.extend(
+            dark.iter().map(|dark| vec!["dark address".to_owned(), dark.as_str().unwrap_or_default().to_owned()]),
+        );
+        print(&["FIELD", "VALUE"], &fields);
+        return Ok(());
+    }
     let score = &peer["reputation"];
     fields.push(vec!["reputation".to_owned(), reputation(&score["total"])]);
     fields.push(vec!["cap".to_owned(), cell(score, "cap")]);

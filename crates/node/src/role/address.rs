@@ -6,6 +6,7 @@ use libp2p::Multiaddr;
 use libp2p::multiaddr::Protocol as Part;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
+use trellis_net_peers::DarkAddress;
 use trellis_primitives::NodeId;
 
 /// The port of a node where none is written.
@@ -184,6 +185,16 @@ impl Named {
         Ok(ips.into_iter().map(|ip| self.at(ip)).collect())
     }
 
+    /// The same as a dark address, where it names who has to answer.
+    pub fn dark(&self) -> Option<String> {
+        let host = match &self.host {
+            Host::Ip(ip) => trellis_net_peers::dark::Host::Ip(*ip),
+            Host::Name(name) => trellis_net_peers::dark::Host::Name(name.clone()),
+            Host::Onion(name) => trellis_net_peers::dark::Host::Name(format!("{name}.onion")),
+        };
+        self.pinned.map(|node| DarkAddress { node, host, port: self.port }.to_string())
+    }
+
     fn at(&self, ip: IpAddr) -> String {
         let family = if ip.is_ipv4() { "ip4" } else { "ip6" };
         let peer = self.peer.as_ref().map(|peer| format!("/p2p/{peer}")).unwrap_or_default();
@@ -216,6 +227,7 @@ mod tests {
         let dark = parse(&format!("trellis://{id}@192.0.2.1:9701")).unwrap();
         assert_eq!(dark.pinned.unwrap().to_string(), id);
         assert_eq!(dark.resolve(false).await.unwrap(), ["/ip4/192.0.2.1/udp/9701/quic-v1"]);
+        assert_eq!(dark.dark(), Some(format!("trellis://{id}@192.0.2.1:9701")));
     }
 
     // row: NET-71

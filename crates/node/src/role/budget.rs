@@ -6,7 +6,7 @@ use crate::settings::Settings;
 use eyre::Result;
 use serde_json::{Map, Value, json};
 use trellis_net_peers::{IpNet, NetConfig, NetworkHandle, Way};
-use trellis_primitives::Role;
+use trellis_primitives::{Role, RoleSet};
 
 /// Bytes per second in one Mbit/s.
 const MBIT_BYTES: u64 = 125_000;
@@ -23,11 +23,12 @@ const PEERS: [(&str, u32); 3] = [("home", 50), ("default", 125), ("infra", 2_000
 ///
 /// # Errors
 /// A usage failure that names the setting.
-pub fn apply(config: &mut NetConfig, role: Role, settings: &Settings) -> Result<()> {
-    let profile = match (settings.profile.as_str(), role) {
-        ("auto", Role::Gateway) => "infra",
-        ("auto", _) => "default",
-        (named, _) => named,
+pub fn apply(config: &mut NetConfig, roles: RoleSet, settings: &Settings) -> Result<()> {
+    let serves_many = roles.contains(Role::Gateway) || roles.contains(Role::Relay);
+    let profile = match settings.profile.as_str() {
+        "auto" if serves_many => "infra",
+        "auto" => "default",
+        named => named,
     };
     let (_, peers_max) = PEERS
         .into_iter()
@@ -97,7 +98,7 @@ mod tests {
 
     fn applied(role: Role, settings: &Settings) -> Result<NetConfig> {
         let mut config = NetConfig::new(1, 2, B256::ZERO);
-        apply(&mut config, role, settings).map(|()| config)
+        apply(&mut config, RoleSet::of(&[role]), settings).map(|()| config)
     }
 
     // row: NET-50, NET-18

@@ -1,6 +1,6 @@
 //! What a node answers about its peers on the control socket (NET-71, NET-72, NET-74).
 
-use super::address::{self, Named};
+use super::address;
 use crate::failure::Failure;
 use crate::view::{ban_json, peer_json, score_json};
 use eyre::Result;
@@ -8,7 +8,9 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::time::Duration;
 use trellis_net_peers::guard::{Book, KnownAddress, Priority, Standing};
-use trellis_net_peers::{DialError, DisconnectReason, NetworkHandle, PeerInfo, PeerState, RefusalReason, RefusedBy};
+use trellis_net_peers::{
+    DarkAddress, DialError, DisconnectReason, NetworkHandle, PeerInfo, PeerState, RefusalReason, RefusedBy,
+};
 use trellis_primitives::{NodeId, UnixMs};
 
 /// Digits of an id that are enough to mean it, where only one begins with them.
@@ -81,11 +83,13 @@ async fn add(network: &NetworkHandle, params: &Value) -> Result<Value> {
         _ => Priority::Normal,
     };
     let mut last = Failure::new("the name has no address").hint("add the peer by its IP address");
-    for address in named.resolve(network.proxied()).await? {
-        check_known(network, &address)?;
+    let resolved = named.resolve(network.proxied()).await?;
+    resolved.iter().try_for_each(|address| check_known(network, address))?;
+    // A dark address stays what it is: whoever answers there later has to be the same as well.
+    let dialled = named.dark().map_or(resolved, |dark| vec![dark]);
+    for address in dialled {
         match network.add_peer(&address, priority).await {
             Ok(id) => {
-                check_pin(network, &named, id, &address).await?;
                 return Ok(json!({"id": id, "address": address, "priority": priority, "status": "connected"}));
             }
             Err(error) => last = not_added(&address, &error, priority),
@@ -126,20 +130,11 @@ fn banned_failure(address: &str, id: Option<NodeId>) -> Failure {
         .hint(format!("`trellis peer unban {unban}` lifts it"))
 }
 
-async fn check_pin(network: &NetworkHandle, named: &Named, id: NodeId, address: &str) -> Result<(), Failure> {
-    match named.pinned {
-        Some(pinned) if pinned != id => {
-            network.forget_added(Some(address), None);
-            network.disconnect(id, DisconnectReason::ProtocolViolation).await;
-            Err(Failure::new(format!("{address} shows another key: expected {pinned}, found {id}"))
-                .hint("ask the peer for its address again, and do not trust who answers there"))
-        }
-        _ => Ok(()),
-    }
-}
-
 fn not_added(address: &str, error: &DialError, priority: Priority) -> Failure {
-    let failure = Failure::new(format!("{address}: {error}"));
+    let failure = match error {
+        DialError::WrongKey { .. } => Failure::new(error.to_string()),
+        _ => Failure::new(format!("{address}: {error}")),
+    };
     match error {
         DialError::Refused { by: RefusedBy::Us, reason: RefusalReason::Banned } => banned_failure(address, None),
         DialError::Refused { reason: RefusalReason::SelfConnection, .. } => failure.hint("that is this node itself"),
@@ -155,6 +150,9 @@ fn not_added(address: &str, error: &DialError, priority: Priority) -> Failure {
         }
         DialError::BadAddress { .. } if address.starts_with("/onion3/") || address.contains(".i2p/") => {
             failure.hint("such a name is reached through a proxy only: start the node with --proxy socks5://IP:PORT")
+        }
+        DialError::WrongKey { .. } => {
+            failure.hint("ask the peer for its address again, and do not trust who answers there")
         }
         DialError::BadAddress { .. } | DialError::Closed => failure,
     }
@@ -174,7 +172,7 @@ async fn remove(network: &NetworkHandle, params: &Value) -> Result<Value> {
         (network.peers().iter().filter(|peer| at(peer)).filter_map(|peer| peer.id).collect(), addresses)
     };
     let mut forgotten = Vec::new();
-    for address in &addresses {
+    for address in addresses.iter().map(String::as_str).chain([wanted]) {
         forgotten.extend(network.forget_added(Some(address), None));
     }
     let mut removed = Vec::new();
@@ -219,7 +217,17 @@ async fn unban(network: &NetworkHandle, params: &Value) -> Result<Value> {
     Ok(json!({"id": id, "unbanned": true}))
 }
 
+/// This node itself, with what to give to others.
+fn own_info(network: &NetworkHandle) -> Value {
+    let (id, listening) = (network.local_id(), network.listen_addresses());
+    let dark: Vec<String> = DarkAddress::of(id, &listening).iter().map(ToString::to_string).collect();
+    json!({"id": id, "status": "self", "address": listening.first(), "addresses": listening, "dark_addresses": dark})
+}
+
 fn info(network: &NetworkHandle, params: &Value) -> Result<Value> {
+    if text(params, "id")? == "self" || who(network, text(params, "id")?)? == network.local_id() {
+        return Ok(own_info(network));
+    }
     let id = who(network, text(params, "id")?)?;
     let (info, standing) = known(network, id)?;
     let mut shown = info.as_ref().map_or_else(|| json!({"id": id, "status": "disconnected"}), peer_json);

@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 use trellis_net_peers::NetworkHandle;
 use trellis_net_peers::config::{REGION_BYTES_MAX, RelayProfile};
-use trellis_primitives::Role;
+use trellis_primitives::{Role, RoleSet};
 
 /// Runs a relay until it is told to end.
 ///
@@ -40,7 +40,7 @@ pub async fn run(settings: Settings, datadir: Option<&Path>) -> Result<()> {
 ///
 /// # Errors
 /// A usage failure where the word means nothing.
-pub fn profile(role: Role, word: &str) -> Result<Option<RelayProfile>> {
+pub fn profile(roles: RoleSet, word: &str) -> Result<Option<RelayProfile>> {
     let profile = match word {
         "infra" => RelayProfile::Infra,
         "standard" => RelayProfile::Standard,
@@ -50,7 +50,7 @@ pub fn profile(role: Role, word: &str) -> Result<Option<RelayProfile>> {
             return Err(Failure::usage(message).into());
         }
     };
-    Ok((role == Role::Relay).then_some(profile))
+    Ok(roles.contains(Role::Relay).then_some(profile))
 }
 
 /// A region's name as peers take it.
@@ -84,9 +84,9 @@ mod tests {
     // row: NET-42
     #[test]
     fn only_the_relays_role_relays_and_wrong_words_are_named() {
-        assert_eq!(profile(Role::Relay, "infra").expect("known"), Some(RelayProfile::Infra));
-        assert_eq!(profile(Role::Provider, "infra").expect("known"), None);
-        let error = profile(Role::Relay, "huge").expect_err("refused").to_string();
+        assert_eq!(profile(RoleSet::of(&[Role::Relay]), "infra").expect("known"), Some(RelayProfile::Infra));
+        assert_eq!(profile(RoleSet::of(&[Role::Provider]), "infra").expect("known"), None);
+        let error = profile(RoleSet::of(&[Role::Relay]), "huge").expect_err("refused").to_string();
         assert!(error.contains("relay_profile") && error.contains("huge"), "{error}");
         assert!(region(&"x".repeat(REGION_BYTES_MAX + 1)).is_err() && region("eu-west").is_ok());
     }

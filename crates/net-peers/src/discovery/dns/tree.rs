@@ -1,7 +1,7 @@
 //! Signed trees of node records in TXT records (NET-31), in the spirit of EIP-1459 and in a form of our own.
 //!
 //! ```text
-//! NAME          TXT "trellis-tree=1 zone=NAME net=HEX root=HASH keys=HASH seq=N until=MS ed=SIG ml=SIG"
+//! _tree.NAME    TXT "trellis-tree=1 zone=NAME net=HEX root=HASH keys=HASH seq=N until=MS ed=SIG ml=SIG"
 //! HASH.NAME     TXT "trellis-keys=BASE64"            the publisher's Ed25519 and ML-DSA-65 keys
 //! HASH.NAME     TXT "trellis-branch=HASH,HASH,…"     at most BRANCH_MAX
 //! HASH.NAME     TXT "trellis-node=BASE64"            the RLP of a signed node record
@@ -17,6 +17,8 @@ use thiserror::Error;
 use trellis_crypto::{HybridKey, HybridPublic, SignatureError, domain_hash, sha3_256};
 use trellis_primitives::{NODE_RECORD_BYTES_MAX, NodeId, UnixMs};
 
+/// Where the root is, below the zone's name.
+pub const ROOT_LABEL: &str = "_tree";
 /// The domain of the root's signatures.
 pub const TREE_DOMAIN: &str = "trellis/tree/1";
 /// Hashes in one branch.
@@ -105,7 +107,7 @@ pub enum TreeError {
 /// A tree ready to be published: the root's text, and every entry by its label.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Tree {
-    /// The TXT of the zone's own name.
+    /// The TXT of [`ROOT_LABEL`] below the zone's name.
     pub root: String,
     /// Label and TXT of every entry.
     pub entries: Vec<(String, String)>,

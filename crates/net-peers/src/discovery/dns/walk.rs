@@ -55,7 +55,11 @@ impl Seeds {
         let (name, zone) = (domain(zone)?, zone.trim_end_matches('.'));
         let reader = Reader { resolver, verified: resolver.verify_anchor().await, name };
         let none = || SeedError::NoAnswer("the name has no signed tree".to_owned());
-        let root_text = reader.texts(&reader.name).await?.into_iter().find(|text| tree::is_root(&text.text));
+        let root_text = reader
+            .texts(&below(tree::ROOT_LABEL, &reader.name)?)
+            .await?
+            .into_iter()
+            .find(|text| tree::is_root(&text.text));
         let root_text = root_text.ok_or_else(none)?;
         let keys = reader.entry(&tree::keys_label(&root_text.text)?).await?.ok_or_else(none)?;
         let (network_magic, chain_id) = (self.checker.network_magic, self.checker.chain_id);

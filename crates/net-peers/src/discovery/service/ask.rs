@@ -58,7 +58,7 @@ impl Finder {
                 let mut book = self.discovery.book.lock();
                 let mut new = 0;
                 for (id, addresses) in &answer.nodes {
-                    if *id != self.shared.local_id && self.shared.guard.ban_of(*id).is_none() {
+                    if *id != self.shared.local_id && self.is_trusted(*id) {
                         new += book.tell_record(*id, addresses, group, now);
                     }
                 }
@@ -167,7 +167,7 @@ impl Finder {
         let (mut taken, mut new, mut violations) = (0, 0, 0);
         for result in results {
             match result {
-                Ok(Verified { id, record }) if id != self.shared.local_id && self.shared.guard.ban_of(id).is_none() => {
+                Ok(Verified { id, record }) if id != self.shared.local_id && self.is_trusted(id) => {
                     taken += 1;
                     let addresses = pex::usable_addresses(&record, class);
                     new += self.discovery.book.lock().tell_record(id, &addresses, source, now);
@@ -189,6 +189,13 @@ impl Finder {
         }
         self.book_changed();
         (taken, new)
+    }
+
+    /// Whether a node is told of, and heard of: not one that is banned, nor one whose reputation is so low that nothing
+    /// would be relayed for it (NET-34, NET-53).
+    fn is_trusted(&self, id: NodeId) -> bool {
+        let guard = &self.shared.guard;
+        guard.ban_of(id).is_none() && guard.score(id) >= guard.thresholds().relay
     }
 
     pub(super) async fn answer_one(&self, peer: NodeId, stream: &mut NetStream) -> Result<(), AnswerError> {
@@ -215,8 +222,7 @@ impl Finder {
         let mut others = self.discovery.records.lock().tellable(class, now);
         others.retain(|(id, _)| {
             let connected = self.shared.table.lock().is_connected(*id);
-            let banned = self.shared.guard.ban_of(*id).is_some();
-            *id != asker && !banned && (connected || self.discovery.book.lock().was_reached(*id))
+            *id != asker && self.is_trusted(*id) && (connected || self.discovery.book.lock().was_reached(*id))
         });
         others.shuffle(&mut *self.discovery.rng.lock());
         let own = self.shared.own_record(now)?;

@@ -10,6 +10,7 @@ use libp2p::PeerId;
 use trellis_primitives::NodeId;
 
 use super::{Finder, outbound, remote_of};
+use crate::dark::DARK_SCHEME;
 use crate::discovery::address::{AddressClass, AddressGroup, PeerAddress};
 use crate::discovery::book::{Book, Entry};
 use crate::discovery::{Outcome, Source};
@@ -69,9 +70,23 @@ impl Finder {
     /// Dials the anchors of the last run, once, and the list of the chain spec for as long as connections are missing.
     pub(super) async fn dial_lists(&self) {
         let anchors = std::mem::take(&mut *self.discovery.anchors.lock());
-        let listed = self.discovery.config.compiled_in.iter().filter_map(|text| PeerAddress::parse(text));
-        let listed = if self.is_short() { listed.collect() } else { Vec::new() };
-        tokio::join!(self.dial_list(Source::Anchors, anchors), self.dial_list(Source::CompiledIn, listed));
+        let listed: Vec<&String> = self.discovery.config.compiled_in.iter().filter(|_| self.is_short()).collect();
+        let dark = listed.iter().filter(|text| text.starts_with(DARK_SCHEME)).map(|text| self.dial_dark(text));
+        let bare = listed.iter().filter_map(|text| PeerAddress::parse(text)).collect();
+        tokio::join!(
+            self.dial_list(Source::Anchors, anchors),
+            self.dial_list(Source::CompiledIn, bare),
+            futures::future::join_all(dark)
+        );
+    }
+
+    /// Dials a listed address that names who has to answer.
+    async fn dial_dark(&self, text: &str) {
+        let now = self.shared.clock.now();
+        match self.shared.dial(text).await {
+            Ok(_) => self.discovery.report(&Source::CompiledIn, Outcome::Found, 1, format!("connected to {text}"), now),
+            Err(error) => self.discovery.report(&Source::CompiledIn, Outcome::Failed, 1, error.to_string(), now),
+        }
     }
 
     async fn dial_list(&self, source: Source, addresses: Vec<PeerAddress>) {
