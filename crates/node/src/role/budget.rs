@@ -49,7 +49,7 @@ pub fn outbound_min(settings: &Settings) -> u32 {
 }
 
 fn network(text: &str) -> Result<IpNet> {
-    let whole = || text.parse().map(IpNet::from);
+    let whole = || text.parse::<std::net::IpAddr>().map(IpNet::from);
     text.parse::<IpNet>().or_else(|_| whole()).map_err(|_: std::net::AddrParseError| {
         Failure::usage(format!("exempt_networks is a list of networks like 198.51.100.0/24, got {text:?}")).into()
     })
