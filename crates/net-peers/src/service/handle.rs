@@ -1,11 +1,13 @@
 //! The handle of a real node.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use libp2p::PeerId;
 use libp2p::core::Multiaddr;
 use libp2p::multiaddr::Protocol as Part;
@@ -24,7 +26,7 @@ use crate::peer::{PeerEvent, PeerInfo};
 use crate::reason::DisconnectReason;
 use crate::service::reach::ReachReport;
 use crate::streams::{ConnectionHandle, StreamError};
-use crate::table::route::target_of;
+use crate::table::route::{relay_of, target_of};
 
 /// Stops the service when the last handle is dropped.
 pub(super) struct NetHandle {
@@ -74,9 +76,13 @@ impl NodeShared {
     async fn dial_each(
         &self,
         peer: Option<PeerId>,
-        addresses: Vec<Multiaddr>,
+        mut addresses: Vec<Multiaddr>,
         text: &str,
     ) -> Result<NodeId, DialError> {
+        self.connect_relays(&addresses).await;
+        // Whichever address a relay was reached at, the circuit is the same; several would be several connections.
+        let mut relays = BTreeSet::new();
+        addresses.retain(|address| relay_of(address).is_none_or(|relay| relays.insert(relay)));
         let (reply, answer) = oneshot::channel();
         let command = Command::Dial { peer, addresses, text: text.to_owned(), reply };
         self.commands.send(command).await.map_err(|_| DialError::Closed)?;
@@ -87,6 +93,23 @@ impl NodeShared {
             Ok(Err(_)) => Err(DialError::Closed),
             Err(_) => Err(DialError::Timeout { address: text.to_owned(), timeout_ms }),
         }
+    }
+
+    /// Connects to the relays of circuits that are to be dialled: a relay carries only whose handshake it has accepted.
+    fn connect_relays<'a>(&'a self, addresses: &'a [Multiaddr]) -> BoxFuture<'a, ()> {
+        let mut places: BTreeMap<PeerId, Vec<Multiaddr>> = BTreeMap::new();
+        for address in addresses {
+            if let Some(relay) = relay_of(address) {
+                let place = address.iter().take_while(|part| !matches!(part, Part::P2p(_))).collect();
+                places.entry(relay).or_default().push(place);
+            }
+        }
+        places.retain(|relay, _| self.table.lock().connected_by_peer_id(relay).is_none());
+        Box::pin(async move {
+            let dials = places.into_iter().map(|(relay, places)| self.dial_any(Some(relay), places));
+            // Where one is not reached, the circuit's own dial says so.
+            futures::future::join_all(dials).await;
+        })
     }
 
     pub(super) async fn open(self: Arc<Self>, peer: NodeId, protocol: Protocol) -> Result<NetStream, OpenError> {

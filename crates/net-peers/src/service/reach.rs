@@ -287,6 +287,8 @@ impl Reaching {
                     }
                 };
             }
+            // Over a relay others get in anywhere; that says nothing about this node.
+            ReachEvent::Tester(event) if is_circuit(&event.tested_addr) => {}
             ReachEvent::Tester(event) => {
                 let reached = event.result.is_ok();
                 tracing::debug!(address = %event.tested_addr, reached, "a peer tried an address of this node");

@@ -267,6 +267,10 @@ impl AsyncRead for LinkStream {
         if matches!(this.first, First::Goodbye(..)) {
             return this.poll_goodbye(cx);
         }
+        if buf.is_empty() {
+            // yamux would wait for data; who reads nothing only waits for what is above this stream, as a negotiation.
+            return Poll::Ready(Ok(0));
+        }
         let read = ready!(Pin::new(&mut this.inner).poll_read(cx, buf))?;
         let First::Awaited(state) = &this.first else { return Poll::Ready(Ok(read)) };
         let filled = buf.get(..read).unwrap_or_default();
@@ -274,9 +278,7 @@ impl AsyncRead for LinkStream {
             this.first = First::Goodbye(Arc::clone(state), filled.to_vec());
             return this.poll_goodbye(cx);
         }
-        if !buf.is_empty() {
-            this.first = First::Passed;
-        }
+        this.first = First::Passed;
         Poll::Ready(Ok(read))
     }
 }

@@ -151,14 +151,14 @@ impl Finder {
         let remote = self.info(peer).as_ref().and_then(remote_of);
         let (class, source) =
             (class_of(remote), remote.map_or(AddressGroup::OPERATOR, |remote| AddressGroup::of(remote.socket)));
-        let (mut taken, mut new) = (0, 0);
+        let (mut taken, mut new, mut ways) = (0, 0, 0);
         for result in results {
             match result {
                 Ok(Verified { id, record }) if id != self.shared.local_id && self.shared.guard.ban_of(id).is_none() => {
                     taken += 1;
                     let addresses = pex::usable_addresses(&record, class);
                     new += self.discovery.book.lock().tell_record(id, &addresses, source, now);
-                    new += usize::from(self.discovery.note_ways(id, &record, class, now));
+                    ways += usize::from(self.discovery.note_ways(id, &record, class, now));
                 }
                 Ok(_) => {}
                 Err(error) => {
@@ -170,7 +170,10 @@ impl Finder {
             }
         }
         self.book_changed();
-        (taken, new)
+        if ways > 0 {
+            self.follow_ways();
+        }
+        (taken, new + ways)
     }
 
     pub(super) async fn answer_one(&self, peer: NodeId, stream: &mut NetStream) -> Result<(), AnswerError> {
