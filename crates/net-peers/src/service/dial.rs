@@ -53,24 +53,24 @@ impl NodeShared {
         let first = std::pin::pin!(self.dial_one(text, quic, false));
         let head_start = std::pin::pin!(tokio::time::sleep(Duration::from_millis(TCP_AFTER_MS)));
         let second = std::pin::pin!(self.dial_one(text, tcp, true));
-        let (failed, other) = match select(first, head_start).await {
+        let (over_quic, over_tcp) = match select(first, head_start).await {
             Either::Left((Err(error), _)) if may_go_elsewhere(&error) => (error, second.await),
             Either::Left((dialled, _)) => return dialled,
             Either::Right(((), first)) => match select(first, second).await {
                 Either::Left((Err(error), second)) if may_go_elsewhere(&error) => (error, second.await),
-                // TCP is what QUIC is judged by only where it leads somewhere.
-                Either::Right((Err(error), first)) => (error, first.await),
+                Either::Right((Err(error), first)) => match first.await {
+                    Err(over_quic) if may_go_elsewhere(&over_quic) => (over_quic, Err(error)),
+                    dialled => return dialled,
+                },
                 Either::Left((dialled, _)) | Either::Right((dialled, _)) => return dialled,
             },
         };
-        match other {
-            // A name that says why is worth more than that nobody answered.
-            Err(error) if may_go_elsewhere(&error) && !may_go_elsewhere(&failed) => Err(failed),
-            Err(error @ DialError::BadAddress { .. }) if !matches!(failed, DialError::BadAddress { .. }) => {
-                tracing::trace!(%error, "the other way cannot be taken");
-                Err(failed)
+        // The address is QUIC's, so what became of that is said, unless TCP has more to say.
+        match over_tcp {
+            Err(error) if may_go_elsewhere(&error) && !matches!(over_quic, DialError::BadAddress { .. }) => {
+                Err(over_quic)
             }
-            other => other,
+            dialled => dialled,
         }
     }
 

@@ -271,6 +271,10 @@ impl LinkStream {
 impl AsyncRead for LinkStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        if buf.is_empty() {
+            // As over QUIC: whoever reads nothing asks whether the stream's negotiation is over, and yamux would wait for bytes.
+            return Poll::Ready(Ok(0));
+        }
         if matches!(this.first, First::Goodbye(..)) {
             return this.poll_goodbye(cx);
         }
@@ -281,9 +285,7 @@ impl AsyncRead for LinkStream {
             this.first = First::Goodbye(Arc::clone(state), filled.to_vec());
             return this.poll_goodbye(cx);
         }
-        if !buf.is_empty() {
-            this.first = First::Passed;
-        }
+        this.first = First::Passed;
         Poll::Ready(Ok(read))
     }
 }
