@@ -18,6 +18,8 @@ pub const PROTOCOL_VERSION_MIN: u32 = 1;
 pub const PROTOCOL_VERSION_MAX: u32 = 1;
 /// A dial gives up after this long (NET-20).
 pub const CONNECT_TIMEOUT_MS: u64 = 10_000;
+/// QUIC has this long to answer before TCP is tried beside it.
+pub const TCP_AFTER_MS: u64 = 2_000;
 /// The handshake after the encrypted connection stands (NET-20).
 pub const HANDSHAKE_TIMEOUT_MS: u64 = 5_000;
 /// The clocks of two peers may differ by this much (NET-21).
@@ -46,17 +48,19 @@ pub const RECORD_LIFETIME_MS: u64 = 24 * 60 * 60 * 1_000;
 pub const RECORD_REFRESH_FRACTION: u64 = 4;
 
 pub use trellis_net_reach::relay::budget::RelayProfile;
-pub use trellis_net_transport::{AdmissionLimits, Policy};
+pub use trellis_net_transport::{AdmissionLimits, Policy, Proxy};
 
 /// What the network of one node is told.
 #[derive(Clone, Debug)]
 pub struct NetConfig {
-    /// Where to listen, multiaddr text: `/ip4/0.0.0.0/udp/9700/quic-v1`. Empty: dial only.
+    /// Where to listen, multiaddr text: `/ip4/0.0.0.0/udp/9700/quic-v1`, `/ip4/0.0.0.0/tcp/9700`. Empty: dial only.
     pub listen: Vec<String>,
     /// Peers to be connected to, multiaddr text; redialled with backoff for as long as they are missing.
     pub bootstrap: Vec<String>,
     /// Addresses to put into the node record instead of the ones listened at.
     pub external_addresses: Vec<String>,
+    /// Through what every dial goes; `None` dials directly.
+    pub proxy: Option<Proxy>,
     /// Whether classical peers are let in.
     pub policy: Policy,
     /// What is admitted before any cryptography.
@@ -107,6 +111,7 @@ impl NetConfig {
             listen: Vec::new(),
             bootstrap: Vec::new(),
             external_addresses: Vec::new(),
+            proxy: None,
             policy: Policy::Require,
             limits: AdmissionLimits::default(),
             peers_max: PEERS_MAX_DEFAULT,

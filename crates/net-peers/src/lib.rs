@@ -51,7 +51,7 @@ mod table;
 mod witness;
 
 pub use broadcast::{BROADCAST_QUEUE_MESSAGES_MAX, BROADCAST_WRITE_TIMEOUT_MS};
-pub use config::{NetConfig, Policy};
+pub use config::{NetConfig, Policy, Proxy};
 pub use discovery::{DiscoveryConfig, DiscoveryMetrics, DiscoveryReport, DnsServer, SourceReport};
 pub use error::{AcceptError, BroadcastError, DialError, OpenError, RefusedBy, StartError};
 pub use metrics::{
@@ -64,4 +64,5 @@ pub use redial::{REDIAL_MS_MAX, REDIAL_MS_MIN};
 pub use service::{ReachReport, start, start_with_metrics};
 pub use state::PeerState;
 pub use table::{PEERS_REMEMBERED_MAX, PINS_MAX};
+pub use trellis_net_transport::is_hidden;
 pub use witness::Witness;

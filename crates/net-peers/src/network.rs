@@ -52,6 +52,11 @@ pub trait Network: Send + Sync + 'static {
     /// The addresses at which this node listens, as multiaddr text that ends in its `/p2p/` part; ready to be dialled.
     fn listen_addresses(&self) -> Vec<String>;
 
+    /// Whether every dial goes through a proxy, to which names are left.
+    fn proxied(&self) -> bool {
+        false
+    }
+
     /// Connects to `address` (multiaddr text) and resolves when both sides accepted the handshake.
     ///
     /// An address of a peer that is already connected resolves at once.

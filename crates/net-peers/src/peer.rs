@@ -20,6 +20,8 @@ pub enum Path {
     /// Over a relay.
     #[serde(rename = "relay")]
     Relayed,
+    /// Through a proxy.
+    Proxied,
     /// Inside this process, simulated.
     Simulated,
 }
@@ -29,6 +31,7 @@ impl std::fmt::Display for Path {
         f.write_str(match self {
             Self::Direct => "direct",
             Self::Relayed => "relay",
+            Self::Proxied => "proxied",
             Self::Simulated => "simulated",
         })
     }
@@ -39,6 +42,7 @@ impl From<LinkKind> for Path {
         match kind {
             LinkKind::Quic | LinkKind::Tcp => Self::Direct,
             LinkKind::Relayed => Self::Relayed,
+            LinkKind::Proxied => Self::Proxied,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The thin shell: one task that owns libp2p's swarm, and the handle that everybody else holds.
 
 mod defence;
+mod dial;
 mod evict;
 mod handle;
 mod reach;
@@ -55,6 +56,8 @@ pub(crate) enum Command {
         /// All of the one peer; the first that answers counts.
         addresses: Vec<Multiaddr>,
         text: String,
+        /// An attempt beside another one, which leaves the table to that.
+        quiet: bool,
         reply: oneshot::Sender<Result<NodeId, DialError>>,
     },
     Close {
@@ -146,6 +149,7 @@ pub async fn start_with_metrics(
     let events = broadcast::channel(EVENTS_BUFFERED_MAX).0;
     let file = config.peers_file.clone();
     let guard = Guard::open(config.thresholds, file, Arc::clone(&clock), metrics.clone(), events.clone());
+    transport.proxy.clone_from(&config.proxy);
     transport.admit = Some(defence::door(Arc::clone(&guard), config.limits.private_exempt));
     let door = RelayDoor::new(Arc::clone(&guard), Arc::clone(&clock), &config, metrics.reach.clone());
     let (circuits, client) = libp2p::relay::client::new(identity.public().to_peer_id());

@@ -23,11 +23,6 @@ pub(crate) fn last_peer(address: &Multiaddr) -> Option<PeerId> {
     }
 }
 
-/// Whether the way leads over a relay.
-pub(crate) fn is_relayed(address: &Multiaddr) -> bool {
-    address.iter().any(|part| matches!(part, Protocol::P2pCircuit))
-}
-
 /// The IP address at the front.
 pub(crate) fn direct_ip(address: &Multiaddr) -> Option<IpAddr> {
     match address.iter().next()? {
@@ -46,11 +41,10 @@ mod tests {
         let (relay, peer) = (PeerId::random(), PeerId::random());
         let circuit: Multiaddr = format!("/ip4/9.9.9.9/tcp/1/p2p/{relay}/p2p-circuit/p2p/{peer}").parse().unwrap();
         assert_eq!(last_peer(&circuit), Some(peer));
-        assert!(is_relayed(&circuit));
         let cut = without_peer(&circuit);
         assert_eq!(cut.to_string(), format!("/ip4/9.9.9.9/tcp/1/p2p/{relay}/p2p-circuit"));
         assert_eq!((last_peer(&cut), without_peer(&cut)), (None, cut.clone()));
         assert_eq!(direct_ip(&cut).unwrap().to_string(), "9.9.9.9");
-        assert!(!is_relayed(&"/ip6/::1/tcp/1".parse().unwrap()));
+        assert_eq!(direct_ip(&"/dns4/a.example/tcp/1".parse().unwrap()), None);
     }
 }

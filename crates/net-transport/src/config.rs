@@ -9,6 +9,7 @@ use trellis_crypto::HybridKey;
 use crate::admission::{Admission, AdmitFn};
 use crate::metrics::TransportMetrics;
 use crate::policy::Policy;
+use crate::proxy::Proxy;
 
 /// The ALPN of sessions that carry ML-DSA-65 proofs. It stands ahead of libp2p's own and is part of the TLS transcript,
 /// so nobody on the way can strip it. (Version 1 had both proofs on one bidirectional stream.)
@@ -40,6 +41,8 @@ pub const INITIAL_MTU_BYTES: u16 = 1_232;
 /// Size asked of the operating system for each UDP buffer; it may give less.
 pub const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 
+/// From a dial through a proxy to the tunnel's far end; building a path through an anonymity network takes this long.
+pub const PROXY_TIMEOUT_MS: u64 = 30_000;
 /// Streams of one yamux connection, as yamux counts them: both directions, and those that are gone on one side only. Our own
 /// bounds per direction come first, because yamux ends the connection at its own.
 pub const YAMUX_STREAMS_MAX: usize = 2 * STREAMS_PER_CONNECTION_MAX as usize + 128;
@@ -74,6 +77,8 @@ pub struct TransportConfig {
     pub admission: Admission,
     /// Asked before [`Self::admission`], for bans and tests.
     pub admit: Option<AdmitFn>,
+    /// Through what every dial goes; `None` dials directly.
+    pub proxy: Option<Proxy>,
     /// How connections react to loss.
     pub congestion: Congestion,
     /// Where things are counted.
@@ -89,6 +94,7 @@ impl TransportConfig {
             policy,
             admission: Admission::default(),
             admit: None,
+            proxy: None,
             congestion: Congestion::default(),
             metrics: TransportMetrics::default(),
         }

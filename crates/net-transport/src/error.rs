@@ -73,6 +73,12 @@ pub enum TransportError {
     /// Noise failed.
     #[error("noise: {0}")]
     Noise(#[from] libp2p::noise::Error),
+    /// The proxy did not answer or could not reach the peer.
+    #[error("proxy: {0}")]
+    Proxy(#[from] tokio_socks::Error),
+    /// In onion-only mode no socket is opened to the clear network.
+    #[error("{0} is open to the clear network, which the onion-only mode does not allow")]
+    ClearAddress(libp2p::Multiaddr),
     /// A relay gave no circuit or reservation.
     #[error("relay: {0}")]
     Relay(#[from] libp2p::relay::client::transport::Error),
@@ -166,6 +172,8 @@ impl TransportError {
             Self::Negotiation(_) => "negotiation",
             Self::Tls(_) => "tls",
             Self::Noise(_) => "noise",
+            Self::Proxy(_) => "proxy",
+            Self::ClearAddress(_) => "clear address",
             Self::Relay(_) => "relay",
             Self::Io(_) => "socket",
         }

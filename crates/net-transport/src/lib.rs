@@ -23,6 +23,7 @@ mod link;
 mod metrics;
 mod node;
 mod policy;
+mod proxy;
 mod session;
 mod socket;
 mod tcp;
@@ -37,9 +38,9 @@ pub use admission::{
 pub use auth::{AuthError, EXPORTER_BYTES, PROOF_BYTES, PROOF_VERSION, Proof, ed25519_of, proof_message};
 pub use config::{
     ALPN_LIBP2P, ALPN_TRELLIS, CLOSE_TIMEOUT_MS, CONNECT_TIMEOUT_MS, CONNECTION_WINDOW_BYTES, Congestion,
-    HANDSHAKE_TIMEOUT_MS, IDLE_TIMEOUT_MS, INITIAL_MTU_BYTES, KEEP_ALIVE_MS, PROOF_STREAMS_MAX, SEND_WINDOW_BYTES,
-    SOCKET_BUFFER_BYTES, STREAM_WINDOW_BYTES, STREAMS_PER_CONNECTION_MAX, TransportConfig, YAMUX_STREAMS_MAX,
-    YAMUX_WINDOW_BYTES,
+    HANDSHAKE_TIMEOUT_MS, IDLE_TIMEOUT_MS, INITIAL_MTU_BYTES, KEEP_ALIVE_MS, PROOF_STREAMS_MAX, PROXY_TIMEOUT_MS,
+    SEND_WINDOW_BYTES, SOCKET_BUFFER_BYTES, STREAM_WINDOW_BYTES, STREAMS_PER_CONNECTION_MAX, TransportConfig,
+    YAMUX_STREAMS_MAX, YAMUX_WINDOW_BYTES,
 };
 pub use connection::{Connection, Stream};
 pub use error::{ClassicalPeer, TransportError, TransportSetupError};
@@ -47,6 +48,7 @@ pub use link::{LinkStream, StreamConnection};
 pub use metrics::{RefusalLabel, TransportMetrics};
 pub use node::{NodeTransport, node_transport};
 pub use policy::Policy;
+pub use proxy::{Proxy, is_hidden};
 pub use session::{CloseReason, Direction, KeyExchange, LinkKind, SESSIONS_WAITING_MAX, Session, Sessions};
 pub use transport::QuicTransport;
 pub use upgrade::libp2p_identity;

@@ -30,7 +30,7 @@ pub(crate) use self::secure::Securer;
 use self::secure::Verified;
 pub(crate) use self::wire::WireBytes;
 use self::wire::{BoxedStream, Duplex, Wire};
-use crate::address::{is_relayed, last_peer, without_peer};
+use crate::address::{last_peer, without_peer};
 use crate::admission::Permit;
 use crate::config::{CONNECT_TIMEOUT_MS, HANDSHAKE_TIMEOUT_MS};
 use crate::error::TransportError;
@@ -39,7 +39,6 @@ use crate::upgrade::within;
 
 /// One end of a byte stream, as the swarm knows it.
 struct End {
-    kind: LinkKind,
     direction: Direction,
     /// Without the peer's name at its end.
     remote: Multiaddr,
@@ -51,13 +50,11 @@ impl End {
     fn of(point: &ConnectedPoint) -> Self {
         match point {
             ConnectedPoint::Dialer { address, role_override, .. } => Self {
-                kind: kind_of(address),
                 direction: if role_override.is_dialer() { Direction::Outbound } else { Direction::Inbound },
                 remote: without_peer(address),
                 expected: last_peer(address),
             },
-            ConnectedPoint::Listener { local_addr, send_back_addr } => Self {
-                kind: kind_of(local_addr),
+            ConnectedPoint::Listener { send_back_addr, .. } => Self {
                 direction: Direction::Inbound,
                 remote: without_peer(send_back_addr),
                 // A relay names whose circuit it says to bring; that has to hold as well.
@@ -67,29 +64,27 @@ impl End {
     }
 }
 
-fn kind_of(address: &Multiaddr) -> LinkKind {
-    if is_relayed(address) { LinkKind::Relayed } else { LinkKind::Tcp }
-}
-
 /// Makes an authenticated, multiplexed connection of a byte stream and leaves its session in the registry. To be used in
 /// `Transport::and_then`; the result may be polled anywhere.
 pub(crate) fn upgrade<C: Duplex + 'static>(
     securer: Arc<Securer>,
     io: C,
     point: &ConnectedPoint,
+    kind: LinkKind,
     permit: Option<Permit>,
 ) -> impl Future<Output = Result<(PeerId, StreamConnection), TransportError>> + Send + use<C> {
     let end = End::of(point);
-    async move { connect(&securer, io, end, permit).await }
+    async move { connect(&securer, io, end, kind, permit).await }
 }
 
 async fn connect<C: Duplex + 'static>(
     securer: &Securer,
     io: C,
     end: End,
+    kind: LinkKind,
     mut permit: Option<Permit>,
 ) -> Result<(PeerId, StreamConnection), TransportError> {
-    let End { kind, direction, remote, expected } = end;
+    let End { direction, remote, expected } = end;
     let wire = Arc::new(WireBytes::default());
     let io: BoxedStream = Box::new(Wire::new(io, Arc::clone(&wire)));
     let timeout_ms = match direction {

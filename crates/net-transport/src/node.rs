@@ -12,13 +12,14 @@ use libp2p::relay;
 use crate::config::TransportConfig;
 use crate::error::{TransportError, TransportSetupError};
 use crate::link::{Securer, upgrade};
-use crate::session::Sessions;
+use crate::proxy::ProxyTransport;
+use crate::session::{LinkKind, Sessions};
 use crate::tcp::TcpTransport;
 use crate::tls::tls_configs;
 use crate::transport::QuicTransport;
 use crate::upgrade::UpgradeContext;
 
-/// The transport of a node: QUIC, TCP and circuits of relays, whichever an address names.
+/// The transport of a node: QUIC, TCP, circuits of relays and a proxy, whichever an address names.
 pub struct NodeTransport {
     /// What the swarm polls.
     pub transport: Boxed<(PeerId, StreamMuxerBox)>,
@@ -42,15 +43,18 @@ pub fn node_transport(
     let securer = Arc::new(Securer::new(Arc::clone(&context), tls.clone())?);
     let quic = QuicTransport::with(config.clone(), Arc::clone(&context), tls)?;
     let quic = quic.map(|(peer, connection), _| (peer, StreamMuxerBox::new(connection)));
+    let proxied = ProxyTransport::new(config.proxy.clone(), Arc::clone(&securer));
+    let proxied = proxied.map(|(peer, connection), _| (peer, StreamMuxerBox::new(connection)));
     let tcp = TcpTransport::new(config, Arc::clone(&securer));
     let tcp = tcp.map(|(peer, connection), _| (peer, StreamMuxerBox::new(connection)));
     let relayed = relay.map_or_else(OptionalTransport::none, OptionalTransport::some);
     let relayed = relayed
         .map_err(TransportError::Relay)
-        .and_then(move |circuit, point| upgrade(securer, circuit, &point, None))
+        .and_then(move |circuit, point| upgrade(securer, circuit, &point, LinkKind::Relayed, None))
         .map(|(peer, connection), _| (peer, StreamMuxerBox::new(connection)))
         .map_err(|error| error.into_inner());
     let direct = quic.or_transport(tcp).map(|either, _| inner(either)).map_err(|error| error.into_inner());
+    let direct = direct.or_transport(proxied).map(|either, _| inner(either)).map_err(|error| error.into_inner());
     // A circuit's address begins as its relay's does, so it is looked for first.
     let all = relayed.or_transport(direct).map(|either, _| inner(either)).map_err(|error| error.into_inner());
     Ok(NodeTransport { transport: all.boxed(), sessions: context.sessions.clone(), local: context.local })

@@ -101,6 +101,8 @@ pub enum LinkKind {
     Tcp,
     /// TLS over a circuit of a relay.
     Relayed,
+    /// TLS over TCP through a SOCKS5 proxy.
+    Proxied,
 }
 
 impl fmt::Display for LinkKind {
@@ -109,6 +111,7 @@ impl fmt::Display for LinkKind {
             Self::Quic => "quic",
             Self::Tcp => "tcp",
             Self::Relayed => "relayed",
+            Self::Proxied => "proxied",
         })
     }
 }
@@ -179,12 +182,12 @@ impl Session {
         &self.inner.facts.remote
     }
 
-    /// The IP address that the peer's packets come from; `None` behind a relay.
+    /// The IP address that the peer's packets come from; `None` behind a relay or a proxy.
     #[must_use]
     pub fn ip(&self) -> Option<IpAddr> {
         match self.kind() {
             LinkKind::Quic | LinkKind::Tcp => direct_ip(self.remote()),
-            LinkKind::Relayed => None,
+            LinkKind::Relayed | LinkKind::Proxied => None,
         }
     }
 

@@ -18,7 +18,7 @@ use crate::admission::{Admit, Permit};
 use crate::config::{CONNECT_TIMEOUT_MS, IDLE_TIMEOUT_MS, KEEP_ALIVE_MS, TransportConfig};
 use crate::error::TransportError;
 use crate::link::{Securer, StreamConnection, upgrade};
-use crate::session::Direction;
+use crate::session::{Direction, LinkKind};
 use crate::upgrade::within;
 
 /// Unanswered probes after which the system gives a connection up: with [`KEEP_ALIVE_MS`] between them about
@@ -73,8 +73,14 @@ fn socket_address(address: &Multiaddr) -> Option<SocketAddr> {
     }
 }
 
+/// Whether nobody listens at an address yet. The port reuse that hole punching needs lets a second process take the same
+/// port without an error, and connections would come to either of the two.
+fn check_free(address: SocketAddr) -> std::io::Result<()> {
+    if address.port() == 0 { Ok(()) } else { std::net::TcpListener::bind(address).map(drop) }
+}
+
 /// Makes the system probe a quiet peer and give up one that does not acknowledge.
-fn watch(socket: &tcp::tokio::TcpStream) {
+pub(crate) fn watch(socket: &tcp::tokio::TcpStream) {
     let socket = SockRef::from(&socket.0);
     let interval = Duration::from_millis(KEEP_ALIVE_MS);
     let keepalive = TcpKeepalive::new().with_time(interval).with_interval(interval).with_retries(KEEP_ALIVE_PROBES);
@@ -93,6 +99,13 @@ impl Transport for TcpTransport {
     type Dial = Upgrade;
 
     fn listen_on(&mut self, id: ListenerId, address: Multiaddr) -> Result<(), CoreError<TransportError>> {
+        let clear = socket_address(&address).is_none_or(|socket| !socket.ip().is_loopback());
+        if clear && self.config.proxy.as_ref().is_some_and(|proxy| proxy.onion_only) {
+            return Err(CoreError::Other(TransportError::ClearAddress(address)));
+        }
+        if let Some(socket) = socket_address(&address) {
+            check_free(socket).map_err(|error| CoreError::Other(TransportError::Io(error)))?;
+        }
         self.inner.listen_on(id, address).map_err(|error| error.map(TransportError::Io))
     }
 
@@ -101,6 +114,9 @@ impl Transport for TcpTransport {
     }
 
     fn dial(&mut self, address: Multiaddr, options: DialOpts) -> Result<Upgrade, CoreError<TransportError>> {
+        if self.config.proxy.is_some() {
+            return Err(CoreError::MultiaddrNotSupported(address));
+        }
         let dialing = self.inner.dial(address.clone(), options).map_err(|error| error.map(TransportError::Io))?;
         let securer = Arc::clone(&self.securer);
         Ok(Box::pin(async move {
@@ -110,7 +126,8 @@ impl Transport for TcpTransport {
                 .map_err(|error| securer.context().refused(error, Direction::Outbound, &address))?;
             watch(&socket);
             let (role_override, port_use) = (options.role, options.port_use);
-            upgrade(securer, socket, &ConnectedPoint::Dialer { address, role_override, port_use }, None).await
+            upgrade(securer, socket, &ConnectedPoint::Dialer { address, role_override, port_use }, LinkKind::Tcp, None)
+                .await
         }))
     }
 
@@ -127,7 +144,7 @@ impl Transport for TcpTransport {
             let upgrade = Box::pin(async move {
                 let socket = accepted.await?;
                 watch(&socket);
-                upgrade(securer, socket, &point, Some(permit)).await
+                upgrade(securer, socket, &point, LinkKind::Tcp, Some(permit)).await
             });
             return Poll::Ready(TransportEvent::Incoming { listener_id, upgrade, local_addr, send_back_addr });
         }

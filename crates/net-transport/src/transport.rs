@@ -177,6 +177,9 @@ impl Transport for QuicTransport {
         let Some((socket_address, _)) = parse(&address) else {
             return Err(CoreError::MultiaddrNotSupported(address));
         };
+        if self.parts.config.proxy.as_ref().is_some_and(|proxy| proxy.onion_only) {
+            return Err(CoreError::Other(TransportError::ClearAddress(address)));
+        }
         let endpoint = self.parts.endpoint(socket_address, true).map_err(CoreError::Other)?;
         let parts = ListenerParts {
             admission: self.parts.config.admission.clone(),
@@ -204,7 +207,8 @@ impl Transport for QuicTransport {
 
     fn dial(&mut self, address: Multiaddr, options: DialOpts) -> Result<Self::Dial, CoreError<Self::Error>> {
         let parsed = parse(&address).filter(|(socket, _)| socket.port() != 0 && !socket.ip().is_unspecified());
-        let Some((remote, expected)) = parsed else {
+        // UDP does not pass a SOCKS5 proxy here, and beside the proxy nothing is dialled.
+        let Some((remote, expected)) = parsed.filter(|_| self.parts.config.proxy.is_none()) else {
             return Err(CoreError::MultiaddrNotSupported(address));
         };
         let endpoint = self.dialing_endpoint(remote, options.port_use).map_err(CoreError::Other)?;

@@ -7,6 +7,7 @@ pub mod gateway;
 mod peers;
 pub mod provider;
 pub mod relay;
+mod proxy;
 pub mod validator;
 
 use crate::chain::Chain;
@@ -154,11 +155,10 @@ fn net_config(
     best_height: Arc<std::sync::atomic::AtomicU64>,
 ) -> Result<NetConfig> {
     let mut config = NetConfig::new(chain.spec.genesis.chain_id, chain.spec.network_magic(), chain.genesis_hash);
-    config.listen = settings.listen.split(',').map(|address| address.trim().to_owned()).collect();
-    config.external_addresses = settings.external.iter().filter(|address| !address.is_empty()).cloned().collect();
     config.relays_wanted = usize::from(settings.relays);
     config.relay = relay::profile(role, &settings.relay_profile)?;
     config.region = relay::region(&settings.region)?;
+    proxy::configure(settings, &mut config)?;
     config.bootstrap = settings.peers.iter().filter(|peer| !peer.is_empty()).cloned().collect();
     config.policy = match settings.post_quantum.as_str() {
         "require" => Policy::Require,

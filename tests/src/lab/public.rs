@@ -86,8 +86,13 @@ impl Flags {
     }
 }
 
+/// Public nodes are reached over QUIC and over TCP, as by default.
 fn flags(role: &str, port: u16, account: u32, more: &[&str]) -> Flags {
-    flags_at(role, PUBLIC, port, account, more)
+    let Flags(mut words) = flags_at(role, PUBLIC, port, account, more);
+    if let Some(listen) = words.iter_mut().find(|word| word.ends_with("/quic-v1")) {
+        *listen = format!("{listen},/ip4/{PUBLIC}/tcp/{port}");
+    }
+    Flags(words)
 }
 
 /// QUIC at one port.

@@ -95,17 +95,18 @@ impl AddressGroup {
     }
 }
 
-/// Where a peer may be: an address of our one transport, with the PeerId if it is known.
+/// Where a peer may be: the port that its node has for QUIC and for TCP, with the PeerId if it is known. Which of the two is
+/// used is found out in the dial.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct PeerAddress {
-    /// The UDP socket.
+    /// The port, UDP and TCP.
     pub socket: SocketAddr,
     /// Who should answer there.
     pub peer: Option<PeerId>,
 }
 
 impl PeerAddress {
-    /// Reads `/ip4|ip6/…/udp/PORT/quic-v1[/p2p/ID]`; `None` for any other form, for port 0 and where no node can be.
+    /// Reads `/ip4|ip6/…/udp/PORT/quic-v1[/p2p/ID]` and `/ip4|ip6/…/tcp/PORT[/p2p/ID]`; `None` for any other form, for port 0 and where no node can be.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let address: Multiaddr = text.parse().ok()?;
@@ -115,8 +116,11 @@ impl PeerAddress {
             Part::Ip6(ip) => ip.into(),
             _ => return None,
         };
-        let Part::Udp(port) = parts.next()? else { return None };
-        let Part::QuicV1 = parts.next()? else { return None };
+        let port = match parts.next()? {
+            Part::Udp(port) if parts.next()? == Part::QuicV1 => port,
+            Part::Tcp(port) => port,
+            _ => return None,
+        };
         let peer = match parts.next() {
             None => None,
             Some(Part::P2p(peer)) => Some(peer),
@@ -233,9 +237,10 @@ mod tests {
         assert_eq!(PeerAddress::parse(&text).unwrap().to_string(), text);
         let mapped = PeerAddress::parse("/ip6/::ffff:11.0.0.1/udp/9700/quic-v1").unwrap();
         assert_eq!(mapped.to_string(), "/ip4/11.0.0.1/udp/9700/quic-v1");
+        assert_eq!(PeerAddress::parse(&format!("/ip4/11.0.0.1/tcp/9700/p2p/{id}")), PeerAddress::parse(&text));
         for bad in [
             "",
-            "/ip4/11.0.0.1/tcp/9700",
+            "/ip4/11.0.0.1/tcp/9700/ws",
             "/ip4/11.0.0.1/udp/0/quic-v1",
             "/ip4/11.0.0.1/udp/9700",
             "/ip4/0.0.0.0/udp/9700/quic-v1",

@@ -1,14 +1,11 @@
 //! The handle of a real node.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::future::BoxFuture;
-use libp2p::PeerId;
 use libp2p::core::Multiaddr;
 use libp2p::multiaddr::Protocol as Part;
 use libp2p::swarm::ConnectionId;
@@ -17,7 +14,7 @@ use trellis_primitives::NodeId;
 
 use super::shake::say_goodbye;
 use super::{Command, NodeShared};
-use crate::config::{CONNECT_TIMEOUT_MS, GOODBYE_TIMEOUT_MS, HANDSHAKE_TIMEOUT_MS, OPEN_TIMEOUT_MS};
+use crate::config::{GOODBYE_TIMEOUT_MS, OPEN_TIMEOUT_MS};
 use crate::discovery::DiscoveryReport;
 use crate::error::{AcceptError, BroadcastError, DialError, OpenError};
 use crate::guard::{Ban, Conduct, Guard, Priority};
@@ -26,7 +23,6 @@ use crate::peer::{PeerEvent, PeerInfo};
 use crate::reason::DisconnectReason;
 use crate::service::reach::ReachReport;
 use crate::streams::{ConnectionHandle, StreamError};
-use crate::table::route::{relay_of, target_of};
 
 /// Stops the service when the last handle is dropped.
 pub(super) struct NetHandle {
@@ -47,7 +43,7 @@ impl Drop for NetHandle {
 }
 
 /// Reads multiaddr text, or `IP:PORT` as a short form of it.
-fn parse_address(text: &str) -> Result<Multiaddr, DialError> {
+pub(super) fn parse_address(text: &str) -> Result<Multiaddr, DialError> {
     if let Ok(socket) = text.parse::<SocketAddr>() {
         return Ok(Multiaddr::empty().with(socket.ip().into()).with(Part::Udp(socket.port())).with(Part::QuicV1));
     }
@@ -58,60 +54,6 @@ fn parse_address(text: &str) -> Result<Multiaddr, DialError> {
 }
 
 impl NodeShared {
-    /// Dials and waits for the handshake.
-    pub(crate) async fn dial(&self, text: &str) -> Result<NodeId, DialError> {
-        if self.closing.is_cancelled() {
-            return Err(DialError::Closed);
-        }
-        let address = parse_address(text)?;
-        self.dial_each(target_of(&address), vec![address], text).await
-    }
-
-    /// Dials several addresses of one peer at once; the first that answers counts.
-    pub(crate) async fn dial_any(&self, peer: Option<PeerId>, addresses: Vec<Multiaddr>) -> Result<NodeId, DialError> {
-        let text = addresses.first().map(ToString::to_string).unwrap_or_default();
-        self.dial_each(peer, addresses, &text).await
-    }
-
-    async fn dial_each(
-        &self,
-        peer: Option<PeerId>,
-        mut addresses: Vec<Multiaddr>,
-        text: &str,
-    ) -> Result<NodeId, DialError> {
-        self.connect_relays(&addresses).await;
-        // Whichever address a relay was reached at, the circuit is the same; several would be several connections.
-        let mut relays = BTreeSet::new();
-        addresses.retain(|address| relay_of(address).is_none_or(|relay| relays.insert(relay)));
-        let (reply, answer) = oneshot::channel();
-        let command = Command::Dial { peer, addresses, text: text.to_owned(), reply };
-        self.commands.send(command).await.map_err(|_| DialError::Closed)?;
-        // The transport takes up to CONNECT + HANDSHAKE for TLS and its proofs, the handshake of this layer follows.
-        let timeout_ms = CONNECT_TIMEOUT_MS + 2 * HANDSHAKE_TIMEOUT_MS;
-        match tokio::time::timeout(Duration::from_millis(timeout_ms), answer).await {
-            Ok(Ok(result)) => result,
-            Ok(Err(_)) => Err(DialError::Closed),
-            Err(_) => Err(DialError::Timeout { address: text.to_owned(), timeout_ms }),
-        }
-    }
-
-    /// Connects to the relays of circuits that are to be dialled: a relay carries only whose handshake it has accepted.
-    fn connect_relays<'a>(&'a self, addresses: &'a [Multiaddr]) -> BoxFuture<'a, ()> {
-        let mut places: BTreeMap<PeerId, Vec<Multiaddr>> = BTreeMap::new();
-        for address in addresses {
-            if let Some(relay) = relay_of(address) {
-                let place = address.iter().take_while(|part| !matches!(part, Part::P2p(_))).collect();
-                places.entry(relay).or_default().push(place);
-            }
-        }
-        places.retain(|relay, _| self.table.lock().connected_by_peer_id(relay).is_none());
-        Box::pin(async move {
-            let dials = places.into_iter().map(|(relay, places)| self.dial_any(Some(relay), places));
-            // Where one is not reached, the circuit's own dial says so.
-            futures::future::join_all(dials).await;
-        })
-    }
-
     pub(super) async fn open(self: Arc<Self>, peer: NodeId, protocol: Protocol) -> Result<NetStream, OpenError> {
         if self.closing.is_cancelled() {
             return Err(OpenError::Closed);
@@ -153,12 +95,18 @@ impl Network for NetHandle {
 
     fn listen_addresses(&self) -> Vec<String> {
         let peer = self.shared.local_peer;
-        let listening = self.shared.listening.lock();
-        listening.iter().map(|address| address.clone().with(Part::P2p(peer)).to_string()).collect()
+        let mut listening = self.shared.listening.lock().clone();
+        // QUIC first: it is what a dialer tries first.
+        listening.sort_by_key(|address| !address.iter().any(|part| part == Part::QuicV1));
+        listening.into_iter().map(|address| address.with(Part::P2p(peer)).to_string()).collect()
     }
 
     async fn dial(&self, address: &str) -> Result<NodeId, DialError> {
         self.shared.dial(address).await
+    }
+
+    fn proxied(&self) -> bool {
+        self.shared.config.proxy.is_some()
     }
 
     async fn open(&self, peer: NodeId, protocol: Protocol) -> Result<NetStream, OpenError> {

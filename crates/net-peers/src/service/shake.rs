@@ -9,7 +9,7 @@ use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use trellis_crypto::SignatureError;
-use trellis_net_transport::{Direction, Session};
+use trellis_net_transport::{Direction, Session, is_hidden};
 use trellis_primitives::{Bytes, NodeId, UnixMs};
 
 use super::NodeShared;
@@ -150,7 +150,9 @@ impl NodeShared {
     /// This node's own signed record.
     pub(crate) fn own_record(&self, now: UnixMs) -> Result<Bytes, SignatureError> {
         let mut addresses = self.config.external_addresses.clone();
-        if addresses.is_empty() {
+        if self.config.proxy.as_ref().is_some_and(|proxy| proxy.onion_only) {
+            addresses.retain(|text| text.parse().is_ok_and(|address| is_hidden(&address)));
+        } else if addresses.is_empty() {
             let listening: Vec<String> = self.listening.lock().iter().map(ToString::to_string).collect();
             addresses = self.reach.worth_telling(listening, now);
         }

@@ -65,6 +65,8 @@ pub(crate) struct Behaviour {
 
 struct PendingDial {
     address: String,
+    /// Another attempt to the same place answers for both in the table.
+    quiet: bool,
     reply: oneshot::Sender<Result<NodeId, DialError>>,
 }
 
@@ -204,7 +206,7 @@ impl Service {
 
     fn on_command(&mut self, command: Command) {
         match command {
-            Command::Dial { peer, addresses, text, reply } => self.dial(peer, addresses, text, reply),
+            Command::Dial { peer, addresses, text, quiet, reply } => self.dial(peer, addresses, text, quiet, reply),
             Command::Close { connection, reason, done } => self.close(connection, reason, Some(done)),
             Command::Reserve { relay, at } => self.reaching.reserve(&mut self.swarm, &self.shared, relay, at),
             Command::Look { relay, at } => Reaching::look(&mut self.swarm, relay, at),
@@ -217,6 +219,7 @@ impl Service {
         peer: Option<PeerId>,
         mut addresses: Vec<Multiaddr>,
         text: String,
+        quiet: bool,
         reply: oneshot::Sender<Result<NodeId, DialError>>,
     ) {
         let relayed = addresses.iter().all(is_circuit);
@@ -241,8 +244,10 @@ impl Service {
             }
         };
         let connection = options.connection_id();
-        self.shared.table.lock().dialing(&text, self.shared.clock.now());
-        self.dials.insert(connection, PendingDial { address: text, reply });
+        if !quiet {
+            self.shared.table.lock().dialing(&text, self.shared.clock.now());
+        }
+        self.dials.insert(connection, PendingDial { address: text, quiet, reply });
         if let Err(error) = self.swarm.dial(options) {
             self.dial_failed(connection, &error);
         }
@@ -251,9 +256,6 @@ impl Service {
     fn dial_failed(&mut self, connection: ConnectionId, error: &SwarmDialError) {
         let Some(dial) = self.dials.remove(&connection) else { return };
         let error = dial_error(&dial.address, error);
-        if matches!(error, DialError::Unreachable { .. } | DialError::Timeout { .. }) {
-            self.shared.unreachable(&dial.address);
-        }
         let refusal = match &error {
             DialError::Refused { by, reason } => {
                 self.report_refusal(None, dial.address.clone(), *by, *reason, "");
@@ -261,7 +263,9 @@ impl Service {
             }
             _ => None,
         };
-        self.shared.table.lock().dial_failed(&dial.address, refusal, self.shared.clock.now());
+        if !dial.quiet || refusal.is_some() {
+            self.shared.table.lock().dial_failed(&dial.address, refusal, self.shared.clock.now());
+        }
         let _ = dial.reply.send(Err(error));
     }
 

@@ -20,6 +20,9 @@ use crate::config::{CLOSE_TIMEOUT_MS, STREAMS_PER_CONNECTION_MAX, YAMUX_STREAMS_
 use crate::metrics::TransportMetrics;
 use crate::session::{Direction, Session, StreamState};
 
+/// Streams of the peer that this side may still hold when the peer has left them and opens others in their place.
+const STREAMS_LATE_MAX: u32 = 64;
+
 /// One authenticated connection over a byte stream. Dropping it closes it.
 pub struct StreamConnection {
     muxer: yamux::Connection<BoxedStream>,
@@ -75,7 +78,11 @@ impl Counts {
     }
 
     fn full(&self, direction: Direction) -> bool {
-        self.of(direction).load(Ordering::Acquire) >= STREAMS_PER_CONNECTION_MAX
+        let late = match direction {
+            Direction::Inbound => STREAMS_LATE_MAX,
+            Direction::Outbound => 0,
+        };
+        self.of(direction).load(Ordering::Acquire) >= STREAMS_PER_CONNECTION_MAX + late
     }
 }
 
@@ -264,6 +271,10 @@ impl LinkStream {
 impl AsyncRead for LinkStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        if buf.is_empty() {
+            // As over QUIC: whoever reads nothing asks whether the stream's negotiation is over, and yamux would wait for bytes.
+            return Poll::Ready(Ok(0));
+        }
         if matches!(this.first, First::Goodbye(..)) {
             return this.poll_goodbye(cx);
         }

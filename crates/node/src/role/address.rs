@@ -19,13 +19,14 @@ const ADDRESSES_TRIED_MAX: usize = 4;
 /// Characters of a v3 onion name.
 const ONION_CHARACTERS: usize = 56;
 /// What every complaint about the form ends with.
-const FORMS: &str = "write IP:PORT, NAME:PORT, /ip4/IP/udp/PORT/quic-v1[/p2p/ID], or trellis://ID@HOST:PORT (port 9700 may be left out)";
+const FORMS: &str = "write IP:PORT, NAME:PORT, /ip4/IP/udp/PORT/quic-v1[/p2p/ID], /ip4/IP/tcp/PORT[/p2p/ID], NAME.onion:PORT, or trellis://ID@HOST:PORT (port 9700 may be left out)";
 
 /// An address whose form is good.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Named {
     host: Host,
     port: u16,
+    link: Link,
     /// `/p2p/…` of a multiaddr.
     peer: Option<String>,
     /// Who has to answer there.
@@ -36,7 +37,21 @@ pub struct Named {
 enum Host {
     Ip(IpAddr),
     Name(String),
+    /// A v3 onion name without its ending.
+    Onion(String),
 }
+
+/// What is asked for at the port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Link {
+    /// QUIC; where it does not answer, the network tries TCP at the same port.
+    Quic,
+    /// TCP and nothing else.
+    Tcp,
+}
+
+/// The ending of names that only an I2P proxy can look up.
+const I2P_ENDING: &str = ".b32.i2p";
 
 fn bad_form(text: &str, why: &str) -> Failure {
     let shown: String = text.chars().take(80).collect();
@@ -62,10 +77,10 @@ pub fn parse(text: &str) -> Result<Named, Failure> {
 /// `HOST[:PORT]`.
 fn place_of(text: &str, place: &str) -> Result<Named, Failure> {
     if let Ok(socket) = place.parse::<SocketAddr>() {
-        return named(text, Host::Ip(socket.ip()), socket.port(), None);
+        return named(text, Host::Ip(socket.ip()), socket.port(), Link::Quic, None);
     }
     if let Ok(ip) = place.trim_matches(['[', ']']).parse::<IpAddr>() {
-        return named(text, Host::Ip(ip), PORT_DEFAULT, None);
+        return named(text, Host::Ip(ip), PORT_DEFAULT, Link::Quic, None);
     }
     let (name, port) = match place.rsplit_once(':') {
         Some((name, port)) => {
@@ -75,7 +90,7 @@ fn place_of(text: &str, place: &str) -> Result<Named, Failure> {
         None => (place, PORT_DEFAULT),
     };
     if let Some(onion) = name.strip_suffix(".onion") {
-        return Err(onion_failure(text, onion));
+        return named(text, onion_host(text, onion)?, port, Link::Tcp, None);
     }
     let label = |label: &str| {
         let word = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
@@ -85,7 +100,7 @@ fn place_of(text: &str, place: &str) -> Result<Named, Failure> {
     if numeric || !name.trim_end_matches('.').split('.').all(label) {
         return Err(bad_form(text, "neither an IP address nor a name"));
     }
-    named(text, Host::Name(name.to_owned()), port, None)
+    named(text, Host::Name(name.to_owned()), port, Link::Quic, None)
 }
 
 fn bad_port(text: &str, port: &str) -> Failure {
@@ -93,46 +108,65 @@ fn bad_port(text: &str, port: &str) -> Failure {
     Failure::new(format!("the port of {shown:?} is wrong: {port:?}")).hint("a port is a number from 1 to 65535")
 }
 
-fn onion_failure(text: &str, onion: &str) -> Failure {
+fn onion_host(text: &str, onion: &str) -> Result<Host, Failure> {
     let base32 = |c: char| c.is_ascii_lowercase() || ('2'..='7').contains(&c);
     if onion.len() != ONION_CHARACTERS || !onion.chars().all(base32) {
-        return bad_form(text, "a v3 onion name has 56 characters of a-z and 2-7");
+        return Err(bad_form(text, "a v3 onion name has 56 characters of a-z and 2-7"));
     }
-    Failure::new("this node has no way to onion addresses yet").hint("add the peer by an IP address or a name")
+    Ok(Host::Onion(onion.to_owned()))
 }
 
-fn named(text: &str, host: Host, port: u16, peer: Option<String>) -> Result<Named, Failure> {
+fn named(text: &str, host: Host, port: u16, link: Link, peer: Option<String>) -> Result<Named, Failure> {
     if port == 0 {
         return Err(bad_port(text, "0"));
     }
-    Ok(Named { host, port, peer, pinned: None })
+    Ok(Named { host, port, link, peer, pinned: None })
 }
 
 fn multiaddr(text: &str) -> Result<Named, Failure> {
     let address: Multiaddr =
         text.parse().map_err(|error: libp2p::multiaddr::Error| bad_form(text, &error.to_string()))?;
-    let parts: Vec<Part<'_>> = address.iter().collect();
+    let mut parts: Vec<Part<'_>> = address.iter().collect();
+    let peer = match parts.last() {
+        Some(Part::P2p(peer)) => Some(peer.to_string()),
+        _ => None,
+    };
+    if peer.is_some() {
+        parts.pop();
+    }
+    if let [onion @ Part::Onion3(_)] = parts.as_slice() {
+        // Its text is `/onion3/NAME:PORT`.
+        let (name, port) =
+            onion.to_string().rsplit_once(':').map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap_or_default();
+        let port = port.parse().map_err(|_| bad_port(text, &port))?;
+        return named(text, onion_host(text, name.trim_start_matches("/onion3/"))?, port, Link::Tcp, peer);
+    }
     let host = match parts.first() {
         Some(Part::Ip4(ip)) => Host::Ip((*ip).into()),
         Some(Part::Ip6(ip)) => Host::Ip((*ip).into()),
         Some(Part::Dns(name) | Part::Dns4(name) | Part::Dns6(name)) => Host::Name(name.to_string()),
-        Some(Part::Onion3(_)) => return Err(onion_failure(text, &"a".repeat(ONION_CHARACTERS))),
         _ => return Err(bad_form(text, "it begins with neither an IP address nor a name")),
     };
     match parts.get(1..) {
-        Some([Part::Udp(port), Part::QuicV1]) => named(text, host, *port, None),
-        Some([Part::Udp(port), Part::QuicV1, Part::P2p(peer)]) => named(text, host, *port, Some(peer.to_string())),
-        _ => Err(bad_form(text, "expected /udp/PORT/quic-v1 after the host")),
+        Some([Part::Udp(port), Part::QuicV1]) => named(text, host, *port, Link::Quic, peer),
+        Some([Part::Tcp(port)]) => named(text, host, *port, Link::Tcp, peer),
+        _ => Err(bad_form(text, "expected /udp/PORT/quic-v1 or /tcp/PORT after the host")),
     }
 }
 
 impl Named {
-    /// The addresses to dial, as multiaddr text; names are looked up.
+    /// The addresses to dial, as multiaddr text. Names are looked up, unless every dial goes through a proxy, which then
+    /// gets the name as it is.
     ///
     /// # Errors
     /// A [`Failure`] where a name is not found.
-    pub async fn resolve(&self) -> Result<Vec<String>, Failure> {
+    pub async fn resolve(&self, proxied: bool) -> Result<Vec<String>, Failure> {
+        let peer = self.peer.as_ref().map(|peer| format!("/p2p/{peer}")).unwrap_or_default();
         let ips = match &self.host {
+            Host::Onion(name) => return Ok(vec![format!("/onion3/{name}:{}{peer}", self.port)]),
+            Host::Name(name) if proxied || name.to_ascii_lowercase().ends_with(I2P_ENDING) => {
+                return Ok(vec![format!("/dns/{name}/tcp/{}{peer}", self.port)]);
+            }
             Host::Ip(ip) => vec![*ip],
             Host::Name(name) => {
                 let failed = |why: String| {
@@ -153,7 +187,10 @@ impl Named {
     fn at(&self, ip: IpAddr) -> String {
         let family = if ip.is_ipv4() { "ip4" } else { "ip6" };
         let peer = self.peer.as_ref().map(|peer| format!("/p2p/{peer}")).unwrap_or_default();
-        format!("/{family}/{ip}/udp/{}/quic-v1{peer}", self.port)
+        match self.link {
+            Link::Quic => format!("/{family}/{ip}/udp/{}/quic-v1{peer}", self.port),
+            Link::Tcp => format!("/{family}/{ip}/tcp/{}{peer}", self.port),
+        }
     }
 }
 
@@ -162,7 +199,7 @@ mod tests {
     use super::*;
 
     async fn resolved(text: &str) -> Vec<String> {
-        parse(text).unwrap().resolve().await.unwrap()
+        parse(text).unwrap().resolve(false).await.unwrap()
     }
 
     // row: NET-71
@@ -178,7 +215,7 @@ mod tests {
         let id = "ab".repeat(32);
         let dark = parse(&format!("trellis://{id}@192.0.2.1:9701")).unwrap();
         assert_eq!(dark.pinned.unwrap().to_string(), id);
-        assert_eq!(dark.resolve().await.unwrap(), ["/ip4/192.0.2.1/udp/9701/quic-v1"]);
+        assert_eq!(dark.resolve(false).await.unwrap(), ["/ip4/192.0.2.1/udp/9701/quic-v1"]);
     }
 
     // row: NET-71
@@ -195,7 +232,8 @@ mod tests {
             ("name.example:65536", "port"),
             ("name.example:http", "port"),
             ("/ip4/192.0.2.1/udp/0/quic-v1", "port"),
-            ("/ip4/192.0.2.1/tcp/1", "form"),
+            ("/ip4/192.0.2.1/tcp/1/ws", "form"),
+            ("/ip4/192.0.2.1/tcp/0", "port"),
             ("/sip/1", "form"),
             ("short.onion:1", "onion"),
             ("trellis://nobody@192.0.2.1", "id"),
@@ -204,7 +242,18 @@ mod tests {
             let failure = parse(text).unwrap_err().to_string();
             assert!(failure.contains(word) && failure.contains("hint: "), "{text}: {failure}");
         }
-        let onion = format!("{}.onion:1", "a".repeat(56));
-        assert!(parse(&onion).unwrap_err().to_string().contains("onion"));
+    }
+
+    // row: NET-47
+    #[tokio::test]
+    async fn a_hidden_name_and_with_a_proxy_every_name_is_left_to_the_proxy() {
+        let onion = "vww6ybal4bd7szmgncyruucpgfkqahzddi37ktceo3ah7ngmcopnpyyd";
+        assert_eq!(resolved(&format!("{onion}.onion")).await, [format!("/onion3/{onion}:9700")]);
+        assert_eq!(resolved(&format!("/onion3/{onion}:80")).await, [format!("/onion3/{onion}:80")]);
+        let i2p = format!("{}.b32.i2p", "a".repeat(52));
+        assert_eq!(resolved(&format!("{i2p}:9701")).await, [format!("/dns/{i2p}/tcp/9701")]);
+        let name = parse("node.example:9701").unwrap();
+        assert_eq!(name.resolve(true).await.unwrap(), ["/dns/node.example/tcp/9701"]);
+        assert_eq!(resolved("/ip4/192.0.2.1/tcp/1").await, ["/ip4/192.0.2.1/tcp/1"]);
     }
 }

@@ -27,7 +27,9 @@ pub fn config(settings: &Settings, chain: &Chain, datadir: &Path) -> Result<Opti
     if ways.any(|way| way == "off") {
         return Ok(None);
     }
-    let uses = |way: &str| settings.discovery.iter().any(|used| used == way);
+    // A question to a name server leaves this machine beside the proxy.
+    let uses =
+        |way: &str| settings.discovery.iter().any(|used| used == way) && !(settings.proxy.is_some() && way == "dns");
     let servers = settings.dns_server.iter().filter(|text| !text.is_empty()).map(|text| text.parse::<DnsServer>());
     let dns_servers = servers.collect::<Result<Vec<_>, _>>().map_err(|error| {
         Failure::usage(format!("dns_server: {error}")).hint("for example 9.9.9.9 or 127.0.0.1:5353")

@@ -81,7 +81,7 @@ async fn add(network: &NetworkHandle, params: &Value) -> Result<Value> {
         _ => Priority::Normal,
     };
     let mut last = Failure::new("the name has no address").hint("add the peer by its IP address");
-    for address in named.resolve().await? {
+    for address in named.resolve(network.proxied()).await? {
         check_known(network, &address)?;
         match network.add_peer(&address, priority).await {
             Ok(id) => {
@@ -148,10 +148,13 @@ fn not_added(address: &str, error: &DialError, priority: Priority) -> Failure {
         }
         DialError::Refused { .. } => failure.hint("the reason above says which side has to change what"),
         DialError::Unreachable { .. } | DialError::Timeout { .. } if priority == Priority::Low => {
-            failure.hint("check that the peer runs and that its UDP port is open")
+            failure.hint("check that the peer runs and that its port is open")
         }
         DialError::Unreachable { .. } | DialError::Timeout { .. } => {
             failure.hint("it is remembered and will be tried again; `trellis peer remove ADDRESS` forgets it")
+        }
+        DialError::BadAddress { .. } if address.starts_with("/onion3/") || address.contains(".i2p/") => {
+            failure.hint("such a name is reached through a proxy only: start the node with --proxy socks5://IP:PORT")
         }
         DialError::BadAddress { .. } | DialError::Closed => failure,
     }
@@ -165,7 +168,7 @@ async fn remove(network: &NetworkHandle, params: &Value) -> Result<Value> {
         known(network, id)?;
         (vec![id], Vec::new())
     } else {
-        let addresses = address::parse(wanted)?.resolve().await?;
+        let addresses = address::parse(wanted)?.resolve(network.proxied()).await?;
         let at =
             |peer: &PeerInfo| addresses.iter().any(|one| peer.addresses.iter().any(|own| place(own) == place(one)));
         (network.peers().iter().filter(|peer| at(peer)).filter_map(|peer| peer.id).collect(), addresses)

@@ -59,7 +59,7 @@ impl Keeping {
             if shared.config.relays_wanted > 0 { shared.table.lock().relays() } else { Vec::new() };
         self.tell(shared, &relays, now);
         let verdict = self.judge(shared, now);
-        let needed = verdict == Reachability::Private && shared.config.relay.is_none();
+        let needed = verdict == Reachability::Private && shared.config.relay.is_none() && shared.config.proxy.is_none();
         let actions = shared.reach.keeper.lock().step(needed, now.0);
         for action in actions {
             self.act(shared, action, &relays);
