@@ -73,6 +73,12 @@ fn socket_address(address: &Multiaddr) -> Option<SocketAddr> {
     }
 }
 
+/// Whether nobody listens at an address yet. The port reuse that hole punching needs lets a second process take the same
+/// port without an error, and connections would come to either of the two.
+fn check_free(address: SocketAddr) -> std::io::Result<()> {
+    if address.port() == 0 { Ok(()) } else { std::net::TcpListener::bind(address).map(drop) }
+}
+
 /// Makes the system probe a quiet peer and give up one that does not acknowledge.
 pub(crate) fn watch(socket: &tcp::tokio::TcpStream) {
     let socket = SockRef::from(&socket.0);
@@ -96,6 +102,9 @@ impl Transport for TcpTransport {
         let clear = socket_address(&address).is_none_or(|socket| !socket.ip().is_loopback());
         if clear && self.config.proxy.as_ref().is_some_and(|proxy| proxy.onion_only) {
             return Err(CoreError::Other(TransportError::ClearAddress(address)));
+        }
+        if let Some(socket) = socket_address(&address) {
+            check_free(socket).map_err(|error| CoreError::Other(TransportError::Io(error)))?;
         }
         self.inner.listen_on(id, address).map_err(|error| error.map(TransportError::Io))
     }

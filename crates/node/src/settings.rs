@@ -19,9 +19,15 @@ pub struct Given {
     /// Addresses that other nodes connect to, comma-separated: `/ip4/IP/udp/PORT/quic-v1`, `/ip4/IP/tcp/PORT`.
     #[arg(long, env = "TRELLIS_LISTEN", value_name = "MULTIADDR", value_delimiter = ',')]
     pub listen: Option<Vec<String>>,
-    /// Addresses to tell other nodes instead of those found out, comma-separated; such as `/onion3/NAME:PORT`.
-    #[arg(long, env = "TRELLIS_EXTERNAL", value_name = "MULTIADDR", value_delimiter = ',')]
-    pub external: Option<Vec<String>>,
+    /// Addresses to tell other nodes instead of those listened at, comma-separated; such as `/onion3/NAME:PORT`.
+    #[arg(long, env = "TRELLIS_EXTERNAL_ADDRESSES", value_name = "MULTIADDR", value_delimiter = ',')]
+    pub external_addresses: Option<Vec<String>>,
+    /// SOCKS5 proxy that every dial goes through, `socks5://IP:PORT`; Tor's for onion names, I2P's for `.b32.i2p`.
+    #[arg(long, env = "TRELLIS_PROXY", value_name = "URL")]
+    pub proxy: Option<String>,
+    /// Dial onion and I2P names only, listen on loopback only, and tell nobody a clear address; needs `--proxy`.
+    #[arg(long, env = "TRELLIS_ONION_ONLY", value_name = "true|false", num_args = 0..=1, default_missing_value = "true")]
+    pub onion_only: Option<bool>,
     /// Where this node is, as `eu-west`; relays of the same region are asked first.
     #[arg(long, env = "TRELLIS_REGION", value_name = "NAME")]
     pub region: Option<String>,
@@ -31,12 +37,6 @@ pub struct Given {
     /// Size of a relay: `infra`, `standard` or `home`.
     #[arg(long, env = "TRELLIS_RELAY_PROFILE", value_name = "PROFILE")]
     pub relay_profile: Option<String>,
-    /// SOCKS5 proxy that every dial goes through, `socks5://IP:PORT`; Tor's for onion names, I2P's for `.b32.i2p`.
-    #[arg(long, env = "TRELLIS_PROXY", value_name = "URL")]
-    pub proxy: Option<String>,
-    /// Dial onion and I2P names only, listen on loopback only, and tell nobody a clear address; needs `--proxy`.
-    #[arg(long, env = "TRELLIS_ONION_ONLY", value_name = "true|false", num_args = 0..=1, default_missing_value = "true")]
-    pub onion_only: Option<bool>,
     /// Addresses of nodes to connect to, comma-separated.
     #[arg(long, env = "TRELLIS_PEERS", value_name = "MULTIADDR", value_delimiter = ',')]
     pub peers: Option<Vec<String>>,
@@ -154,12 +154,12 @@ pub struct Place {
 pub struct Settings {
     pub chain: String,
     pub listen: Vec<String>,
-    pub external: Vec<String>,
+    pub external_addresses: Vec<String>,
+    pub proxy: Option<String>,
+    pub onion_only: bool,
     pub region: String,
     pub relays: u8,
     pub relay_profile: String,
-    pub proxy: Option<String>,
-    pub onion_only: bool,
     pub peers: Vec<String>,
     pub dns_seed: Vec<String>,
     pub dns_server: Vec<String>,
@@ -200,12 +200,12 @@ impl Default for Settings {
         Self {
             chain: "dev".into(),
             listen: ["/ip4/0.0.0.0/udp/9700/quic-v1", "/ip4/0.0.0.0/tcp/9700"].map(str::to_owned).to_vec(),
-            external: Vec::new(),
+            external_addresses: Vec::new(),
+            proxy: None,
+            onion_only: false,
             region: String::new(),
             relays: 2,
             relay_profile: "infra".into(),
-            proxy: None,
-            onion_only: false,
             peers: Vec::new(),
             dns_seed: Vec::new(),
             dns_server: Vec::new(),

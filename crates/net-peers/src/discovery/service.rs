@@ -201,7 +201,9 @@ impl Finder {
                 book.reached(remote, peer, AddressGroup::OPERATOR, now);
             }
             drop(book);
-            self.discovery.note_ways(peer, record, class_of(remote), now);
+            if self.discovery.note_ways(peer, record, class_of(remote), now) {
+                self.follow_ways();
+            }
             if let Some(signed) = self.shared.table.lock().signed_record_of(peer) {
                 self.discovery.records.lock().keep(peer, record, signed);
             }

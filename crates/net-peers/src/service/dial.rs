@@ -112,24 +112,24 @@ impl NodeShared {
         let first = std::pin::pin!(self.dial_one(wanted, quic, false));
         let head_start = std::pin::pin!(tokio::time::sleep(Duration::from_millis(TCP_AFTER_MS)));
         let second = std::pin::pin!(self.dial_one(wanted, tcp, true));
-        let (failed, other) = match select(first, head_start).await {
+        let (over_quic, over_tcp) = match select(first, head_start).await {
             Either::Left((Err(error), _)) if may_go_elsewhere(&error) => (error, second.await),
             Either::Left((dialled, _)) => return dialled,
             Either::Right(((), first)) => match select(first, second).await {
                 Either::Left((Err(error), second)) if may_go_elsewhere(&error) => (error, second.await),
-                // TCP is what QUIC is judged by only where it leads somewhere.
-                Either::Right((Err(error), first)) => (error, first.await),
+                Either::Right((Err(error), first)) => match first.await {
+                    Err(over_quic) if may_go_elsewhere(&over_quic) => (over_quic, Err(error)),
+                    dialled => return dialled,
+                },
                 Either::Left((dialled, _)) | Either::Right((dialled, _)) => return dialled,
             },
         };
-        match other {
-            // A name that says why is worth more than that nobody answered.
-            Err(error) if may_go_elsewhere(&error) && !may_go_elsewhere(&failed) => Err(failed),
-            Err(error @ DialError::BadAddress { .. }) if !matches!(failed, DialError::BadAddress { .. }) => {
-                tracing::trace!(%error, "the other way cannot be taken");
-                Err(failed)
+        // The address is QUIC's, so what became of that is said, unless TCP has more to say.
+        match over_tcp {
+            Err(error) if may_go_elsewhere(&error) && !matches!(over_quic, DialError::BadAddress { .. }) => {
+                Err(over_quic)
             }
-            other => other,
+            dialled => dialled,
         }
     }
 
@@ -145,23 +145,6 @@ impl NodeShared {
 
     async fn dial_one(&self, wanted: Wanted<'_>, address: Multiaddr, quiet: bool) -> Result<NodeId, DialError> {
         self.dial_each(target_of(&address), vec![address], wanted, quiet).await
-    }
-
-    /// Connects to the relays of circuits that are to be dialled: a relay carries only whose handshake it has accepted.
-    fn connect_relays<'a>(&'a self, addresses: &'a [Multiaddr]) -> BoxFuture<'a, ()> {
-        let mut places: BTreeMap<PeerId, Vec<Multiaddr>> = BTreeMap::new();
-        for address in addresses {
-            if let Some(relay) = relay_of(address) {
-                let place = address.iter().take_while(|part| !matches!(part, Part::P2p(_))).collect();
-                places.entry(relay).or_default().push(place);
-            }
-        }
-        places.retain(|relay, _| self.table.lock().connected_by_peer_id(relay).is_none());
-        Box::pin(async move {
-            let dials = places.into_iter().map(|(relay, places)| self.dial_any(Some(relay), places));
-            // Where one is not reached, the circuit's own dial says so.
-            futures::future::join_all(dials).await;
-        })
     }
 
     /// One attempt; a `quiet` one leaves the table to the attempt beside it.
@@ -189,6 +172,23 @@ impl NodeShared {
             Ok(Err(_)) => Err(DialError::Closed),
             Err(_) => Err(DialError::Timeout { address: text.to_owned(), timeout_ms }),
         }
+    }
+
+    /// Connects to the relays of circuits that are to be dialled: a relay carries only whose handshake it has accepted.
+    fn connect_relays<'a>(&'a self, addresses: &'a [Multiaddr]) -> BoxFuture<'a, ()> {
+        let mut places: BTreeMap<PeerId, Vec<Multiaddr>> = BTreeMap::new();
+        for address in addresses {
+            if let Some(relay) = relay_of(address) {
+                let place = address.iter().take_while(|part| !matches!(part, Part::P2p(_))).collect();
+                places.entry(relay).or_default().push(place);
+            }
+        }
+        places.retain(|relay, _| self.table.lock().connected_by_peer_id(relay).is_none());
+        Box::pin(async move {
+            let dials = places.into_iter().map(|(relay, places)| self.dial_any(Some(relay), places));
+            // Where one is not reached, the circuit's own dial says so.
+            futures::future::join_all(dials).await;
+        })
     }
 }
 

@@ -46,9 +46,9 @@ const ADDRESSES_PER_RELAY_MAX: usize = 4;
 pub(crate) struct Reach {
     relay: Toggle<relay::Behaviour>,
     relay_client: relay::client::Behaviour,
-    dcutr: dcutr::Behaviour,
+    dcutr: Toggle<dcutr::Behaviour>,
     observed: Observed,
-    tester: autonat::v2::client::Behaviour,
+    tester: Toggle<autonat::v2::client::Behaviour>,
     /// Tries others' addresses; only where this node is in the open itself.
     tries: Toggle<autonat::v2::server::Behaviour>,
 }
@@ -60,14 +60,16 @@ impl Reach {
         config: &NetConfig,
         door: &Arc<RelayDoor>,
     ) -> Self {
+        // Behind a proxy nobody is told an address of this node.
+        let in_the_clear = config.proxy.is_none();
         let in_the_open = config.listen.iter().chain(&config.external_addresses).any(|text| is_public(text));
         Self {
             relay: Toggle::from(config.relay.map(|profile| door.behaviour(local, profile))),
             relay_client: client,
-            dcutr: dcutr::Behaviour::new(local),
+            dcutr: Toggle::from(in_the_clear.then(|| dcutr::Behaviour::new(local))),
             observed: Observed::default(),
-            tester: autonat::v2::client::Behaviour::default(),
-            tries: Toggle::from(in_the_open.then(autonat::v2::server::Behaviour::default)),
+            tester: Toggle::from(in_the_clear.then(autonat::v2::client::Behaviour::default)),
+            tries: Toggle::from((in_the_open && in_the_clear).then(autonat::v2::server::Behaviour::default)),
         }
     }
 }
@@ -109,7 +111,7 @@ impl ReachShared {
     pub(super) fn new(config: &NetConfig, door: Arc<RelayDoor>, metrics: ReachMetrics) -> Self {
         let named = config.external_addresses.iter().any(|text| is_public(text)) || config.relay.is_some();
         Self {
-            keeper: Mutex::new(RelayKeeper::new(config.relays_wanted)),
+            keeper: Mutex::new(RelayKeeper::new(if config.proxy.is_none() { config.relays_wanted } else { 0 })),
             way: Mutex::new(WayIn::new(named)),
             known: Mutex::default(),
             circuits: Mutex::default(),
@@ -287,6 +289,8 @@ impl Reaching {
                     }
                 };
             }
+            // Over a relay others get in anywhere; that says nothing about this node.
+            ReachEvent::Tester(event) if is_circuit(&event.tested_addr) => {}
             ReachEvent::Tester(event) => {
                 let reached = event.result.is_ok();
                 tracing::debug!(address = %event.tested_addr, reached, "a peer tried an address of this node");

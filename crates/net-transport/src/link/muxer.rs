@@ -271,12 +271,12 @@ impl LinkStream {
 impl AsyncRead for LinkStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        if buf.is_empty() {
+            // As over QUIC: whoever reads nothing asks whether the stream's negotiation is over, and yamux would wait for bytes.
+            return Poll::Ready(Ok(0));
+        }
         if matches!(this.first, First::Goodbye(..)) {
             return this.poll_goodbye(cx);
-        }
-        // yamux would wait for the next byte; QUIC does not, and whoever reads nothing only waits for what comes before.
-        if buf.is_empty() {
-            return Poll::Ready(Ok(0));
         }
         let read = ready!(Pin::new(&mut this.inner).poll_read(cx, buf))?;
         let First::Awaited(state) = &this.first else { return Poll::Ready(Ok(read)) };

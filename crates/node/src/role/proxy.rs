@@ -17,7 +17,7 @@ const PROXY_FORM: &str = "write socks5://IP:PORT, for example socks5://127.0.0.1
 pub fn configure(settings: &Settings, config: &mut NetConfig) -> Result<(), Failure> {
     let given = |list: &[String]| list.iter().filter(|text| !text.is_empty()).cloned().collect::<Vec<String>>();
     config.listen = given(&settings.listen);
-    config.external_addresses = given(&settings.external);
+    config.external_addresses = given(&settings.external_addresses);
     config.proxy = proxy(settings)?;
     if !settings.onion_only {
         return Ok(());
@@ -32,7 +32,8 @@ pub fn configure(settings: &Settings, config: &mut NetConfig) -> Result<(), Fail
     }
     let clear = config.external_addresses.iter().find(|text| !hidden(text));
     if let Some(clear) = clear {
-        let failure = Failure::usage(format!("external has {clear}, and onion_only tells nobody a clear address"));
+        let failure =
+            Failure::usage(format!("external_addresses has {clear}, and onion_only tells nobody a clear address"));
         return Err(failure.hint("name the node's /onion3/NAME:PORT or /dns/NAME.b32.i2p/tcp/PORT"));
     }
     let clear = settings.rpc.iter().find(|url| !url.is_empty() && !is_here(url));
@@ -96,7 +97,7 @@ mod tests {
         let onion_only = |settings: &mut Settings| {
             settings.onion_only = true;
             settings.proxy = Some("socks5://127.0.0.1:9050".to_owned());
-            settings.external = vec![ONION.to_owned()];
+            settings.external_addresses = vec![ONION.to_owned()];
         };
         let config = configured(onion_only).unwrap();
         assert_eq!(config.listen, [ONION_LISTEN]);
@@ -104,7 +105,10 @@ mod tests {
         assert_eq!(config.external_addresses, [ONION]);
         let wrong = [
             ("proxy", Settings { proxy: None, ..Settings::default() }),
-            ("external", Settings { external: vec!["/ip4/11.0.0.1/tcp/1".to_owned()], ..set(onion_only) }),
+            (
+                "external_addresses",
+                Settings { external_addresses: vec!["/ip4/11.0.0.1/tcp/1".to_owned()], ..set(onion_only) },
+            ),
             ("rpc", Settings { rpc: vec!["http://11.0.0.1:8545".to_owned()], ..set(onion_only) }),
             ("wrong form", Settings { proxy: Some("http://127.0.0.1:1".to_owned()), ..set(onion_only) }),
         ];

@@ -164,14 +164,14 @@ impl Finder {
         let remote = self.info(peer).as_ref().and_then(remote_of);
         let (class, source) =
             (class_of(remote), remote.map_or(AddressGroup::OPERATOR, |remote| AddressGroup::of(remote.socket)));
-        let (mut taken, mut new, mut violations) = (0, 0, 0);
+        let (mut taken, mut new, mut ways, mut violations) = (0, 0, 0, 0);
         for result in results {
             match result {
                 Ok(Verified { id, record }) if id != self.shared.local_id && self.is_trusted(id) => {
                     taken += 1;
                     let addresses = pex::usable_addresses(&record, class);
                     new += self.discovery.book.lock().tell_record(id, &addresses, source, now);
-                    new += usize::from(self.discovery.note_ways(id, &record, class, now));
+                    ways += usize::from(self.discovery.note_ways(id, &record, class, now));
                 }
                 Ok(_) => {}
                 Err(error) => {
@@ -188,7 +188,10 @@ impl Finder {
             self.shared.report(peer, Conduct::Invalid { pattern: Pattern::AddressSpam });
         }
         self.book_changed();
-        (taken, new)
+        if ways > 0 {
+            self.follow_ways();
+        }
+        (taken, new + ways)
     }
 
     /// Whether a node is told of, and heard of: not one that is banned, nor one whose reputation is so low that nothing

@@ -9,13 +9,19 @@ use trellis_primitives::NodeId;
 use super::Finder;
 use super::dial::DIALS_AT_ONCE_MAX;
 use crate::reason::DisconnectReason;
+use crate::table::route::target_of;
 
 /// Dials over relays in one round.
 const DIALS_PER_ROUND_MAX: usize = 16;
-/// Ways over relays that are tried at once for one node.
-const WAYS_AT_ONCE_MAX: usize = 4;
+/// Ways that are tried at once for one node, several of them through one relay.
+const WAYS_AT_ONCE_MAX: usize = 8;
 
 impl Finder {
+    /// Dials at once, beside the rounds, because a new way was told: a round may be busy with an address that is dead.
+    pub(super) fn follow_ways(&self) {
+        self.spawn(|finder| async move { finder.fill_relayed().await });
+    }
+
     /// Dials nodes over relays until enough outbound connections stand or nobody is left to dial.
     pub(super) async fn fill_relayed(&self) {
         let due = self.discovery.relayed.lock().due(self.shared.clock.now());
@@ -40,7 +46,7 @@ impl Finder {
         let Some(ways) = self.discovery.relayed.lock().dialled(node, &relays, now) else { return false };
         for mut some in ways {
             some.truncate(WAYS_AT_ONCE_MAX);
-            let target = some.first().and_then(crate::table::route::target_of);
+            let target = some.first().and_then(target_of);
             if some.is_empty() || self.shared.is_connected(node) {
                 continue;
             }

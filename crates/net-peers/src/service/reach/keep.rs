@@ -59,7 +59,7 @@ impl Keeping {
             if shared.config.relays_wanted > 0 { shared.table.lock().relays() } else { Vec::new() };
         self.tell(shared, &relays, now);
         let verdict = self.judge(shared, now);
-        let needed = verdict == Reachability::Private && shared.config.relay.is_none();
+        let needed = verdict == Reachability::Private && shared.config.relay.is_none() && shared.config.proxy.is_none();
         let actions = shared.reach.keeper.lock().step(needed, now.0);
         for action in actions {
             self.act(shared, action, &relays);
@@ -165,17 +165,15 @@ impl Keeping {
     /// can be punched over TCP, for peers whose network lets no UDP through.
     fn look_over_tcp(&mut self, shared: &Arc<NodeShared>, relays: &[RelayPeer], now: UnixMs) {
         let listens = shared.listening.lock().iter().any(is_tcp);
-        let held: BTreeSet<PeerId> = shared.reach.keeper.lock().reserved().copied().collect();
-        let mut held = relays.iter().filter(|relay| held.contains(&relay.peer));
         let waits = self.tcp_tried.is_some_and(|tried| now.ms_since(tried) < TCP_EVERY_MS);
-        if !listens || waits || held.clone().any(|relay| relay.over_tcp) {
+        if !listens || waits || relays.iter().any(|relay| relay.over_tcp) {
             return;
         }
         let place = |relay: &RelayPeer| {
             let places = relay.addresses.iter().filter_map(|text| without_name(text).parse::<Multiaddr>().ok());
             places.filter(is_tcp).map(|at| (relay.peer, at)).next()
         };
-        if let Some((relay, at)) = held.find_map(place) {
+        if let Some((relay, at)) = relays.iter().find_map(place) {
             self.tcp_tried = Some(now);
             self.command(shared, Command::Look { relay, at });
         }
