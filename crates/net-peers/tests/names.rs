@@ -125,16 +125,17 @@ async fn a_zone_that_was_published_by_update_leads_newcomers_in_by_every_form_an
     let published = publisher.publish(&first, None, &Published::default(), now()).await.unwrap();
     assert_eq!(published, first.names());
     let pinned = format!("trellis://{}@seed.test", seeder.node_id());
+    // A tree's texts are longer than a UDP answer: the server is asked over both.
     // Plain records tell of her socket with and without her name.
     for (seed, name, addresses) in [(10, "seed.test", 2), (11, &pinned, 1)] {
-        let carol = newcomer(seed, name, port(&alice), server(&bind.server("udp"))).await;
+        let carol = newcomer(seed, name, port(&alice), server(&bind.socket())).await;
         until(name, &carol, || is_connected(&carol, alice.net.local_id())).await;
         let report = outcome(&carol, name).await;
         assert_eq!((report.outcome, report.addresses), (Outcome::Found, addresses), "{report:?}");
     }
     // Another key than the one the name pins.
     let forger = format!("trellis://{}@seed.test", keys(6).0.node_id());
-    let carol = newcomer(20, &forger, port(&alice), server(&bind.server("udp"))).await;
+    let carol = newcomer(20, &forger, port(&alice), server(&bind.socket())).await;
     let report = outcome(&carol, &forger).await;
     assert_eq!(report.outcome, Outcome::Failed);
     assert!(report.detail.contains(&format!("expected {}", keys(6).0.node_id())), "{report:?}");
