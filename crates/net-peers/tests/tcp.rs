@@ -201,7 +201,7 @@ async fn a_dial_takes_quic_where_it_answers_and_tcp_at_the_same_port_where_it_do
         let both = config(&[listen[0].as_str(), listen[1].as_str()]);
         let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(3);
         let (keys, account) = (HybridKey::generate(&mut rng).unwrap(), AccountKey::generate(&mut rng));
-        match trellis_net_peers::start(both, keys, account, Arc::new(SystemClock)).await {
+        match start(both, keys, account, Arc::new(SystemClock)).await {
             Ok(carol) => break carol,
             Err(StartError::Listen { .. }) if start.elapsed() < PATIENCE => {}
             Err(error) => panic!("{error}"),
@@ -251,7 +251,7 @@ async fn an_onion_only_node_reaches_an_onion_service_and_shows_no_clear_address(
     for open in ["/ip4/0.0.0.0/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1"] {
         let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(4);
         let (keys, account) = (HybridKey::generate(&mut rng).unwrap(), AccountKey::generate(&mut rng));
-        let refused = trellis_net_peers::start(hidden(&[open]), keys, account, Arc::new(SystemClock)).await;
+        let refused = start(hidden(&[open]), keys, account, Arc::new(SystemClock)).await;
         let refused = refused.err().expect("no clear socket is opened").to_string();
         assert!(refused.contains("onion-only"), "{refused}");
     }
@@ -272,4 +272,16 @@ async fn with_a_proxy_every_dial_goes_through_it_and_a_name_it_does_not_know_is_
     let quic = format!("/ip4/127.0.0.1/udp/{}/quic-v1", service.port());
     assert_eq!(alice.dial(&quic).await, Ok(bob.local_id()));
     assert_eq!(*proxy.asked.lock().unwrap(), [format!("{ONION}.onion:80"), service.to_string()]);
+}
+
+// row: NET-11
+#[tokio::test]
+async fn a_tcp_port_that_somebody_has_is_not_shared() {
+    let alice = tcp_node(1, Policy::Require).await;
+    let port = socket(&alice.listen_addresses()[0]).port();
+    let same = config(&[format!("/ip4/127.0.0.1/tcp/{port}").as_str()]);
+    let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(2);
+    let (keys, account) = (HybridKey::generate(&mut rng).unwrap(), AccountKey::generate(&mut rng));
+    let refused = start(same, keys, account, Arc::new(SystemClock)).await.err().expect("the port is taken");
+    assert!(matches!(&refused, StartError::Listen { detail, .. } if detail.contains("in use")), "{refused}");
 }
