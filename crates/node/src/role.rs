@@ -6,8 +6,8 @@ mod discovery;
 pub mod gateway;
 mod peers;
 pub mod provider;
-pub mod relay;
 mod proxy;
+pub mod relay;
 pub mod validator;
 
 use crate::chain::Chain;
