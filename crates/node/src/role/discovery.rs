@@ -31,9 +31,9 @@ pub fn config(settings: &Settings, chain: &Chain, datadir: &Path) -> Result<Opti
     if ways.any(|way| way == "off") {
         return Ok(None);
     }
-    // A question to a name server leaves this machine beside the proxy.
-    let uses =
-        |way: &str| settings.discovery.iter().any(|used| used == way) && !(settings.proxy.is_some() && way == "dns");
+    // A question to a name server and an announcement on the local network leave this machine beside the proxy.
+    let beside = |way: &str| settings.proxy.is_some() && matches!(way, "dns" | "mdns");
+    let uses = |way: &str| settings.discovery.iter().any(|used| used == way) && !beside(way);
     let servers = settings.dns_server.iter().filter(|text| !text.is_empty()).map(|text| text.parse::<DnsServer>());
     let servers = servers.collect::<Result<Vec<_>, _>>().map_err(|error| {
         Failure::usage(format!("dns_server: {error}")).hint("for example 9.9.9.9 or tls://1.1.1.1#cloudflare-dns.com")
