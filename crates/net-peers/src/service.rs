@@ -174,21 +174,21 @@ pub async fn start_with_metrics(
     let hello = shared.hello().map_err(|error| StartError::Record(error.to_string()))?;
     tracing::info!(node = %shared.local_id, peer = %shared.local_peer, record_bytes = hello.record.len(), "network started");
     tokio::spawn(service.run());
-    start_tasks(&shared, jitter_seed);
-    if let Some(discovery) = &shared.discovery {
-        discovery.note_mdns(lacks_mdns, clock_now);
-    }
+    start_tasks(&shared, jitter_seed, lacks_mdns);
     Ok(Arc::new(NetHandle::new(shared)))
 }
 
 /// What runs beside the service.
-fn start_tasks(shared: &Arc<NodeShared>, jitter_seed: u64) {
+fn start_tasks(shared: &Arc<NodeShared>, jitter_seed: u64, lacks_mdns: bool) {
     tokio::spawn(evict_idle(Arc::clone(shared)));
     for (seed, address) in (jitter_seed..).zip(shared.config.bootstrap.clone()) {
         tokio::spawn(keep_connected(Arc::clone(shared), address, seed));
     }
     defence::begin(shared, jitter_seed);
     discovery::start(shared);
+    if let Some(discovery) = &shared.discovery {
+        discovery.note_mdns(lacks_mdns, shared.clock.now());
+    }
 }
 
 const fn checker(config: &NetConfig) -> Checker {
