@@ -174,14 +174,7 @@ pub async fn start_with_metrics(
     let bandwidth = Arc::new(Bandwidth::new(config.bandwidth_up, config.bandwidth_down));
     let sentry =
         Arc::new(Sentry { guard: Arc::clone(&guard), bandwidth: Arc::clone(&bandwidth), offences: offences_sender });
-    let exempt = admission.clone();
-    let streams = Streams::new(
-        transport.sessions.clone(),
-        Arc::clone(&clock),
-        metrics.streams_dropped.clone(),
-        Arc::clone(&sentry),
-        Box::new(move |ip| exempt.exempts(ip)),
-    );
+    let streams = watched_streams(&transport, &clock, &metrics, &sentry, admission.clone());
     let clock_now = clock.now();
     let store = finding::open_store(&config, identity.public().to_peer_id(), clock_now);
     let finding = finding::build(&config, identity.public().to_peer_id(), store.clone());
@@ -220,18 +213,31 @@ pub async fn start_with_metrics(
         ended: CancellationToken::new(),
         config,
     });
-    let mut service = Service::new(swarm, Arc::clone(&shared), command_queue);
+    listen(Service::new(swarm, Arc::clone(&shared), command_queue), &shared).await?;
+    start_tasks(&shared, offences, jitter_seed, lacks_mdns);
+    Ok(Arc::new(NetHandle::new(shared)))
+}
+
+/// Brings the listen addresses up and lets the service run.
+async fn listen(mut service: Service, shared: &NodeShared) -> Result<(), StartError> {
     service.listen(Duration::from_millis(LISTEN_TIMEOUT_MS)).await?;
     // The first record is signed here, so that a record out of bounds stops the start and not the first handshake.
     let hello = shared.hello().map_err(|error| StartError::Record(error.to_string()))?;
     tracing::info!(node = %shared.local_id, peer = %shared.local_peer, record_bytes = hello.record.len(), "network started");
     tokio::spawn(service.run());
-    start_tasks(&shared, offences, jitter_seed);
-    if let Some(discovery) = &shared.discovery {
-        discovery.note_mdns(lacks_mdns, clock_now);
-    }
-    reach::begin(&shared);
-    Ok(Arc::new(NetHandle::new(shared)))
+    Ok(())
+}
+
+fn watched_streams(
+    transport: &NodeTransport,
+    clock: &SharedClock,
+    metrics: &NetMetrics,
+    sentry: &Arc<Sentry>,
+    exempt: Admission,
+) -> Streams {
+    let exempts = Box::new(move |ip| exempt.exempts(ip));
+    let (sessions, dropped) = (transport.sessions.clone(), metrics.streams_dropped.clone());
+    Streams::new(sessions, Arc::clone(clock), dropped, Arc::clone(sentry), exempts)
 }
 
 /// The transport of a relay, which counts the bytes that it carries for others.
@@ -262,13 +268,17 @@ fn transport(
 }
 
 /// What runs beside the service.
-fn start_tasks(shared: &Arc<NodeShared>, offences: mpsc::Receiver<Offence>, jitter_seed: u64) {
+fn start_tasks(shared: &Arc<NodeShared>, offences: mpsc::Receiver<Offence>, jitter_seed: u64, lacks_mdns: bool) {
     tokio::spawn(evict_idle(Arc::clone(shared)));
     for (seed, address) in (jitter_seed..).zip(shared.config.bootstrap.clone()) {
         tokio::spawn(keep_connected(Arc::clone(shared), address, seed));
     }
     defence::begin(shared, offences, jitter_seed);
     discovery::start(shared);
+    if let Some(discovery) = &shared.discovery {
+        discovery.note_mdns(lacks_mdns, shared.clock.now());
+    }
+    reach::begin(shared);
 }
 
 const fn checker(config: &NetConfig) -> Checker {
