@@ -194,7 +194,7 @@ async fn a_dial_takes_quic_where_it_answers_and_tcp_at_the_same_port_where_it_do
     assert_eq!(alice.peers().len(), 1, "one attempt leaves no second row: {:?}", alice.peers());
 
     // A port that is free for both kinds is found by trying.
-    let start = Instant::now();
+    let begun = Instant::now();
     let carol = loop {
         let probe = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let listen = [format!("/ip4/127.0.0.1/tcp/{probe}"), format!("/ip4/127.0.0.1/udp/{probe}/quic-v1")];
@@ -203,7 +203,7 @@ async fn a_dial_takes_quic_where_it_answers_and_tcp_at_the_same_port_where_it_do
         let (keys, account) = (HybridKey::generate(&mut rng).unwrap(), AccountKey::generate(&mut rng));
         match start(both, keys, account, Arc::new(SystemClock)).await {
             Ok(carol) => break carol,
-            Err(StartError::Listen { .. }) if start.elapsed() < PATIENCE => {}
+            Err(StartError::Listen { .. }) if begun.elapsed() < PATIENCE => {}
             Err(error) => panic!("{error}"),
         }
     };
