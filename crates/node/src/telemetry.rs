@@ -3,8 +3,9 @@
 use crate::cli::Command;
 use tracing_subscriber::EnvFilter;
 
-/// What a node logs where `RUST_LOG` says nothing: its own news, and of libraries only what is wrong.
-const NODE_FILTER: &str = "warn,trellis=info";
+/// What a node logs where `RUST_LOG` says nothing: its own news, and of libraries only what is wrong. That Kademlia knows
+/// nobody yet, and that an interface has no multicast yet, `status` says better.
+const NODE_FILTER: &str = "warn,trellis=info,libp2p_kad=error,libp2p_mdns=off";
 /// What other commands log.
 const COMMAND_FILTER: &str = "error";
 
@@ -15,7 +16,8 @@ pub fn start(json: bool, command: &Command) {
         | Command::Provider(_)
         | Command::Gateway(_)
         | Command::Aggregator(_)
-        | Command::Relay(_) => NODE_FILTER,
+        | Command::Relay(_)
+        | Command::DnsSeed { .. } => NODE_FILTER,
         _ => COMMAND_FILTER,
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(fallback));

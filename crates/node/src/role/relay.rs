@@ -56,10 +56,12 @@ pub fn profile(roles: RoleSet, word: &str) -> Result<Option<RelayProfile>> {
 /// A region's name as peers take it.
 ///
 /// # Errors
-/// A usage failure where it is too long.
+/// A usage failure where it is no short word.
 pub fn region(name: &str) -> Result<String> {
-    if name.len() > REGION_BYTES_MAX {
-        let message = format!("region has {} bytes, at most {REGION_BYTES_MAX} are allowed", name.len());
+    let word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if name.len() > REGION_BYTES_MAX || !name.chars().all(word) {
+        let shown: String = name.chars().take(REGION_BYTES_MAX).collect();
+        let message = format!("region is at most {REGION_BYTES_MAX} letters, digits, '-', '_' and '.', got {shown:?}");
         return Err(Failure::usage(message).hint("a region is a short word, as eu-west").into());
     }
     Ok(name.to_owned())
@@ -88,6 +90,10 @@ mod tests {
         assert_eq!(profile(RoleSet::of(&[Role::Provider]), "infra").expect("known"), None);
         let error = profile(RoleSet::of(&[Role::Relay]), "huge").expect_err("refused").to_string();
         assert!(error.contains("relay_profile") && error.contains("huge"), "{error}");
-        assert!(region(&"x".repeat(REGION_BYTES_MAX + 1)).is_err() && region("eu-west").is_ok());
+        assert!(
+            region(&"x".repeat(REGION_BYTES_MAX + 1)).is_err()
+                && region("no good").is_err()
+                && region("eu-west").is_ok()
+        );
     }
 }
