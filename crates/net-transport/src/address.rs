@@ -23,8 +23,9 @@ pub(crate) fn last_peer(address: &Multiaddr) -> Option<PeerId> {
     }
 }
 
-/// The IP address at the front.
-pub(crate) fn direct_ip(address: &Multiaddr) -> Option<IpAddr> {
+/// The IP address at the front; `None` where the address begins with a name or a relay's name.
+#[must_use]
+pub fn direct_ip(address: &Multiaddr) -> Option<IpAddr> {
     match address.iter().next()? {
         Protocol::Ip4(ip) => Some(ip.into()),
         Protocol::Ip6(ip) => Some(ip.into()),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures::future::Either;
 use libp2p::PeerId;
 use libp2p::core::Transport;
-use libp2p::core::muxing::StreamMuxerBox;
+use libp2p::core::muxing::{StreamMuxer, StreamMuxerBox};
 use libp2p::core::transport::{Boxed, OptionalTransport};
 use libp2p::relay;
 
@@ -42,22 +42,31 @@ pub fn node_transport(
     let tls = tls_configs(&context.identity, context.policy)?;
     let securer = Arc::new(Securer::new(Arc::clone(&context), tls.clone())?);
     let quic = QuicTransport::with(config.clone(), Arc::clone(&context), tls)?;
-    let quic = quic.map(|(peer, connection), _| (peer, StreamMuxerBox::new(connection)));
+    let quic = quic.map(|output, _| boxed(output));
     let proxied = ProxyTransport::new(config.proxy.clone(), Arc::clone(&securer));
-    let proxied = proxied.map(|(peer, connection), _| (peer, StreamMuxerBox::new(connection)));
+    let proxied = proxied.map(|output, _| boxed(output));
     let tcp = TcpTransport::new(config, Arc::clone(&securer));
-    let tcp = tcp.map(|(peer, connection), _| (peer, StreamMuxerBox::new(connection)));
+    let tcp = tcp.map(|output, _| boxed(output));
     let relayed = relay.map_or_else(OptionalTransport::none, OptionalTransport::some);
     let relayed = relayed
         .map_err(TransportError::Relay)
         .and_then(move |circuit, point| upgrade(securer, circuit, &point, LinkKind::Relayed, None))
-        .map(|(peer, connection), _| (peer, StreamMuxerBox::new(connection)))
+        .map(|output, _| boxed(output))
         .map_err(|error| error.into_inner());
     let direct = quic.or_transport(tcp).map(|either, _| inner(either)).map_err(|error| error.into_inner());
     let direct = direct.or_transport(proxied).map(|either, _| inner(either)).map_err(|error| error.into_inner());
     // A circuit's address begins as its relay's does, so it is looked for first.
     let all = relayed.or_transport(direct).map(|either, _| inner(either)).map_err(|error| error.into_inner());
     Ok(NodeTransport { transport: all.boxed(), sessions: context.sessions.clone(), local: context.local })
+}
+
+fn boxed<M>((peer, connection): (PeerId, M)) -> (PeerId, StreamMuxerBox)
+where
+    M: StreamMuxer + Send + 'static,
+    M::Substream: Send + 'static,
+    M::Error: Send + Sync + 'static,
+{
+    (peer, StreamMuxerBox::new(connection))
 }
 
 fn inner<T>(either: Either<T, T>) -> T {

@@ -13,7 +13,7 @@ pub mod relay;
 pub mod validator;
 
 use crate::chain::Chain;
-use crate::control;
+use crate::control::{self, Admin};
 use crate::datadir::{DataDir, default_for};
 use crate::failure::Failure;
 use crate::keys::KeyMaker;
@@ -21,6 +21,7 @@ use crate::monitor::Health;
 use crate::settings::{Settings, commented_defaults};
 use crate::supervised::until_told_to_end;
 use crate::view::{banned_json, peer_json};
+use async_trait::async_trait;
 use eyre::Result;
 use parking_lot::RwLock;
 use prometheus_client::registry::Registry;
@@ -59,6 +60,13 @@ pub struct Base {
     pub status: Arc<Status>,
     /// Its chain height as peers are told.
     pub best_height: Arc<std::sync::atomic::AtomicU64>,
+}
+
+impl Base {
+    /// What a role without answers of its own serves on its control socket.
+    pub fn answers(&self) -> Answers {
+        Answers { network: self.network.clone(), status: Arc::clone(&self.status) }
+    }
 }
 
 /// What `admin_status` answers; filled as the services come up.
@@ -226,6 +234,19 @@ pub fn peers_json(network: &NetworkHandle) -> Value {
     // A ban outlives the connection and the process, so those that are kept out are shown though they are not here.
     let absent = standings.iter().filter(|standing| standing.ban.is_some() && !here.contains(&standing.id));
     Value::Array(infos.iter().map(peer_json).chain(absent.map(banned_json)).collect())
+}
+
+/// Answers on the control socket, of a role that has none of its own.
+pub struct Answers {
+    network: NetworkHandle,
+    status: Arc<Status>,
+}
+
+#[async_trait]
+impl Admin for Answers {
+    async fn call(&self, method: &str, params: Value) -> Option<Result<Value>> {
+        common_answer(&self.network, &self.status, method, &params).await
+    }
 }
 
 /// The answers that every role gives on its control socket.

@@ -6,7 +6,8 @@ use libp2p::PeerId;
 use libp2p::core::Multiaddr;
 use libp2p::multiaddr::Protocol as Part;
 
-use crate::table::route::{ip_of, relay_of};
+use crate::table::route::relay_of;
+use trellis_net_transport::direct_ip;
 
 /// How far an address reaches; the order is from near to far.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -159,7 +160,13 @@ pub fn class_of(text: &str) -> Option<AddressClass> {
     if relay_of(&address).is_none() && !is_tcp(&address) {
         return None;
     }
-    ip_of(&address).and_then(AddressClass::of)
+    direct_ip(&address).and_then(AddressClass::of)
+}
+
+/// An address up to the first name of a peer in it.
+#[must_use]
+pub fn without_name(address: &str) -> &str {
+    address.split("/p2p/").next().unwrap_or(address)
 }
 
 /// Whether an address is one of TCP, without a relay.

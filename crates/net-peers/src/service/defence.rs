@@ -14,6 +14,7 @@ use trellis_primitives::NodeId;
 
 use super::{Command, NodeShared, sentry};
 use crate::config::OPEN_TIMEOUT_MS;
+use crate::discovery::address::without_name;
 use crate::error::{DialError, OpenError};
 use crate::frame::{FrameError, read_frame, write_frame};
 use crate::guard::{Added, Conduct, Door, Guard, Pattern, Priority, Response, Threat};
@@ -168,11 +169,11 @@ impl NodeShared {
     }
 
     pub(super) fn forget_added(&self, address: Option<&str>, peer: Option<NodeId>) -> Vec<String> {
-        let mut names: Vec<String> = address.map(|address| place(address).to_owned()).into_iter().collect();
+        let mut names: Vec<String> = address.map(|address| without_name(address).to_owned()).into_iter().collect();
         if let Some(standing) = peer.and_then(|peer| self.guard.standing(peer)) {
-            names.extend(standing.addresses.iter().map(|known| place(&known.address).to_owned()));
+            names.extend(standing.addresses.iter().map(|known| without_name(&known.address).to_owned()));
         }
-        let removed = self.guard.remove_added(|added| names.iter().any(|name| name == place(&added.address)));
+        let removed = self.guard.remove_added(|added| names.iter().any(|name| name == without_name(&added.address)));
         let mut kept = self.kept.lock();
         for added in &removed {
             if let Some(token) = kept.remove(&added.address) {
@@ -207,11 +208,6 @@ impl NodeShared {
         let path = used.map_or(Path::Direct, |handle| handle.session.kind().into());
         Ok(Pong { round_trip, path, address })
     }
-}
-
-/// An address without the peer's name at its end.
-fn place(address: &str) -> &str {
-    address.split("/p2p/").next().unwrap_or(address)
 }
 
 async fn serve_pings(shared: Arc<NodeShared>, mut acceptor: Acceptor) {

@@ -25,6 +25,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use trellis_net_reach::reachability::{Reachability, WayIn};
 use trellis_net_reach::relay::keeper::{RelayEvent, RelayKeeper, RelayStage};
+use trellis_net_transport::direct_ip;
 use trellis_primitives::{NodeId, UnixMs};
 
 pub(crate) use self::door::RelayDoor;
@@ -33,10 +34,10 @@ pub(super) use self::tally::Tallied;
 use super::NodeShared;
 use super::swarm::Behaviour;
 use crate::config::NetConfig;
-use crate::discovery::address::{AddressClass, worth_telling};
+use crate::discovery::address::{AddressClass, without_name, worth_telling};
 use crate::guard::Conduct;
 use crate::metrics::ReachMetrics;
-use crate::table::route::{ip_of, is_circuit};
+use crate::table::route::is_circuit;
 
 /// Addresses of one relay that this node's record names.
 const ADDRESSES_PER_RELAY_MAX: usize = 4;
@@ -77,12 +78,7 @@ impl Reach {
 /// Whether an address is one of the Internet.
 fn is_public(text: &str) -> bool {
     let address = text.parse::<Multiaddr>().ok();
-    address.as_ref().and_then(ip_of).and_then(AddressClass::of) == Some(AddressClass::Public)
-}
-
-/// An address without the name of who is there.
-fn without_name(address: &str) -> String {
-    address.split("/p2p/").next().unwrap_or(address).to_owned()
+    address.as_ref().and_then(direct_ip).and_then(AddressClass::of) == Some(AddressClass::Public)
 }
 
 /// Starts what keeps this node reachable.
@@ -130,7 +126,7 @@ impl ReachShared {
     /// peers have connected to, and those over its relays.
     pub(crate) fn worth_telling(&self, mut listening: Vec<String>, now: UnixMs) -> Vec<String> {
         for confirmed in self.way.lock().confirmed(now.0) {
-            let confirmed = without_name(&confirmed.to_string());
+            let confirmed = without_name(&confirmed.to_string()).to_owned();
             if !listening.contains(&confirmed) {
                 listening.push(confirmed);
             }

@@ -4,8 +4,6 @@
 //! the choice rests on what both know: whether it is direct, whether it is QUIC, and who dialled. Of two that the same node dialled that node
 //! alone decides.
 
-use std::net::IpAddr;
-
 use libp2p::PeerId;
 use libp2p::core::{ConnectedPoint, Multiaddr};
 use libp2p::multiaddr::Protocol as Part;
@@ -72,15 +70,6 @@ pub(crate) fn target_of(address: &Multiaddr) -> Option<PeerId> {
 /// Whether an address goes through a relay.
 pub(crate) fn is_circuit(address: &Multiaddr) -> bool {
     address.iter().any(|part| part == Part::P2pCircuit)
-}
-
-/// The IP address at the front of a multiaddress.
-pub(crate) fn ip_of(address: &Multiaddr) -> Option<IpAddr> {
-    match address.iter().next()? {
-        Part::Ip4(ip) => Some(ip.into()),
-        Part::Ip6(ip) => Some(ip.into()),
-        _ => None,
-    }
 }
 
 /// One of the connections to a peer.

@@ -1,18 +1,15 @@
 //! The aggregator: collects receipts and vouchers, settles them in batches, serves the batches to who wants to check.
 
 use crate::bridge::{connect, wallet};
-use crate::control::Admin;
 use crate::monitor::Health;
-use crate::role::{Status, common_answer, named, open, serve_control, serve_metrics, until_end};
+use crate::role::{named, open, serve_control, serve_metrics, until_end};
 use crate::settings::Settings;
-use async_trait::async_trait;
 use eyre::Result;
-use serde_json::{Value, json};
+use serde_json::json;
 use std::path::Path;
 use std::sync::Arc;
 use trellis_market_journal::{Journal, JournalConfig};
 use trellis_market_settlement::{Aggregator, AggregatorConfig, Contracts};
-use trellis_net_peers::NetworkHandle;
 use trellis_primitives::Role;
 
 /// Milliseconds in a second.
@@ -45,7 +42,7 @@ pub async fn run(settings: Settings, datadir: Option<&Path>) -> Result<()> {
     health.set("aggregator", true, "bonded and serving");
     let registry = std::mem::take(&mut base.registry);
     let _monitor = serve_metrics(&base.settings, registry, health, &base.status).await?;
-    let answers = Answers { network: base.network.clone(), status: Arc::clone(&base.status) };
+    let answers = base.answers();
     let control = serve_control(&base.datadir, Arc::new(answers))?;
     base.status.set("ready", json!(true));
     let ended = until_end(&journal).await;
@@ -54,16 +51,4 @@ pub async fn run(settings: Settings, datadir: Option<&Path>) -> Result<()> {
     drop(running);
     base.network.shutdown().await;
     ended.map(|_| ())
-}
-
-struct Answers {
-    network: NetworkHandle,
-    status: Arc<Status>,
-}
-
-#[async_trait]
-impl Admin for Answers {
-    async fn call(&self, method: &str, params: Value) -> Option<Result<Value>> {
-        common_answer(&self.network, &self.status, method, &params).await
-    }
 }

@@ -1,13 +1,11 @@
 //! The DNS seeder (NET-33): a node that sells nothing, probes every node it hears of, and names the good ones in a zone.
 
 use crate::cli::DnsSeedArgs;
-use crate::control::Admin;
 use crate::failure::Failure;
 use crate::monitor::Health as Ready;
-use crate::role::{Base, Status, common_answer, open_as, serve_control, serve_metrics};
+use crate::role::{Base, open_as, serve_control, serve_metrics};
 use crate::settings::Settings;
 use crate::supervised::until_told_to_end;
-use async_trait::async_trait;
 use eyre::Result;
 use futures::StreamExt;
 use serde_json::{Value, json};
@@ -56,7 +54,7 @@ pub async fn run(settings: Settings, args: &DnsSeedArgs, datadir: Option<&Path>)
     let ready = Ready::new(&mut base.registry);
     let registry = std::mem::take(&mut base.registry);
     let _monitor = serve_metrics(&base.settings, registry, Arc::clone(&ready), &base.status).await?;
-    let answers = Answers { network: base.network.clone(), status: Arc::clone(&base.status) };
+    let answers = base.answers();
     let control = serve_control(&base.datadir, Arc::new(answers))?;
     base.status.set("seed", json!(format!("trellis://{}@{}", base.node_key.node_id(), args.zone)));
     ready.set(NAME, true, "crawling");
@@ -227,17 +225,5 @@ fn note(network: &NetworkHandle, health: &mut Health, id: NodeId, address: PeerA
     let peer = info.and_then(|info| info.peer_id.parse().ok()).or(address.peer);
     if let (Some(place), Some(record)) = (place, network.signed_record(id)) {
         health.answered(id, PeerAddress { peer, ..place }, record, now);
-    }
-}
-
-struct Answers {
-    network: NetworkHandle,
-    status: Arc<Status>,
-}
-
-#[async_trait]
-impl Admin for Answers {
-    async fn call(&self, method: &str, params: Value) -> Option<Result<Value>> {
-        common_answer(&self.network, &self.status, method, &params).await
     }
 }

@@ -7,6 +7,7 @@ use eyre::Result;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::time::Duration;
+use trellis_net_peers::discovery::address::without_name;
 use trellis_net_peers::guard::{Book, KnownAddress, Priority, Standing};
 use trellis_net_peers::{
     DarkAddress, DialError, DisconnectReason, NetworkHandle, PeerInfo, PeerState, RefusalReason, RefusedBy,
@@ -37,11 +38,6 @@ pub async fn answer(network: &NetworkHandle, method: &str, params: &Value) -> Op
 
 fn text<'a>(params: &'a Value, key: &str) -> Result<&'a str, Failure> {
     params[key].as_str().ok_or_else(|| Failure::new(format!("the request has no {key}")))
-}
-
-/// An address without the peer's name at its end.
-fn place(address: &str) -> &str {
-    address.split("/p2p/").next().unwrap_or(address)
 }
 
 /// Who is meant: a whole id, known or not, or the beginning of one that is known.
@@ -100,7 +96,7 @@ async fn add(network: &NetworkHandle, params: &Value) -> Result<Value> {
 
 /// Nobody is dialled who is here already or kept out.
 fn check_known(network: &NetworkHandle, address: &str) -> Result<(), Failure> {
-    let same = |other: &String| place(other) == place(address);
+    let same = |other: &String| without_name(other) == without_name(address);
     let peer_id = address.split("/p2p/").nth(1);
     let infos = network.peers();
     let here = infos.iter().find(|peer| {
@@ -167,8 +163,9 @@ async fn remove(network: &NetworkHandle, params: &Value) -> Result<Value> {
         (vec![id], Vec::new())
     } else {
         let addresses = address::parse(wanted)?.resolve(network.proxied()).await?;
-        let at =
-            |peer: &PeerInfo| addresses.iter().any(|one| peer.addresses.iter().any(|own| place(own) == place(one)));
+        let at = |peer: &PeerInfo| {
+            addresses.iter().any(|one| peer.addresses.iter().any(|own| without_name(own) == without_name(one)))
+        };
         (network.peers().iter().filter(|peer| at(peer)).filter_map(|peer| peer.id).collect(), addresses)
     };
     let mut forgotten = Vec::new();

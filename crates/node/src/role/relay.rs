@@ -1,17 +1,14 @@
 //! The relay: a place for nodes that cannot be reached, and a way for their traffic (NET-42).
 
-use crate::control::Admin;
 use crate::failure::Failure;
 use crate::monitor::Health;
-use crate::role::{Status, common_answer, open, serve_control, serve_metrics};
+use crate::role::{open, serve_control, serve_metrics};
 use crate::settings::Settings;
 use crate::supervised::until_told_to_end;
-use async_trait::async_trait;
 use eyre::Result;
-use serde_json::{Value, json};
+use serde_json::json;
 use std::path::Path;
 use std::sync::Arc;
-use trellis_net_peers::NetworkHandle;
 use trellis_net_peers::config::{REGION_BYTES_MAX, RelayProfile};
 use trellis_primitives::{Role, RoleSet};
 
@@ -25,7 +22,7 @@ pub async fn run(settings: Settings, datadir: Option<&Path>) -> Result<()> {
     health.set("relay", true, "relaying");
     let registry = std::mem::take(&mut base.registry);
     let _monitor = serve_metrics(&base.settings, registry, health, &base.status).await?;
-    let answers = Answers { network: base.network.clone(), status: Arc::clone(&base.status) };
+    let answers = base.answers();
     let control = serve_control(&base.datadir, Arc::new(answers))?;
     base.status.set("region", json!(base.settings.region));
     base.status.set("ready", json!(true));
@@ -65,18 +62,6 @@ pub fn region(name: &str) -> Result<String> {
         return Err(Failure::usage(message).hint("a region is a short word, as eu-west").into());
     }
     Ok(name.to_owned())
-}
-
-struct Answers {
-    network: NetworkHandle,
-    status: Arc<Status>,
-}
-
-#[async_trait]
-impl Admin for Answers {
-    async fn call(&self, method: &str, params: Value) -> Option<Result<Value>> {
-        common_answer(&self.network, &self.status, method, &params).await
-    }
 }
 
 #[cfg(test)]

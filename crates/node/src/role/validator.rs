@@ -1,16 +1,12 @@
 //! The validator: storage, execution, mempool, producer and consensus behind JSON-RPC.
 
-use crate::control::Admin;
 use crate::datadir::check_writable;
 use crate::failure::Failure;
 use crate::keys::KeyMaker;
 use crate::monitor::Health;
-use crate::role::{
-    Base, Status, common_answer, named, open, port_failure, serve_control, serve_metrics, socket_address,
-};
+use crate::role::{Base, Status, named, open, port_failure, serve_control, serve_metrics, socket_address};
 use crate::settings::Settings;
 use crate::supervised::until_told_to_end;
-use async_trait::async_trait;
 use eyre::Result;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
@@ -47,7 +43,7 @@ pub async fn run(settings: Settings, datadir: Option<&Path>) -> Result<()> {
     let registry = std::mem::take(&mut base.registry);
     let _monitor = serve_metrics(&base.settings, registry, Arc::clone(&health), &base.status).await?;
     let follower = tokio::spawn(follow(parts.store.clone(), Arc::clone(&base.best_height), Arc::clone(&base.status)));
-    let answers = Answers { network: base.network.clone(), status: Arc::clone(&base.status) };
+    let answers = base.answers();
     let control = serve_control(&base.datadir, Arc::new(answers))?;
     base.status.set("ready", json!(true));
     tracing::info!(rpc = %rpc.address(), "validator ready");
@@ -230,17 +226,5 @@ impl NetView for NetworkView {
 
     fn summary(&self) -> Value {
         json!({"node_id": self.0.local_id(), "peers": self.peer_count()})
-    }
-}
-
-struct Answers {
-    network: NetworkHandle,
-    status: Arc<Status>,
-}
-
-#[async_trait]
-impl Admin for Answers {
-    async fn call(&self, method: &str, params: Value) -> Option<Result<Value>> {
-        common_answer(&self.network, &self.status, method, &params).await
     }
 }

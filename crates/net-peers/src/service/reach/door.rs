@@ -11,6 +11,7 @@ use libp2p::{PeerId, relay};
 use parking_lot::Mutex;
 use trellis_net_reach::relay::budget::{RelayBudget, RelayProfile};
 use trellis_net_reach::relay::gate::{RelayGate, RelayRefusal, Standing};
+use trellis_net_transport::direct_ip;
 use trellis_primitives::{NodeId, SharedClock};
 
 use crate::config::{NetConfig, Policy};
@@ -18,7 +19,6 @@ use crate::guard::{Guard, NEUTRAL};
 use crate::metrics::ReachMetrics;
 use crate::service::NodeShared;
 use crate::service::defence::public;
-use crate::table::route::ip_of;
 
 /// The door of the relay: it knows who shook hands, what the guard thinks of them, and what each holds.
 pub(crate) struct RelayDoor {
@@ -89,7 +89,7 @@ impl RelayDoor {
         let node = self.known.lock().get(&peer).copied();
         let exempted = |ip: IpAddr| public(ip, self.private_exempt);
         let score = node.map(|node| self.guard.score(node)).or(self.strangers.then_some(NEUTRAL));
-        let standing = Standing { score, ip: ip_of(address).and_then(exempted) };
+        let standing = Standing { score, ip: direct_ip(address).and_then(exempted) };
         match ask(&mut self.gate.lock(), &peer, standing, self.clock.now().0) {
             Ok(()) => true,
             Err(refusal) => {

@@ -10,8 +10,8 @@ use trellis_net_reach::reachability::Reachability;
 use trellis_net_reach::relay::keeper::{RELAYS_KNOWN_MAX, RelayAction, RelayEvent, RelayStage};
 use trellis_primitives::{NodeId, UnixMs};
 
-use super::{ADDRESSES_PER_RELAY_MAX, without_name};
-use crate::discovery::address::{is_tcp, worth_telling};
+use super::ADDRESSES_PER_RELAY_MAX;
+use crate::discovery::address::{is_tcp, without_name, worth_telling};
 use crate::guard::Conduct;
 use crate::reason::DisconnectReason;
 use crate::service::{Command, NodeShared};
@@ -213,10 +213,10 @@ fn renew_circuits(shared: &NodeShared, relays: &[RelayPeer]) -> bool {
     let reserved: BTreeSet<PeerId> = shared.reach.keeper.lock().reserved().copied().collect();
     let mut circuits = Vec::new();
     for relay in relays.iter().filter(|relay| reserved.contains(&relay.peer)) {
-        let at = relay.at.iter().map(ToString::to_string).map(|text| without_name(&text));
+        let at = relay.at.iter().map(ToString::to_string).map(|text| without_name(&text).to_owned());
         let mut places: Vec<String> = at.collect();
         for told in worth_telling(&relay.addresses) {
-            let told = without_name(&told);
+            let told = without_name(&told).to_owned();
             if !places.contains(&told) {
                 places.push(told);
             }
