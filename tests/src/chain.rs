@@ -26,6 +26,11 @@ pub fn number(value: &Value) -> u128 {
     if digits.is_empty() { 0 } else { u128::from_str_radix(digits, 16).expect("hex number of at most 128 bits") }
 }
 
+/// Height of the newest block, unless the node does not answer just now.
+pub fn height_if_answered(rpc: &str) -> Option<u64> {
+    u64::try_from(number(&ask(rpc, "eth_blockNumber", json!([])).ok()?)).ok()
+}
+
 /// Height of the newest block.
 pub fn height(rpc: &str) -> u64 {
     u64::try_from(number(&call(rpc, "eth_blockNumber", json!([])))).expect("height")

@@ -234,8 +234,9 @@ impl World {
 
     /// Both journals and the chain, to the wei. `synced`: both sides have talked since the last crash.
     pub fn audit(&self, synced: bool) -> Audit {
-        let gateway = JournalReader::open(&self.journal("gateway")).unwrap();
+        // The provider's first: what it holds was written by the gateway before, also while jobs run between the two reads.
         let provider = JournalReader::open(&self.journal("provider")).unwrap();
+        let gateway = JournalReader::open(&self.journal("gateway")).unwrap();
         let mut audit = Audit::default();
         for (id, state) in gateway.index().channels() {
             let promised = state.voucher.as_ref().map_or(Wei::ZERO, |voucher| voucher.cumulative);
