@@ -57,8 +57,10 @@ pub const OUTBOUND_MIN: usize = 8;
 pub const FEELER_MS: u64 = 120_000;
 /// The port of nodes where a DNS seed names none.
 pub const P2P_PORT: u16 = 9_700;
-/// A node with a QUIC address is given this long before it is dialled over TCP or a relay.
+/// A node with a QUIC address is given this long before it is dialled over TCP.
 const QUIC_FIRST_MS: u64 = 3_000;
+/// The same before it is dialled over a relay: one that keeps relays does not know whether everybody reaches it.
+const DIRECT_FIRST_MS: u64 = 500;
 /// DNS seeds at most.
 pub const SEEDS_MAX: usize = 16;
 
@@ -139,6 +141,8 @@ pub(crate) struct Discovery {
     dirty: AtomicBool,
     /// Something was told, or a connection was lost.
     wake: Notify,
+    /// The book has new addresses: a round that waits for slow dials goes on with these.
+    told: Notify,
     /// A node entered Kademlia's routing table.
     pub(crate) entered: Notify,
     /// Provider records kept for others, if Kademlia is on.
@@ -199,6 +203,7 @@ impl Discovery {
             rounds: AtomicU64::new(0),
             dirty: AtomicBool::new(false),
             wake: Notify::new(),
+            told: Notify::new(),
             entered: Notify::new(),
             store,
             metrics,
@@ -233,7 +238,11 @@ impl Discovery {
             return false;
         }
         // Where there is a QUIC address too, that one goes first.
-        let wait_ms = if direct.is_empty() { 0 } else { QUIC_FIRST_MS };
+        let wait_ms = match (direct.is_empty(), others.iter().any(is_circuit)) {
+            (true, _) => 0,
+            (false, true) => DIRECT_FIRST_MS,
+            (false, false) => QUIC_FIRST_MS,
+        };
         book.tell(node, others, record.expires(), now, wait_ms)
     }
 

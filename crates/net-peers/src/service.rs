@@ -165,8 +165,10 @@ pub async fn start_with_metrics(
     let admission = Admission::with_listed(config.limits, config.exempt_networks.clone());
     let door = RelayDoor::new(Arc::clone(&guard), Arc::clone(&clock), &config, metrics.reach.clone());
     let (circuits, client) = libp2p::relay::client::new(identity.public().to_peer_id());
-    let mut transport =
-        node_transport(transport(&config, Arc::clone(&keys), &admission, &guard, &metrics), Some(circuits))?;
+    let mut doors = transport(&config, Arc::clone(&keys), &admission, &guard, &metrics);
+    let contacted = Arc::new(Mutex::default());
+    doors.dialled = Some(reach::strangers::noted(&contacted, &clock));
+    let mut transport = node_transport(doors, Some(circuits))?;
     if config.relay.is_some() {
         transport = tallied(transport, metrics.reach.relayed_bytes.clone());
     }
@@ -198,7 +200,7 @@ pub async fn start_with_metrics(
         table: Mutex::new(Table::of(local_id)),
         bootstrapped: Mutex::default(),
         guard,
-        reach: ReachShared::new(&config, door, metrics.reach.clone()),
+        reach: ReachShared::new(&config, door, contacted, metrics.reach.clone()),
         kept: Mutex::default(),
         listening: Mutex::default(),
         events,

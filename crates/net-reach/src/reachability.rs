@@ -1,8 +1,11 @@
 //! Whether others can reach this node, told from what its operator says, what peers saw and what peers tried (NET-40). Pure.
 //!
-//! An address counts as reachable if the operator named it, or if a peer has connected to it from outside (AutoNAT v2). A
-//! node that has peers and no such address after a short while counts as unreachable, and so does one whose NAT was found
-//! to let nobody in. Times are milliseconds of any clock that does not go back.
+//! An address counts as reachable if the operator named it, or if a peer has connected to it from outside (AutoNAT v2). But
+//! a peer tries from an address that this node has written to, and a NAT that filters by address lets just those in. So the
+//! node counts as public only if the address is one of its own interfaces, or STUN found a NAT that lets everybody in, or
+//! somebody has come whom it never wrote to. A node that has peers and nothing of this after a short while counts as
+//! unreachable, and so does one whose NAT was found to let nobody in. Times are milliseconds of any clock that does not go
+//! back.
 
 use std::collections::BTreeMap;
 
@@ -41,13 +44,22 @@ impl Reachability {
     }
 }
 
+#[derive(Clone, Copy, Debug)]
+struct Confirmed {
+    at_ms: u64,
+    /// No NAT stands before it.
+    own: bool,
+}
+
 /// What is known of the way in, for addresses named by `A`.
 #[derive(Clone, Debug)]
 pub struct WayIn<A> {
     /// The operator named an address, which always wins.
     named: bool,
     /// Addresses that a peer connected to, and when.
-    confirmed: BTreeMap<A, u64>,
+    confirmed: BTreeMap<A, Confirmed>,
+    /// When somebody came last to whom this node had not written.
+    stranger: Option<u64>,
     /// What STUN said.
     nat: Option<NatKind>,
     /// Since when there have been peers.
@@ -60,18 +72,23 @@ impl<A: Ord + Clone> WayIn<A> {
     /// Nothing is known, except whether the operator named an address.
     #[must_use]
     pub const fn new(named: bool) -> Self {
-        Self { named, confirmed: BTreeMap::new(), nat: None, peers_since_ms: None, refuted: false }
+        Self { named, confirmed: BTreeMap::new(), stranger: None, nat: None, peers_since_ms: None, refuted: false }
     }
 
-    /// A peer tried to connect to an address from outside.
-    pub fn tried(&mut self, address: A, reached: bool, now_ms: u64) {
-        self.confirmed.retain(|_, at| now_ms.saturating_sub(*at) < CONFIRMED_MS);
+    /// A peer tried to connect to an address from outside. `own`: it is one of this node's interfaces.
+    pub fn tried(&mut self, address: A, own: bool, reached: bool, now_ms: u64) {
+        self.confirmed.retain(|_, confirmed| is_fresh(confirmed.at_ms, now_ms));
         if !reached {
             self.confirmed.remove(&address);
             self.refuted = true;
         } else if self.confirmed.len() < ADDRESSES_MAX || self.confirmed.contains_key(&address) {
-            self.confirmed.insert(address, now_ms);
+            self.confirmed.insert(address, Confirmed { at_ms: now_ms, own });
         }
+    }
+
+    /// Somebody connected from an address that this node has not written to.
+    pub const fn stranger_came(&mut self, now_ms: u64) {
+        self.stranger = Some(now_ms);
     }
 
     /// STUN told the kind of NAT.
@@ -86,21 +103,29 @@ impl<A: Ord + Clone> WayIn<A> {
 
     /// The network under this node has changed: what was found out no longer holds.
     pub fn changed(&mut self) {
-        (self.nat, self.refuted) = (None, false);
+        (self.nat, self.refuted, self.stranger) = (None, false, None);
         self.confirmed.clear();
     }
 
     /// The addresses that peers connected to lately.
     #[must_use]
     pub fn confirmed(&self, now_ms: u64) -> Vec<A> {
-        let fresh = |at: &u64| now_ms.saturating_sub(*at) < CONFIRMED_MS;
-        self.confirmed.iter().filter(|(_, at)| fresh(at)).map(|(address, _)| address.clone()).collect()
+        let fresh = self.confirmed.iter().filter(|(_, confirmed)| is_fresh(confirmed.at_ms, now_ms));
+        fresh.map(|(address, _)| address.clone()).collect()
+    }
+
+    /// Whether the addresses that peers connected to are open to everybody.
+    fn is_open(&self, now_ms: u64) -> bool {
+        let mut fresh = self.confirmed.values().filter(|confirmed| is_fresh(confirmed.at_ms, now_ms)).peekable();
+        let to_all = matches!(self.nat, Some(NatKind::Open | NatKind::FullCone))
+            || self.stranger.is_some_and(|at_ms| is_fresh(at_ms, now_ms));
+        (to_all && fresh.peek().is_some()) || fresh.any(|confirmed| confirmed.own)
     }
 
     /// The verdict now.
     #[must_use]
     pub fn verdict(&self, now_ms: u64) -> Reachability {
-        if self.named || !self.confirmed(now_ms).is_empty() {
+        if self.named || self.is_open(now_ms) {
             return Reachability::Public;
         }
         let lets_nobody_in = matches!(
@@ -113,6 +138,10 @@ impl<A: Ord + Clone> WayIn<A> {
     }
 }
 
+const fn is_fresh(at_ms: u64, now_ms: u64) -> bool {
+    now_ms.saturating_sub(at_ms) < CONFIRMED_MS
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -122,7 +151,7 @@ mod tests {
     #[test]
     fn an_address_that_the_operator_named_always_wins() {
         let mut way = WayIn::new(true);
-        way.tried(1, false, 0);
+        way.tried(1, false, false, 0);
         way.judged(NatKind::Symmetric);
         way.peers(true, 0);
         assert_eq!(way.verdict(1_000_000), Reachability::Public);
@@ -134,13 +163,32 @@ mod tests {
         let mut way = WayIn::new(false);
         way.peers(true, 0);
         assert_eq!(way.verdict(0), Reachability::Unknown);
-        way.tried(7, true, 10);
+        way.tried(7, true, true, 10);
         assert_eq!((way.verdict(10), way.confirmed(10)), (Reachability::Public, vec![7]));
         assert_eq!(way.verdict(10 + CONFIRMED_MS), Reachability::Private);
-        way.tried(7, true, 20 + CONFIRMED_MS);
+        way.tried(7, true, true, 20 + CONFIRMED_MS);
         assert_eq!(way.verdict(20 + CONFIRMED_MS), Reachability::Public);
-        way.tried(7, false, 30 + CONFIRMED_MS);
+        way.tried(7, true, false, 30 + CONFIRMED_MS);
         assert_eq!(way.verdict(30 + CONFIRMED_MS), Reachability::Private);
+    }
+
+    // row: NET-40
+    #[test]
+    fn behind_a_nat_what_a_known_peer_reached_needs_a_stranger_or_stun_to_count() {
+        let mut way = WayIn::new(false);
+        way.peers(true, 0);
+        way.tried(7, false, true, 10);
+        assert_eq!((way.verdict(10), way.confirmed(10)), (Reachability::Unknown, vec![7]));
+        assert_eq!(way.verdict(UNDECIDED_MS_MAX), Reachability::Private);
+        for open in [NatKind::FullCone, NatKind::Open] {
+            let mut told = way.clone();
+            told.judged(open);
+            assert_eq!(told.verdict(UNDECIDED_MS_MAX), Reachability::Public, "{open:?}");
+        }
+        way.stranger_came(UNDECIDED_MS_MAX);
+        assert_eq!(way.verdict(UNDECIDED_MS_MAX), Reachability::Public);
+        way.changed();
+        assert_eq!(way.verdict(UNDECIDED_MS_MAX), Reachability::Private);
     }
 
     // row: NET-40, NET-42
@@ -178,15 +226,20 @@ mod tests {
         // row: NET-40, NET-56
         #[test]
         fn public_means_that_a_confirmed_address_is_there_to_be_told(
-            story in prop::collection::vec((0u8..64, any::<bool>(), 0u64..CONFIRMED_MS), 1..200),
+            story in prop::collection::vec((0u8..64, any::<[bool; 3]>(), 0u64..CONFIRMED_MS), 1..200),
         ) {
             let mut way = WayIn::new(false);
             let mut now_ms = 0;
             way.peers(true, 0);
-            for (address, reached, later_ms) in story {
+            for (address, [own, reached, stranger], later_ms) in story {
                 now_ms += later_ms;
-                way.tried(address, reached, now_ms);
-                prop_assert_eq!(way.verdict(now_ms) == Reachability::Public, !way.confirmed(now_ms).is_empty());
+                way.tried(address, own, reached, now_ms);
+                if stranger {
+                    way.stranger_came(now_ms);
+                }
+                let public = way.verdict(now_ms) == Reachability::Public;
+                prop_assert!(!public || !way.confirmed(now_ms).is_empty());
+                prop_assert!(public || !(own && reached) || way.confirmed.len() == ADDRESSES_MAX);
                 prop_assert!(way.confirmed.len() <= ADDRESSES_MAX);
             }
         }

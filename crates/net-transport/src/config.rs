@@ -1,5 +1,6 @@
 //! What the transport is told, and the bounds it keeps.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -67,6 +68,9 @@ pub enum Congestion {
     Bbr,
 }
 
+/// Told of an address that this node begins to write to.
+pub type DialledFn = Arc<dyn Fn(IpAddr) + Send + Sync>;
+
 /// What a [`crate::QuicTransport`] is told.
 #[derive(Clone)]
 pub struct TransportConfig {
@@ -80,6 +84,8 @@ pub struct TransportConfig {
     pub admit: Option<AdmitFn>,
     /// Asked at the socket, before anything is decrypted: what it turns away costs next to nothing.
     pub gate: Option<GateFn>,
+    /// Told of every address that is dialled, over whichever transport.
+    pub dialled: Option<DialledFn>,
     /// Told of addresses that send first packets faster than anybody needs to.
     pub flooded: Option<FloodFn>,
     /// Through what every dial goes; `None` dials directly.
@@ -100,10 +106,18 @@ impl TransportConfig {
             admission: Admission::default(),
             admit: None,
             gate: None,
+            dialled: None,
             flooded: None,
             proxy: None,
             congestion: Congestion::default(),
             metrics: TransportMetrics::default(),
+        }
+    }
+
+    /// Tells who wants to know that an address is dialled.
+    pub(crate) fn tell_dialled(&self, ip: IpAddr) {
+        if let Some(dialled) = &self.dialled {
+            dialled(ip);
         }
     }
 }

@@ -117,6 +117,9 @@ impl Transport for TcpTransport {
         if self.config.proxy.is_some() {
             return Err(CoreError::MultiaddrNotSupported(address));
         }
+        if let Some(remote) = socket_address(&address) {
+            self.config.tell_dialled(remote.ip());
+        }
         let dialing = self.inner.dial(address.clone(), options).map_err(|error| error.map(TransportError::Io))?;
         let securer = Arc::clone(&self.securer);
         Ok(Box::pin(async move {

@@ -223,6 +223,7 @@ impl Transport for QuicTransport {
         let Some((remote, expected)) = parsed.filter(|_| self.parts.config.proxy.is_none()) else {
             return Err(CoreError::MultiaddrNotSupported(address));
         };
+        self.parts.config.tell_dialled(remote.ip());
         let endpoint = self.dialing_endpoint(remote, options.port_use).map_err(CoreError::Other)?;
         let upgrade = Arc::clone(&self.parts.upgrade);
         let client = self.parts.client.clone();

@@ -181,6 +181,7 @@ impl Finder {
         if self.discovery.config.pex {
             self.spawn(|finder| async move {
                 if finder.ask_one(peer).await.is_some_and(|found| found > 0) {
+                    finder.discovery.told.notify_one();
                     finder.discovery.wake.notify_one();
                 }
             });
@@ -247,15 +248,22 @@ impl Finder {
             self.dial_lists().await;
             tokio::join!(self.fill(), self.fill_relayed());
         };
-        let told = async {
-            let (from_seeds, from_peers, from_table) =
-                tokio::join!(self.ask_seeds(), self.ask_peers(), self.ask_table());
-            if from_seeds + from_peers + from_table > 0 {
-                self.book_changed();
-                tokio::join!(self.fill(), self.fill_relayed());
-            }
-        };
-        tokio::join!(known, told);
+        // What one source told is dialled while another still waits for an answer.
+        tokio::join!(
+            known,
+            self.dial_told(self.ask_seeds()),
+            self.dial_told(self.ask_peers()),
+            self.dial_told(self.ask_table())
+        );
+    }
+
+    /// Dials what a source told; it gives how many addresses were new.
+    async fn dial_told(&self, source: impl Future<Output = usize>) {
+        if source.await > 0 {
+            self.book_changed();
+            self.discovery.told.notify_one();
+            tokio::join!(self.fill(), self.fill_relayed());
+        }
     }
 
     async fn answer_all(&self, mut acceptor: Acceptor) {

@@ -8,6 +8,7 @@ mod door;
 mod keep;
 mod observed;
 mod records;
+pub(super) mod strangers;
 mod tally;
 mod tidy;
 
@@ -23,13 +24,14 @@ use libp2p::swarm::{ConnectionId, NetworkBehaviour};
 use libp2p::{PeerId, Swarm, autonat, dcutr, identify, relay};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+use trellis_net_reach::contacted::Contacted;
 use trellis_net_reach::reachability::{Reachability, WayIn};
 use trellis_net_reach::relay::keeper::{RelayEvent, RelayKeeper, RelayStage};
 use trellis_net_transport::direct_ip;
 use trellis_primitives::{NodeId, UnixMs};
 
 pub(crate) use self::door::RelayDoor;
-use self::observed::Observed;
+use self::observed::{Observed, candidates};
 pub(super) use self::tally::Tallied;
 use super::NodeShared;
 use super::swarm::Behaviour;
@@ -94,6 +96,8 @@ pub(super) fn begin(shared: &Arc<NodeShared>) {
 pub(crate) struct ReachShared {
     keeper: Mutex<RelayKeeper<PeerId>>,
     way: Mutex<WayIn<Multiaddr>>,
+    /// Whom this node has written to.
+    contacted: Arc<Mutex<Contacted>>,
     /// Where relays that are not connected can be found.
     known: Mutex<BTreeMap<PeerId, Vec<Multiaddr>>>,
     /// The addresses of this node over its relays, as its record tells them.
@@ -104,11 +108,17 @@ pub(crate) struct ReachShared {
 }
 
 impl ReachShared {
-    pub(super) fn new(config: &NetConfig, door: Arc<RelayDoor>, metrics: ReachMetrics) -> Self {
+    pub(super) fn new(
+        config: &NetConfig,
+        door: Arc<RelayDoor>,
+        contacted: Arc<Mutex<Contacted>>,
+        metrics: ReachMetrics,
+    ) -> Self {
         let named = config.external_addresses.iter().any(|text| is_public(text)) || config.relay.is_some();
         Self {
             keeper: Mutex::new(RelayKeeper::new(if config.proxy.is_none() { config.relays_wanted } else { 0 })),
             way: Mutex::new(WayIn::new(named)),
+            contacted,
             known: Mutex::default(),
             circuits: Mutex::default(),
             door,
@@ -267,7 +277,10 @@ impl Reaching {
         if shared.table.lock().is_relayed(connection) {
             return;
         }
-        swarm.behaviour_mut().reach.observed.push(info.observed_addr.clone());
+        let listening = shared.listening.lock().clone();
+        for candidate in candidates(&info.observed_addr, &listening) {
+            swarm.behaviour_mut().reach.observed.push(candidate);
+        }
     }
 
     /// Something happened in the behaviours.
@@ -290,7 +303,9 @@ impl Reaching {
             ReachEvent::Tester(event) => {
                 let reached = event.result.is_ok();
                 tracing::debug!(address = %event.tested_addr, reached, "a peer tried an address of this node");
-                shared.reach.way.lock().tried(event.tested_addr, reached, shared.clock.now().0);
+                let ip = direct_ip(&event.tested_addr);
+                let own = shared.listening.lock().iter().any(|at| ip.is_some() && direct_ip(at) == ip);
+                shared.reach.way.lock().tried(event.tested_addr, own, reached, shared.clock.now().0);
                 shared.reach.wake.notify_one();
             }
             ReachEvent::Observed(never) => match never {},

@@ -350,6 +350,7 @@ impl Service {
             // AutoNAT dialled it for a peer; it closes when the answer is given.
             return;
         }
+        self.shared.arrived(endpoint);
         let route = Route::of(endpoint, self.shared.clock.now());
         let (address, relayed) = (route.address.clone(), route.relayed);
         let session = fresh.handle.session.clone();

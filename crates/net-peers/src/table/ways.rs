@@ -1,6 +1,7 @@
 //! The table's answers about ways: which connection to a peer is used, which relays there are, which connections may go.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use libp2p::PeerId;
@@ -37,6 +38,12 @@ impl Table {
     /// Whether a connection goes through a relay.
     pub(crate) fn is_relayed(&self, connection: ConnectionId) -> bool {
         self.routes.get(&connection).is_some_and(|route| route.relayed)
+    }
+
+    /// Whether somebody is connected from or at an address, without a relay between.
+    pub(crate) fn has_connection_from(&self, ip: IpAddr) -> bool {
+        let direct = self.connections.iter().filter(|(connection, _)| !self.is_relayed(**connection));
+        direct.filter_map(|(_, (_, handle))| handle.session.ip()).any(|known| known.to_canonical() == ip.to_canonical())
     }
 
     /// The libp2p name of who is at the other end of a connection.

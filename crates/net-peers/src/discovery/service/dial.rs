@@ -114,7 +114,11 @@ impl Finder {
                 dialled += 1;
                 running.push(self.dial(next));
             }
-            match running.next().await {
+            let ended = tokio::select! {
+                ended = running.next() => ended,
+                () = self.discovery.told.notified(), if running.len() < at_once => continue,
+            };
+            match ended {
                 Some(true) => connected += 1,
                 Some(false) => {}
                 None => break,

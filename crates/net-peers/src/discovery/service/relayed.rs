@@ -1,6 +1,7 @@
 //! Dialling nodes over relays.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use futures::StreamExt;
 use libp2p::PeerId;
@@ -8,6 +9,7 @@ use trellis_primitives::NodeId;
 
 use super::Finder;
 use super::dial::DIALS_AT_ONCE_MAX;
+use crate::discovery::DIRECT_FIRST_MS;
 use crate::reason::DisconnectReason;
 use crate::table::route::target_of;
 
@@ -17,9 +19,14 @@ const DIALS_PER_ROUND_MAX: usize = 16;
 const WAYS_AT_ONCE_MAX: usize = 8;
 
 impl Finder {
-    /// Dials at once, beside the rounds, because a new way was told: a round may be busy with an address that is dead.
+    /// Dials at once, beside the rounds, because a new way was told: a round may be busy with an address that is dead. Then
+    /// once more, for nodes whose direct address is given some time first.
     pub(super) fn follow_ways(&self) {
-        self.spawn(|finder| async move { finder.fill_relayed().await });
+        self.spawn(|finder| async move {
+            finder.fill_relayed().await;
+            tokio::time::sleep(Duration::from_millis(DIRECT_FIRST_MS)).await;
+            finder.fill_relayed().await;
+        });
     }
 
     /// Dials nodes over relays until enough outbound connections stand or nobody is left to dial.

@@ -4,13 +4,14 @@
 //! outgoing connection. This node dials from the port that it listens on, so behind a NAT that changes ports the replaced
 //! one is wrong and the seen one is right; the seen one is told here.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::convert::Infallible;
 use std::task::{Context, Poll, Waker};
 
 use libp2p::PeerId;
 use libp2p::core::transport::PortUse;
 use libp2p::core::{Endpoint, Multiaddr};
+use libp2p::multiaddr::Protocol as Part;
 use libp2p::swarm::{
     ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm,
     dummy,
@@ -18,6 +19,23 @@ use libp2p::swarm::{
 
 use crate::table::route::is_circuit;
 
+/// An observed address, and, where the NAT leaves ports as they are, the same host at every other port that this node
+/// listens on: a peer behind a firewall may be able to reach just one of them.
+pub(super) fn candidates(observed: &Multiaddr, listening: &[Multiaddr]) -> Vec<Multiaddr> {
+    let place = |address: &Multiaddr| -> Multiaddr {
+        address.iter().skip(1).filter(|part| !matches!(part, Part::P2p(_))).collect()
+    };
+    let ports: BTreeSet<Multiaddr> = listening.iter().map(place).collect();
+    let (seen, mut found) = (place(observed), vec![observed.clone()]);
+    if let Some(host) = observed.iter().next().filter(|_| ports.contains(&seen)) {
+        let others = ports.iter().filter(|other| **other != seen).take(LISTENING_MAX);
+        found.extend(others.map(|parts| std::iter::once(host.clone()).chain(parts.iter()).collect::<Multiaddr>()));
+    }
+    found
+}
+
+/// Ports that are tried for one observation.
+const LISTENING_MAX: usize = 8;
 /// Observations that wait to be told; beyond it the oldest are dropped.
 const WAITING_MAX: usize = 64;
 
@@ -106,6 +124,25 @@ mod tests {
         observed.push(format!("/p2p/{}/p2p-circuit", PeerId::random()).parse().unwrap());
         assert_eq!(next(&mut observed), Some(seen));
         assert_eq!(next(&mut observed), None);
+    }
+
+    // row: NET-40, NET-43
+    #[test]
+    fn where_ports_are_left_as_they_are_every_port_is_a_candidate() {
+        let of = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<Multiaddr>>();
+        let listening = of(&[
+            "/ip4/127.0.0.1/udp/9701/quic-v1",
+            "/ip4/192.168.1.10/udp/9701/quic-v1",
+            "/ip4/192.168.1.10/tcp/9701",
+            "/ip4/192.168.1.10/tcp/443",
+        ]);
+        let mut found = candidates(&"/ip4/11.1.0.2/udp/9701/quic-v1".parse().unwrap(), &listening);
+        found.sort();
+        let mut all = of(&["/ip4/11.1.0.2/udp/9701/quic-v1", "/ip4/11.1.0.2/tcp/9701", "/ip4/11.1.0.2/tcp/443"]);
+        all.sort();
+        assert_eq!(found, all);
+        let changed: Multiaddr = "/ip4/11.1.0.2/udp/23456/quic-v1".parse().unwrap();
+        assert_eq!(candidates(&changed, &listening), [changed]);
     }
 
     // row: NET-56
