@@ -283,6 +283,47 @@ fn netcheck_maps_a_port_in_a_router_that_can_and_leaves_nothing_behind() {
     assert_eq!(none["port_mapping"]["works"], false, "{none:#}");
 }
 
+// row: NET-41
+#[test]
+fn a_provider_keeps_a_port_of_its_router_and_a_home_that_no_hole_can_be_punched_to_reaches_it() {
+    let lab = Lab::up(&["symmetric", "symmetric"]);
+    lab.natlab(&["upnp", "h1"]);
+    let rules = || Value::from(lab.natlab(&["exec", "r1", "nft", "list", "table", "inet", "filter"]));
+    let before = rules();
+    let public = Public::start(&lab);
+    public.provider.kill();
+    let provider = public.provider_at(&lab, "h1", 1);
+    let reach = until(|| provider.status()["reach"].clone(), |reach| reach["reachability"] == "public");
+    let mapped: Vec<&str> = reach["mapped"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    assert!(mapped.iter().all(|address| address.starts_with("/ip4/11.1.0.2/")) && mapped.len() == 2, "{reach:#}");
+    assert!(!reach["confirmed"].as_array().unwrap().is_empty(), "{reach:#}");
+
+    let gateway = public.gateway(&lab, "h2", 2);
+    assert!(finds_a_provider(&lab, "h2", connected()), "no provider");
+    let answer = until_paid(&lab, "h2");
+    assert_eq!(answer.trellis["provider"], provider.status()["node_id"], "{answer:?}");
+    let peers = gateway.trellis(&["peer", "list", "--filter", "connected", "--json"]).succeeded().json();
+    let entry = peers["peers"].as_array().unwrap().iter().find(|peer| peer["id"] == answer.trellis["provider"]);
+    assert_eq!(entry.map(|peer| peer["path"].clone()), Some("direct".into()), "{peers:#}");
+
+    assert_ne!(rules(), before, "nothing is mapped");
+    provider.stop();
+    until(rules, |now| *now == before);
+}
+
+/// Asks for jobs until one is done; a provider that has ended is known for a moment more.
+fn until_paid(lab: &Lab, host: &str) -> Answer {
+    let deadline = Instant::now() + Duration::from_secs(RECOVERY_SECONDS_MAX);
+    loop {
+        let answer = job_at(lab, host, chat("Hello", 4, true));
+        if answer.is_paid_answer() {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "{answer:?}");
+        std::thread::sleep(Duration::from_millis(250));
+    }
+}
+
 /// Repeats a question until its answer is as wanted; fails with the last one.
 fn until(ask: impl Fn() -> Value, wanted: impl Fn(&Value) -> bool) -> Value {
     let deadline = Instant::now() + Duration::from_secs(RECOVERY_SECONDS_MAX * 2);

@@ -106,6 +106,8 @@ pub struct NetConfig {
     pub relay: Option<RelayProfile>,
     /// Reservations at relays that are kept while this node cannot be reached otherwise; 0 for none.
     pub relays_wanted: usize,
+    /// Whether a router that lets nobody in is asked to map the ports listened at (NET-41).
+    pub map_ports: bool,
     /// Where this node is, in the operator's words (`eu-west`); relays of the same region are asked first. May be empty.
     pub region: String,
     /// Accounts of the committee: local reputation never closes or throttles their nodes.
@@ -143,6 +145,7 @@ impl NetConfig {
             thresholds: Thresholds::default(),
             relay: None,
             relays_wanted: RELAYS_WANTED,
+            map_ports: false,
             region: String::new(),
             committee: Vec::new(),
         }

@@ -86,6 +86,8 @@ pub(crate) enum Command {
         relay: PeerId,
         at: Multiaddr,
     },
+    /// This node may be reachable at an address.
+    Candidate(Multiaddr),
     /// Give a relay its reservation back.
     Release {
         relay: PeerId,

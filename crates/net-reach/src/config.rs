@@ -24,6 +24,8 @@ pub const MAP_REQUEST_MS: u64 = 400;
 pub const MAP_RETRIES: usize = 2;
 /// The lease of a mapping that is made only to see that it can be, in seconds.
 pub const TRIAL_LEASE_SECONDS: u32 = 60;
+/// The lease of a mapping that a node keeps, in seconds; it is renewed at half of it.
+pub const LEASE_SECONDS: u32 = 1_200;
 /// A STUN check ends within this, however many servers answer by halves, in milliseconds.
 pub const CHECK_MS_MAX: u64 = 6_000;
 /// Of what a router says for a refusal so many characters are kept.

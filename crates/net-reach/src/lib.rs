@@ -18,7 +18,7 @@ pub use message::{Answer, Request};
 pub use nat::{
     Classified, Filtering, Findings, Mapping, NatKind, ServerFinding, TcpCheck, classify, double_nat, is_public,
 };
-pub use portmap::{Attempt, Lease, MapProtocol, Router, Survey, default_gateway, survey};
+pub use portmap::{Attempt, Carrier, Inner, Lease, MapProtocol, Router, Survey, default_gateway, survey};
 pub use service::{ResolvedServer, check_stun, check_tcp, own_address, resolve};
 pub use state::{Probe, Socket, Step};
 pub use verdict::{Level, Situation, Verdict, verdict};

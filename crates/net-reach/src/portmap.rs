@@ -33,6 +33,40 @@ pub enum MapProtocol {
     Upnp,
 }
 
+/// What a mapped port is for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Carrier {
+    /// QUIC.
+    Udp,
+    /// TCP.
+    Tcp,
+}
+
+impl Carrier {
+    const fn crab(self) -> InternetProtocol {
+        match self {
+            Self::Udp => InternetProtocol::Udp,
+            Self::Tcp => InternetProtocol::Tcp,
+        }
+    }
+
+    const fn igd(self) -> PortMappingProtocol {
+        match self {
+            Self::Udp => PortMappingProtocol::UDP,
+            Self::Tcp => PortMappingProtocol::TCP,
+        }
+    }
+}
+
+/// A port of this machine that is to be mapped.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Inner {
+    /// What it is for.
+    pub carrier: Carrier,
+    /// Its number.
+    pub port: NonZeroU16,
+}
+
 /// The router that this machine's packets leave through.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Router {
@@ -102,7 +136,7 @@ impl Survey {
     }
 }
 
-/// A mapped UDP port. It ends by itself when it is neither renewed nor released.
+/// A mapped port. It ends by itself when it is neither renewed nor released.
 #[derive(Debug)]
 pub struct Lease {
     /// Where the Internet reaches it.
@@ -115,7 +149,7 @@ pub struct Lease {
 #[derive(Debug)]
 enum Held {
     Crab(Box<PortMapping>),
-    Upnp { gateway: Box<Gateway<Tokio>>, own: SocketAddr },
+    Upnp { gateway: Box<Gateway<Tokio>>, carrier: Carrier, own: SocketAddr },
 }
 
 impl Lease {
@@ -142,14 +176,8 @@ impl Lease {
                 self.external.set_port(mapping.external_port().get());
                 Ok(())
             }
-            Held::Upnp { gateway, own } => {
-                let work = gateway.add_port(
-                    PortMappingProtocol::UDP,
-                    self.external.port(),
-                    *own,
-                    self.lifetime_s,
-                    DESCRIPTION,
-                );
+            Held::Upnp { gateway, carrier, own } => {
+                let work = gateway.add_port(carrier.igd(), self.external.port(), *own, self.lifetime_s, DESCRIPTION);
                 upnp(work).await
             }
         }
@@ -162,15 +190,13 @@ impl Lease {
     pub async fn release(self) -> Result<(), MapError> {
         match self.held {
             Held::Crab(mapping) => mapping.try_drop().await.map_err(|(error, _)| refused(error)),
-            Held::Upnp { gateway, .. } => {
-                upnp(gateway.remove_port(PortMappingProtocol::UDP, self.external.port())).await
-            }
+            Held::Upnp { gateway, carrier, .. } => upnp(gateway.remove_port(carrier.igd(), self.external.port())).await,
         }
     }
 }
 
-/// Asks by all three protocols at once and keeps one mapping of a UDP port.
-pub async fn survey(router: Router, port: NonZeroU16, lifetime_s: u32) -> Survey {
+/// Asks by all three protocols at once and keeps one mapping of a port.
+pub async fn survey(router: Router, port: Inner, lifetime_s: u32) -> Survey {
     let (pcp, natpmp, upnp) =
         tokio::join!(map_by_pcp(router, port, lifetime_s), natpmp_external(router), find_upnp(router));
     let mut attempts = Vec::new();
@@ -207,8 +233,8 @@ const fn patience() -> TimeoutConfig {
     }
 }
 
-async fn map_by_pcp(router: Router, port: NonZeroU16, lifetime_s: u32) -> Result<Lease, MapError> {
-    let request = pcp::BaseMapRequest::new(router.gateway.into(), router.own.into(), InternetProtocol::Udp, port);
+async fn map_by_pcp(router: Router, port: Inner, lifetime_s: u32) -> Result<Lease, MapError> {
+    let request = pcp::BaseMapRequest::new(router.gateway.into(), router.own.into(), port.carrier.crab(), port.port);
     let mapping = pcp::port_mapping(request, None, None, options(lifetime_s)).await.map_err(|error| match error {
         pcp::Failure::Timeout | pcp::Failure::Socket(_) => MapError::Silent,
         other => refused(other),
@@ -229,8 +255,9 @@ async fn natpmp_external(router: Router) -> Result<IpAddr, MapError> {
     public(IpAddr::V4(external.map_err(natpmp_error)?))
 }
 
-async fn map_by_natpmp(router: Router, port: NonZeroU16, lifetime_s: u32, external: IpAddr) -> Result<Lease, MapError> {
-    let mapping = natpmp::port_mapping(router.gateway.into(), InternetProtocol::Udp, port, options(lifetime_s)).await;
+async fn map_by_natpmp(router: Router, port: Inner, lifetime_s: u32, external: IpAddr) -> Result<Lease, MapError> {
+    let mapping =
+        natpmp::port_mapping(router.gateway.into(), port.carrier.crab(), port.port, options(lifetime_s)).await;
     crab_lease(mapping.map_err(natpmp_error)?, external).await
 }
 
@@ -270,13 +297,13 @@ async fn find_upnp(router: Router) -> Result<(Box<Gateway<Tokio>>, IpAddr), MapE
 async fn map_by_upnp(
     gateway: Box<Gateway<Tokio>>,
     router: Router,
-    port: NonZeroU16,
+    port: Inner,
     lifetime_s: u32,
     external: IpAddr,
 ) -> Result<Lease, MapError> {
-    let own = SocketAddr::new(router.own.into(), port.get());
-    let made = upnp(gateway.add_any_port(PortMappingProtocol::UDP, own, lifetime_s, DESCRIPTION)).await?;
-    Ok(Lease { external: SocketAddr::new(external, made), lifetime_s, held: Held::Upnp { gateway, own } })
+    let (carrier, own) = (port.carrier, SocketAddr::new(router.own.into(), port.port.get()));
+    let made = upnp(gateway.add_any_port(carrier.igd(), own, lifetime_s, DESCRIPTION)).await?;
+    Ok(Lease { external: SocketAddr::new(external, made), lifetime_s, held: Held::Upnp { gateway, carrier, own } })
 }
 
 fn public(external: IpAddr) -> Result<IpAddr, MapError> {
@@ -327,7 +354,8 @@ mod tests {
     async fn a_router_that_speaks_none_of_the_three_is_said_to_be_silent_in_bounded_time() {
         let router = Router { gateway: Ipv4Addr::LOCALHOST, own: Ipv4Addr::LOCALHOST };
         let began = std::time::Instant::now();
-        let survey = survey(router, NonZeroU16::new(40_000).unwrap(), 60).await;
+        let inner = Inner { carrier: Carrier::Tcp, port: NonZeroU16::new(40_000).unwrap() };
+        let survey = survey(router, inner, 60).await;
         assert!(survey.lease.is_none() && survey.router_external().is_none());
         assert_eq!(survey.attempts.len(), 3);
         for attempt in &survey.attempts {

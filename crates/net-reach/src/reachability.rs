@@ -47,8 +47,14 @@ impl Reachability {
 #[derive(Clone, Copy, Debug)]
 struct Confirmed {
     at_ms: u64,
-    /// No NAT stands before it.
+    /// No NAT stands before it, or one that was told to let everybody in: this does not grow old.
     own: bool,
+}
+
+impl Confirmed {
+    const fn holds(&self, now_ms: u64) -> bool {
+        self.own || is_fresh(self.at_ms, now_ms)
+    }
 }
 
 /// What is known of the way in, for addresses named by `A`.
@@ -75,9 +81,10 @@ impl<A: Ord + Clone> WayIn<A> {
         Self { named, confirmed: BTreeMap::new(), stranger: None, nat: None, peers_since_ms: None, refuted: false }
     }
 
-    /// A peer tried to connect to an address from outside. `own`: it is one of this node's interfaces.
+    /// A peer tried to connect to an address from outside. `own`: it is one of this node's interfaces, or a port
+    /// that the router maps to it.
     pub fn tried(&mut self, address: A, own: bool, reached: bool, now_ms: u64) {
-        self.confirmed.retain(|_, confirmed| is_fresh(confirmed.at_ms, now_ms));
+        self.confirmed.retain(|_, confirmed| confirmed.holds(now_ms));
         if !reached {
             self.confirmed.remove(&address);
             self.refuted = true;
@@ -86,9 +93,12 @@ impl<A: Ord + Clone> WayIn<A> {
         }
     }
 
-    /// Somebody connected from an address that this node has not written to.
-    pub const fn stranger_came(&mut self, now_ms: u64) {
+    /// Somebody connected from an address that this node has not written to: what was confirmed still holds.
+    pub fn stranger_came(&mut self, now_ms: u64) {
         self.stranger = Some(now_ms);
+        for confirmed in self.confirmed.values_mut().filter(|confirmed| confirmed.holds(now_ms)) {
+            confirmed.at_ms = now_ms;
+        }
     }
 
     /// STUN told the kind of NAT.
@@ -101,6 +111,11 @@ impl<A: Ord + Clone> WayIn<A> {
         self.peers_since_ms = connected.then(|| self.peers_since_ms.unwrap_or(now_ms));
     }
 
+    /// Addresses of this node's own are gone: an interface went down, a mapping ended.
+    pub fn gone(&mut self, is_gone: impl Fn(&A) -> bool) {
+        self.confirmed.retain(|address, _| !is_gone(address));
+    }
+
     /// The network under this node has changed: what was found out no longer holds.
     pub fn changed(&mut self) {
         (self.nat, self.refuted, self.stranger) = (None, false, None);
@@ -110,16 +125,16 @@ impl<A: Ord + Clone> WayIn<A> {
     /// The addresses that peers connected to lately.
     #[must_use]
     pub fn confirmed(&self, now_ms: u64) -> Vec<A> {
-        let fresh = self.confirmed.iter().filter(|(_, confirmed)| is_fresh(confirmed.at_ms, now_ms));
-        fresh.map(|(address, _)| address.clone()).collect()
+        let holds = self.confirmed.iter().filter(|(_, confirmed)| confirmed.holds(now_ms));
+        holds.map(|(address, _)| address.clone()).collect()
     }
 
     /// Whether the addresses that peers connected to are open to everybody.
     fn is_open(&self, now_ms: u64) -> bool {
-        let mut fresh = self.confirmed.values().filter(|confirmed| is_fresh(confirmed.at_ms, now_ms)).peekable();
+        let mut hold = self.confirmed.values().filter(|confirmed| confirmed.holds(now_ms)).peekable();
         let to_all = matches!(self.nat, Some(NatKind::Open | NatKind::FullCone))
             || self.stranger.is_some_and(|at_ms| is_fresh(at_ms, now_ms));
-        (to_all && fresh.peek().is_some()) || fresh.any(|confirmed| confirmed.own)
+        (to_all && hold.peek().is_some()) || hold.any(|confirmed| confirmed.own)
     }
 
     /// The verdict now.
@@ -163,13 +178,20 @@ mod tests {
         let mut way = WayIn::new(false);
         way.peers(true, 0);
         assert_eq!(way.verdict(0), Reachability::Unknown);
-        way.tried(7, true, true, 10);
-        assert_eq!((way.verdict(10), way.confirmed(10)), (Reachability::Public, vec![7]));
-        assert_eq!(way.verdict(10 + CONFIRMED_MS), Reachability::Private);
-        way.tried(7, true, true, 20 + CONFIRMED_MS);
-        assert_eq!(way.verdict(20 + CONFIRMED_MS), Reachability::Public);
-        way.tried(7, true, false, 30 + CONFIRMED_MS);
+        way.tried(7, false, true, 10);
+        way.stranger_came(20);
+        assert_eq!((way.verdict(20), way.confirmed(20)), (Reachability::Public, vec![7]));
+        assert_eq!(way.verdict(19 + CONFIRMED_MS), Reachability::Public);
+        assert_eq!(way.verdict(20 + CONFIRMED_MS), Reachability::Private);
+        way.tried(7, false, true, 20 + CONFIRMED_MS);
+        way.stranger_came(30 + CONFIRMED_MS);
+        assert_eq!(way.verdict(30 + CONFIRMED_MS), Reachability::Public);
+        way.tried(7, false, false, 30 + CONFIRMED_MS);
         assert_eq!(way.verdict(30 + CONFIRMED_MS), Reachability::Private);
+        way.tried(8, true, true, 40 + CONFIRMED_MS);
+        assert_eq!(way.verdict(40 + 9 * CONFIRMED_MS), Reachability::Public, "an interface does not grow old");
+        way.gone(|address| *address == 8);
+        assert_eq!(way.verdict(40 + 9 * CONFIRMED_MS), Reachability::Private);
     }
 
     // row: NET-40

@@ -80,7 +80,7 @@ async fn run(cli: Cli, matches: &clap::ArgMatches) -> Result<()> {
         Command::Relay(given) => role::relay::run(settle(&given, "relay")?, datadir).await,
         Command::DnsSeed { args, given } => role::dnsseed::run(settle(&given, "dnsseed")?, &args, datadir).await,
         Command::Status(list) => command::status::run(list, datadir).await,
-        Command::Netcheck(args) => command::netcheck::run(&args).await,
+        Command::Netcheck(args) => command::netcheck::run(&args, datadir).await,
         Command::Peer(peer) => command::peer::run(peer, datadir).await,
         Command::Bandwidth { up, down, asked } => command::bandwidth::run(up, down, &asked, datadir).await,
         Command::Ping { id, count, asked } => command::ping::run(&id, count, &asked, datadir).await,

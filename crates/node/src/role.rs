@@ -182,6 +182,7 @@ fn net_config(
 ) -> Result<NetConfig> {
     let mut config = NetConfig::new(chain.spec.genesis.chain_id, chain.spec.network_magic(), chain.genesis_hash);
     config.relays_wanted = usize::from(settings.relays);
+    config.map_ports = settings.map_ports;
     config.relay = relay::profile(roles, &settings.relay_profile)?;
     config.region = relay::region(&settings.region)?;
     proxy::configure(settings, &mut config)?;

@@ -34,6 +34,9 @@ pub struct Given {
     /// Relays that hold a place for this node while it cannot be reached otherwise; 0 for none.
     #[arg(long, env = "TRELLIS_RELAYS", value_name = "COUNT", value_parser = clap::value_parser!(u8).range(0..=3))]
     pub relays: Option<u8>,
+    /// Ask the home router for a port by PCP, NAT-PMP and UPnP where nobody gets in otherwise; given back at the end.
+    #[arg(long, env = "TRELLIS_MAP_PORTS", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub map_ports: Option<bool>,
     /// Size of a relay: `infra`, `standard` or `home`.
     #[arg(long, env = "TRELLIS_RELAY_PROFILE", value_name = "PROFILE")]
     pub relay_profile: Option<String>,
@@ -159,6 +162,7 @@ pub struct Settings {
     pub onion_only: bool,
     pub region: String,
     pub relays: u8,
+    pub map_ports: bool,
     pub relay_profile: String,
     pub peers: Vec<String>,
     pub dns_seed: Vec<String>,
@@ -205,6 +209,7 @@ impl Default for Settings {
             onion_only: false,
             region: String::new(),
             relays: 2,
+            map_ports: true,
             relay_profile: "infra".into(),
             peers: Vec::new(),
             dns_seed: Vec::new(),

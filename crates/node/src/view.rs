@@ -63,6 +63,7 @@ pub fn reach_json(report: &ReachReport) -> Value {
     json!({
         "reachability": report.reachability,
         "confirmed": report.confirmed,
+        "mapped": report.mapped,
         "relays": report.relays.iter().map(relay).collect::<Vec<_>>(),
         "circuits": report.circuits,
         "reservations_given": report.reservations_given,

@@ -42,6 +42,13 @@ impl Public {
         Self { provider, _aggregator: aggregator, _validator: validator, peers }
     }
 
+    /// Starts a provider at home that listens on QUIC and TCP.
+    pub fn provider_at(&self, lab: &Lab, host: &str, account: u32) -> Node {
+        let everywhere = listens_everywhere("0.0.0.0", &[9701]);
+        let more = ["--rpc", RPC, "--peers", &self.peers, "--listen", &everywhere];
+        lab.node(host, &without_listen(flags_at("provider", "0.0.0.0", 9701, account, &more)).words())
+    }
+
     /// Starts a gateway on a host; the test accounts of homes are apart from those of the public side.
     pub fn gateway(&self, lab: &Lab, host: &str, account: u32) -> Node {
         let more = ["--rpc", RPC, "--peers", &self.peers, "--http-listen", "127.0.0.1:8080"];

@@ -213,7 +213,7 @@ impl Network for NetHandle {
 
     async fn shutdown(&self) {
         self.shared.closing.cancel();
-        self.shared.save_book().await;
+        tokio::join!(self.shared.save_book(), self.shared.give_ports_back());
         let handshaken: Vec<_> = {
             let table = self.shared.table.lock();
             let all = table.all_connections();

@@ -6,13 +6,15 @@
 
 mod door;
 mod keep;
+mod mapping;
 mod observed;
+pub(super) mod quiet;
 mod records;
 pub(super) mod strangers;
 mod tally;
 mod tidy;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use libp2p::core::Multiaddr;
@@ -90,6 +92,7 @@ pub(super) fn begin(shared: &Arc<NodeShared>) {
         Err(error) => tracing::warn!(%error, "renewed records are not taken"),
     }
     tokio::spawn(keep::keep_reachable(Arc::clone(shared)));
+    tokio::spawn(mapping::keep_mapped(Arc::clone(shared)));
 }
 
 /// What the handle, the tasks and the service share.
@@ -98,6 +101,10 @@ pub(crate) struct ReachShared {
     way: Mutex<WayIn<Multiaddr>>,
     /// Whom this node has written to.
     contacted: Arc<Mutex<Contacted>>,
+    /// Ports of the router that lead here.
+    leases: tokio::sync::Mutex<mapping::Leases>,
+    /// Their addresses.
+    mapped: Mutex<BTreeSet<Multiaddr>>,
     /// Where relays that are not connected can be found.
     known: Mutex<BTreeMap<PeerId, Vec<Multiaddr>>>,
     /// The addresses of this node over its relays, as its record tells them.
@@ -119,6 +126,8 @@ impl ReachShared {
             keeper: Mutex::new(RelayKeeper::new(if config.proxy.is_none() { config.relays_wanted } else { 0 })),
             way: Mutex::new(WayIn::new(named)),
             contacted,
+            leases: tokio::sync::Mutex::default(),
+            mapped: Mutex::default(),
             known: Mutex::default(),
             circuits: Mutex::default(),
             door,
@@ -168,6 +177,8 @@ pub struct ReachReport {
     pub reachability: Reachability,
     /// Its addresses that a peer has connected to from outside.
     pub confirmed: Vec<String>,
+    /// Its addresses at ports that the router maps to it.
+    pub mapped: Vec<String>,
     /// The relays that it knows: PeerId, stage, and round-trip time in milliseconds where it was measured.
     pub relays: Vec<(String, RelayStage, Option<f64>)>,
     /// Its addresses over relays.
@@ -190,6 +201,7 @@ impl NodeShared {
         ReachReport {
             reachability: way.verdict(now_ms),
             confirmed: way.confirmed(now_ms).iter().map(ToString::to_string).collect(),
+            mapped: self.reach.mapped.lock().iter().map(ToString::to_string).collect(),
             relays: self.reach.keeper.lock().all().map(of).collect(),
             circuits: self.reach.circuits(),
             reservations_given,
@@ -247,11 +259,19 @@ impl Reaching {
         if self.reservations.contains_key(&listener) || is_circuit(address) {
             return true;
         }
+        if is_public(&address.to_string()) {
+            Self::candidate(swarm, address);
+        }
         if shared.config.relay.is_some() {
             // A relay names its addresses in every reservation, and must have one.
             swarm.add_external_address(address.clone());
         }
         false
+    }
+
+    /// This node may be reachable at an address: peers are asked to try it.
+    pub(super) fn candidate(swarm: &mut Swarm<Behaviour>, address: &Multiaddr) {
+        swarm.behaviour_mut().reach.observed.push(address.clone());
     }
 
     /// A listener ended. A reservation that ends before it was given back is lost.
@@ -274,12 +294,13 @@ impl Reaching {
         connection: ConnectionId,
         info: &identify::Info,
     ) {
-        if shared.table.lock().is_relayed(connection) {
+        // Whoever connects to this node is not believed: it could tell anything at no cost.
+        if !shared.table.lock().is_dialled_direct(connection) {
             return;
         }
         let listening = shared.listening.lock().clone();
         for candidate in candidates(&info.observed_addr, &listening) {
-            swarm.behaviour_mut().reach.observed.push(candidate);
+            Self::candidate(swarm, &candidate);
         }
     }
 
@@ -304,7 +325,8 @@ impl Reaching {
                 let reached = event.result.is_ok();
                 tracing::debug!(address = %event.tested_addr, reached, "a peer tried an address of this node");
                 let ip = direct_ip(&event.tested_addr);
-                let own = shared.listening.lock().iter().any(|at| ip.is_some() && direct_ip(at) == ip);
+                let own = shared.listening.lock().iter().any(|at| ip.is_some() && direct_ip(at) == ip)
+                    || shared.reach.mapped.lock().contains(&event.tested_addr);
                 shared.reach.way.lock().tried(event.tested_addr, own, reached, shared.clock.now().0);
                 shared.reach.wake.notify_one();
             }

@@ -18,6 +18,7 @@ use trellis_primitives::NodeId;
 
 use super::dial::{ADDRESS_FORMS, dial_error, transport_error};
 use super::finding::{Finder, Finding, FindingState};
+use super::reach::quiet::Quiet;
 use super::reach::{Reach, Reaching, RelayDoor};
 use super::shake::{Finished, Shake, ShakeError, remote_reason};
 use super::{Command, NodeShared};
@@ -57,7 +58,7 @@ pub(crate) struct Behaviour {
     blocked: libp2p_allow_block_list::Behaviour<libp2p_allow_block_list::BlockedPeers>,
     limits: libp2p_connection_limits::Behaviour,
     streams: Streams,
-    identify: identify::Behaviour,
+    identify: Quiet,
     ping: ping::Behaviour,
     pub(super) reach: Reach,
     finding: Finding,
@@ -109,7 +110,7 @@ pub(super) fn build(
         blocked: libp2p_allow_block_list::Behaviour::default(),
         limits: libp2p_connection_limits::Behaviour::new(limits),
         streams,
-        identify: identify::Behaviour::new(identify),
+        identify: Quiet(identify::Behaviour::new(identify)),
         ping: ping::Behaviour::new(ping),
         reach: Reach::new(local, client, config, door),
         finding,
@@ -213,6 +214,7 @@ impl Service {
             Command::Close { connection, reason, done } => self.close(connection, reason, Some(done)),
             Command::Reserve { relay, at } => self.reaching.reserve(&mut self.swarm, &self.shared, relay, at),
             Command::Look { relay, at } => Reaching::look(&mut self.swarm, relay, at),
+            Command::Candidate(address) => Reaching::candidate(&mut self.swarm, &address),
             Command::Release { relay } => self.reaching.release(&mut self.swarm, relay),
             Command::Find(command) => self.finder().on_command(command),
         }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use libp2p::PeerId;
 use libp2p::core::Multiaddr;
 use libp2p::swarm::ConnectionId;
-use trellis_net_transport::LinkKind;
+use trellis_net_transport::{Direction, LinkKind};
 use trellis_primitives::{Bytes, NodeId, NodeRecord, Role, UnixMs};
 
 use super::route::{Choice, Route, is_superfluous, order};
@@ -38,6 +38,12 @@ impl Table {
     /// Whether a connection goes through a relay.
     pub(crate) fn is_relayed(&self, connection: ConnectionId) -> bool {
         self.routes.get(&connection).is_some_and(|route| route.relayed)
+    }
+
+    /// Whether this node has dialled a connection, without a relay between.
+    pub(crate) fn is_dialled_direct(&self, connection: ConnectionId) -> bool {
+        let handle = self.connections.get(&connection).map(|(_, handle)| handle);
+        handle.is_some_and(|handle| handle.session.direction() == Direction::Outbound) && !self.is_relayed(connection)
     }
 
     /// Whether somebody is connected from or at an address, without a relay between.

@@ -1,12 +1,16 @@
 //! `trellis netcheck`: how others can reach this machine, and what to do where they cannot (NET-46).
 
 use crate::cli::NetcheckArgs;
+use crate::command::nodes;
+use crate::control::ask;
 use crate::table::print_json;
 use eyre::Result;
 use rand::SeedableRng;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use trellis_chain_spec::ChainSpec;
@@ -14,8 +18,8 @@ use trellis_crypto::{AccountKey, HybridKey};
 use trellis_net_peers::{NetConfig, NetworkHandle, start};
 use trellis_net_reach::config::{STUN_SERVERS_DEFAULT, TRIAL_LEASE_SECONDS};
 use trellis_net_reach::{
-    Findings, MapError, ResolvedServer, Router, ServerFinding, Situation, Survey, TcpCheck, check_stun, check_tcp,
-    classify, double_nat, resolve, survey, verdict,
+    Carrier, Findings, Inner, MapError, ResolvedServer, Router, ServerFinding, Situation, Survey, TcpCheck, check_stun,
+    check_tcp, classify, double_nat, resolve, survey, verdict,
 };
 use trellis_primitives::{B256, SystemClock};
 
@@ -25,24 +29,73 @@ const STUN_PORT: u16 = 3478;
 const MAPPING_MS_MAX: u64 = 9_000;
 /// The check of the key exchange may take this long, in milliseconds.
 const KEY_EXCHANGE_MS_MAX: u64 = 8_000;
-/// What is said of relays.
-const RELAYS_NOTE: &str = "none: this version has no relays yet";
+/// A node of this machine is asked for its relays within this, in milliseconds.
+const NODES_MS_MAX: u64 = 3_000;
+/// What is said where there is no relay to show.
+const NO_NODE: &str = "none: no node runs in this folder; a running one measures its relays";
+const NO_RELAY: &str = "none: the nodes that run here know no relay yet, or need none";
 
 /// Runs every check at once and prints what came out. It ends within 10 s, whatever is silent.
 ///
 /// # Errors
 /// No UDP socket can be opened on this machine.
-pub async fn run(args: &NetcheckArgs) -> Result<()> {
+pub async fn run(args: &NetcheckArgs, datadir: Option<&Path>) -> Result<()> {
     let began = Instant::now();
     let servers = servers(&args.stun);
-    let (stun, mapping, exchange) = tokio::join!(stun(&servers), mapping(), key_exchange());
-    let report = report(&stun?, &mapping, &exchange, began.elapsed());
+    let (stun, mapping, exchange, relays) = tokio::join!(stun(&servers), mapping(), key_exchange(), relays(datadir));
+    let mut report = report(&stun?, &mapping, &exchange, began.elapsed());
+    report["relays_note"] = json!(note(&relays));
+    report["relays"] = json!(relays.unwrap_or_default());
     if args.list.wants_json() {
         print_json(&report);
     } else {
         print!("{}", rendered(&report));
     }
     Ok(())
+}
+
+/// The relays that the running nodes of a folder know, nearest first, each once; `None` where no node runs.
+async fn relays(datadir: Option<&Path>) -> Option<Vec<Value>> {
+    let asked = nodes(datadir).unwrap_or_default().into_iter().map(|(_, folder)| async move {
+        let answer = ask(&folder, "admin_status", Value::Null);
+        tokio::time::timeout(Duration::from_millis(NODES_MS_MAX), answer).await.ok()?.ok()
+    });
+    let running: Vec<Value> = futures::future::join_all(asked).await.into_iter().flatten().collect();
+    if running.is_empty() {
+        return None;
+    }
+    let known = running.iter().flat_map(|status| status["reach"]["relays"].as_array().into_iter().flatten());
+    let mut all: BTreeMap<String, Value> = BTreeMap::new();
+    for relay in known {
+        let name = relay["peer_id"].as_str().unwrap_or_default().to_owned();
+        let nearer = all.get(&name).is_none_or(|before| latency(relay) < latency(before));
+        if nearer {
+            all.insert(name, relay.clone());
+        }
+    }
+    let mut all: Vec<Value> = all.into_values().collect();
+    all.sort_by(|a, b| latency(a).total_cmp(&latency(b)));
+    Some(all)
+}
+
+/// A relay's round-trip time in milliseconds; endless where it was not measured.
+fn latency(relay: &Value) -> f64 {
+    relay["latency_ms"].as_f64().unwrap_or(f64::INFINITY)
+}
+
+/// The relays in a line for people.
+fn note(relays: &Option<Vec<Value>>) -> String {
+    let shown = |relay: &Value| {
+        let name: String = relay["peer_id"].as_str().unwrap_or_default().chars().rev().take(8).collect();
+        let name: String = name.chars().rev().collect();
+        let ms = relay["latency_ms"].as_f64().map_or_else(|| "not measured".to_owned(), |ms| format!("{ms:.1} ms"));
+        format!("…{name} {} {ms}", relay["stage"].as_str().unwrap_or_default())
+    };
+    match relays {
+        None => NO_NODE.to_owned(),
+        Some(relays) if relays.is_empty() => NO_RELAY.to_owned(),
+        Some(relays) => relays.iter().map(shown).collect::<Vec<_>>().join(", "),
+    }
 }
 
 fn servers(given: &[String]) -> Vec<String> {
@@ -102,7 +155,7 @@ async fn mapping() -> Mapped {
         let Some(port) = port.and_then(|address| NonZeroU16::new(address.port())) else {
             return none(MapError::NoGateway);
         };
-        let mut survey = survey(router, port, TRIAL_LEASE_SECONDS).await;
+        let mut survey = survey(router, Inner { carrier: Carrier::Udp, port }, TRIAL_LEASE_SECONDS).await;
         let (mut external, mut renewed, mut released) = (None, None, None);
         if let Some(mut lease) = survey.lease.take() {
             external = Some(lease.external);
@@ -166,7 +219,7 @@ fn report(stun: &Stun, mapped: &Mapped, exchange: &Result<String, String>, took:
         "tcp": stun.tcp,
         "port_mapping": mapping_json(mapped),
         "relays": [],
-        "relays_note": RELAYS_NOTE,
+        "relays_note": NO_NODE,
         "key_exchange": {
             "group": exchange.as_ref().ok(),
             "problem": exchange.as_ref().err(),

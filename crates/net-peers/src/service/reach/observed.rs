@@ -2,7 +2,8 @@
 //!
 //! libp2p-identify 0.48 replaces the port that a peer saw by the local one where they differ, taking it for that of an
 //! outgoing connection. This node dials from the port that it listens on, so behind a NAT that changes ports the replaced
-//! one is wrong and the seen one is right; the seen one is told here.
+//! one is wrong and the seen one is right; the seen one is told here. AutoNAT's client keeps every candidate for ever, so
+//! there is a bound on how many different ones it is told.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::convert::Infallible;
@@ -39,9 +40,13 @@ const LISTENING_MAX: usize = 8;
 /// Observations that wait to be told; beyond it the oldest are dropped.
 const WAITING_MAX: usize = 64;
 
+/// Different candidates that are ever told.
+const CANDIDATES_MAX: usize = 1_024;
+
 /// Tells the swarm what peers see.
 #[derive(Default)]
 pub(crate) struct Observed {
+    told: BTreeSet<Multiaddr>,
     waiting: VecDeque<Multiaddr>,
     waker: Option<Waker>,
 }
@@ -51,6 +56,12 @@ impl Observed {
     pub(super) fn push(&mut self, address: Multiaddr) {
         if is_circuit(&address) || address.is_empty() {
             return;
+        }
+        if !self.told.contains(&address) {
+            if self.told.len() >= CANDIDATES_MAX {
+                return;
+            }
+            self.told.insert(address.clone());
         }
         if self.waiting.len() >= WAITING_MAX {
             self.waiting.pop_front();
@@ -149,10 +160,14 @@ mod tests {
     #[test]
     fn observations_that_nobody_takes_do_not_pile_up() {
         let mut observed = Observed::default();
-        for port in 1..=1_000 {
+        for port in 1..=2_000 {
             observed.push(format!("/ip4/11.3.0.2/udp/{port}/quic-v1").parse().unwrap());
         }
         let told = std::iter::from_fn(|| next(&mut observed)).count();
-        assert_eq!(told, WAITING_MAX);
+        assert_eq!((told, observed.told.len()), (WAITING_MAX, CANDIDATES_MAX));
+        observed.push("/ip4/11.3.0.2/udp/2001/quic-v1".parse().unwrap());
+        assert_eq!(next(&mut observed), None);
+        observed.push("/ip4/11.3.0.2/udp/7/quic-v1".parse().unwrap());
+        assert!(next(&mut observed).is_some(), "known ones are told again");
     }
 }
