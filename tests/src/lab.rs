@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+pub mod capture;
 pub mod matrix;
 pub mod public;
 pub mod theory;
@@ -22,7 +23,7 @@ static COUNT: AtomicU32 = AtomicU32::new(0);
 /// A script may take this long: sixteen homes take 5 s on a quiet machine and over a minute while others build on it.
 const SCRIPT_SECONDS_MAX: u64 = 240;
 /// What `natlab` calls, and the Debian package that has it.
-const TOOLS: [(&str, &str); 8] = [
+const TOOLS: [(&str, &str); 9] = [
     ("ip", "iproute2"),
     ("nft", "nftables"),
     ("iptables-nft", "iptables"),
@@ -31,6 +32,7 @@ const TOOLS: [(&str, &str); 8] = [
     ("turnserver", "coturn"),
     ("miniupnpd", "miniupnpd-nftables"),
     ("python3", "python3"),
+    ("tor", "tor"),
 ];
 
 /// A laboratory that stands; dropped, it takes its processes and namespaces with it.
@@ -72,6 +74,14 @@ impl Lab {
     pub fn start_stun(&self) -> &'static str {
         self.script("natlab-svc", &["stun"]);
         "11.200.0.2:3478"
+    }
+
+    /// Starts a Tor network on `pub1`, a SOCKS5 proxy at port 9050 of loopback on each host of `clients`, and an onion
+    /// service on `host` that leads port 80 to the first of these ports of its loopback and each other one to itself; gives
+    /// the service's name, with its ending.
+    pub fn start_tor(&self, host: &str, ports: &[u16], clients: &[&str]) -> String {
+        let ports = ports.iter().map(u16::to_string).collect::<Vec<_>>().join(",");
+        self.script("natlab-tor", &[&["up", host, &ports], clients].concat()).trim().to_owned()
     }
 
     /// Runs something with every socket and child process that it makes on a host of the laboratory.

@@ -21,6 +21,7 @@ use trellis_net_peers::{
     DialError, DisconnectReason, NetConfig, NetworkHandle, Path, PeerState, Policy, Protocol, Proxy, RefusalReason,
     RefusedBy, StartError, start,
 };
+use trellis_net_reach::relay::budget::RelayProfile;
 use trellis_primitives::{B256, SystemClock};
 
 const ECHO: Protocol = Protocol("/trellis/echo/1");
@@ -148,8 +149,9 @@ async fn a_stock_tcp_peer_gets_identify_and_ping_under_prefer_and_is_shown_as_cl
 // row: NET-10, NET-11
 #[tokio::test]
 async fn a_stock_tcp_peer_is_refused_by_name_under_require() {
-    for with_noise in [false, true] {
-        let bob = tcp_node(2, Policy::Require).await;
+    // A relay's transport counts what it carries, and its errors have to come through all the same.
+    for (with_noise, relay) in [(false, None), (true, None), (false, Some(RelayProfile::Home))] {
+        let bob = started(2, NetConfig { relay, ..config(&["/ip4/127.0.0.1/tcp/0"]) }).await;
         let mut events = bob.events();
         let mut swarm = stock(with_noise);
         swarm.listen_on("/ip4/127.0.0.1/tcp/0".parse().unwrap()).unwrap();

@@ -91,7 +91,7 @@ async fn connect<C: Duplex + 'static>(
         Direction::Inbound => HANDSHAKE_TIMEOUT_MS,
         Direction::Outbound => CONNECT_TIMEOUT_MS,
     };
-    let secured = within(timeout_ms, securer.secure(io, direction, expected)).await;
+    let secured = within(timeout_ms, securer.secure(io, &wire, direction, expected)).await;
     if let Some(permit) = &mut permit {
         permit.established();
     }

@@ -192,9 +192,10 @@ impl NodeShared {
     }
 }
 
-/// The transport's own error inside the swarm's.
+/// The transport's own error inside the swarm's. A relay's transport is boxed twice, and so are its errors.
 pub(super) fn transport_error(error: &std::io::Error) -> Option<&TransportError> {
-    error.get_ref()?.downcast_ref::<TransportError>()
+    let inner = error.get_ref()?;
+    inner.downcast_ref::<TransportError>().or_else(|| transport_error(inner.downcast_ref::<std::io::Error>()?))
 }
 
 /// The swarm's error in our words.

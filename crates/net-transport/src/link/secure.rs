@@ -7,15 +7,17 @@ use futures_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 use libp2p::PeerId;
 use libp2p::core::upgrade::{InboundConnectionUpgrade, OutboundConnectionUpgrade};
 use libp2p::noise;
-use multistream_select::{Negotiated as Selected, Version, dialer_select_proto, listener_select_proto};
+use multistream_select::{
+    Negotiated as Selected, NegotiationError, ProtocolError, Version, dialer_select_proto, listener_select_proto,
+};
 use rustls::NamedGroup;
 use trellis_crypto::HybridPublic;
 
 use super::goodbye::{self, GOODBYE_MARK, HEAD_BYTES};
-use super::wire::BoxedStream;
+use super::wire::{BoxedStream, WireBytes};
 use crate::auth::{AuthError, EXPORTER_LABEL, Exporter, PROOF_BYTES, Proof};
 use crate::config::{ALPN_TRELLIS, GOODBYE_TIMEOUT_MS};
-use crate::error::{TransportError, TransportSetupError};
+use crate::error::{ClassicalPeer, TransportError, TransportSetupError};
 use crate::kex::{Negotiated, recording};
 use crate::policy::Policy;
 use crate::session::{CloseReason, Direction, KeyExchange};
@@ -28,6 +30,8 @@ const TLS: &str = "/tls/1.0.0";
 const NOISE: &str = "/noise";
 /// libp2p's yamux, for peers that negotiate their muxer.
 const YAMUX: &str = "/yamux/1.0.0";
+/// Bytes with which a listener names the negotiation itself: a length and `/multistream/1.0.0`.
+const NEGOTIATION_NAME_BYTES: u64 = 20;
 /// rustls wants a name; SNI is off, so it never leaves this process.
 const SERVER_NAME: &str = "l";
 
@@ -64,10 +68,11 @@ impl Securer {
         &self.context
     }
 
-    /// Secures `io` and finds out who is there; `expected` is whom the dialled address names.
+    /// Secures `io`, whose bytes `wire` counts, and finds out who is there; `expected` is whom the dialled address names.
     pub(crate) async fn secure(
         &self,
         io: BoxedStream,
+        wire: &WireBytes,
         direction: Direction,
         expected: Option<PeerId>,
     ) -> Result<(BoxedStream, Verified), TransportError> {
@@ -76,7 +81,10 @@ impl Securer {
         let (chosen, io) = match direction {
             // Where one protocol is left to ask for, what follows it need not wait for the answer.
             Direction::Outbound => dialer_select_proto(io, offered, Version::V1Lazy).await?,
-            Direction::Inbound => listener_select_proto(io, offered).await?,
+            Direction::Inbound => {
+                let selected = listener_select_proto(io, offered).await;
+                selected.map_err(|error| not_selected(error, wire))?
+            }
         };
         match &self.noise {
             Some(noise) if chosen == NOISE => self.noise(noise.clone(), io, direction, expected).await,
@@ -175,6 +183,19 @@ impl Securer {
     }
 }
 
+/// Why nothing was agreed upon with a dialer. One that hangs up, however rudely, after this node has declined what it asked
+/// for was refused; one that hangs up before has only gone.
+fn not_selected(error: NegotiationError, wire: &WireBytes) -> TransportError {
+    let (_, sent) = wire.totals();
+    match error {
+        // Before it agrees, all that a listener says beyond the negotiation's name is no.
+        NegotiationError::ProtocolError(ProtocolError::IoError(_)) if sent > NEGOTIATION_NAME_BYTES => {
+            TransportError::Classical(ClassicalPeer::SecureChannel)
+        }
+        error => error.into(),
+    }
+}
+
 /// Agrees on yamux with a peer that wants to be asked.
 async fn select_muxer(
     io: impl super::wire::Duplex + 'static,
@@ -226,5 +247,26 @@ impl Refusal {
     /// What is wrong with a proof, or with the stream that was to bring it.
     fn of_proof(error: TransportError) -> Self {
         Self { code: close::AUTH, error }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::wire::Wire;
+    use super::*;
+
+    // row: NET-10, NET-21
+    #[tokio::test]
+    async fn a_dialer_that_hangs_up_after_a_no_was_refused_and_one_that_hangs_up_before_has_only_gone() {
+        let name = b"\x13/multistream/1.0.0\n";
+        assert_eq!(name.len() as u64, NEGOTIATION_NAME_BYTES);
+        for (said, refused) in [(&b""[..], false), (name, false), (b"\x13/multistream/1.0.0\n\x03na\n", true)] {
+            let bytes = Arc::new(WireBytes::default());
+            Wire::new(futures::io::sink(), Arc::clone(&bytes)).write_all(said).await.unwrap();
+            let reset = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
+            let error = not_selected(ProtocolError::IoError(reset).into(), &bytes);
+            let classical = matches!(error, TransportError::Classical(ClassicalPeer::SecureChannel));
+            assert_eq!(classical, refused, "{error}");
+        }
     }
 }
