@@ -3,7 +3,8 @@
 use crate::http::send;
 use crate::program::{Ended, clean_command, trellis_in};
 use serde_json::Value;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
@@ -16,6 +17,8 @@ pub const ROLES: [&str; 4] = ["validator", "provider", "gateway", "aggregator"];
 const READY_SECONDS_MAX: u64 = 60;
 /// How long it may take to end when it is asked to.
 const END_SECONDS_MAX: u64 = 20;
+/// How long a node may take to answer on its control socket.
+const ANSWER_SECONDS_MAX: u64 = 30;
 /// Ports of one network: four of p2p, JSON-RPC, the OpenAI API, four of metrics.
 const PORTS: u16 = 16;
 /// Lines of each log that are shown when a test fails.
@@ -201,7 +204,10 @@ impl Drop for Network {
         if std::thread::panicking() {
             let mut logs = vec![self.folder.path().join("dev.log")];
             logs.extend(ROLES.iter().map(|role| self.folder.path().join(role).join("node.log")));
-            logs.iter().for_each(show_tail);
+            logs.iter().for_each(|log| show_tail(log));
+        }
+        for role in ROLES {
+            keep(&self.folder.path().join(role).join("node.log"), role, self.child.id());
         }
     }
 }
@@ -237,6 +243,7 @@ pub struct Node {
     /// The folder, where it goes with the node.
     _own: Option<TempDir>,
     child: Child,
+    role: String,
 }
 
 impl Node {
@@ -255,7 +262,8 @@ impl Node {
         let log = std::fs::File::create(folder.join("node.log")).expect("file");
         let mut command = clean_command();
         command.args(arguments).arg("--datadir").arg(&folder).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        let mut node = Self { folder, _own: own, child: command.spawn().expect("the role starts") };
+        let role = arguments.first().copied().unwrap_or("node").to_owned();
+        let mut node = Self { folder, _own: own, child: command.spawn().expect("the role starts"), role };
         let deadline = Instant::now() + Duration::from_secs(READY_SECONDS_MAX);
         while node.status()["ready"] != true {
             let ended = node.child.try_wait().expect("wait");
@@ -307,6 +315,39 @@ impl Node {
         if ended.code == 0 { ended.json()["nodes"][0].clone() } else { Value::Null }
     }
 
+    /// What it answers on its control socket, asked without a process of its own; nothing where it does not answer.
+    pub fn asked(&self, method: &str) -> Value {
+        let ask = || -> std::io::Result<Value> {
+            let mut stream = UnixStream::connect(self.folder.join("control.sock"))?;
+            stream.set_read_timeout(Some(Duration::from_secs(ANSWER_SECONDS_MAX)))?;
+            writeln!(stream, r#"{{"jsonrpc":"2.0","id":1,"method":"{method}"}}"#)?;
+            let mut line = String::new();
+            BufReader::new(stream).read_line(&mut line)?;
+            Ok(serde_json::from_str::<Value>(&line)?["result"].clone())
+        };
+        ask().unwrap_or_default()
+    }
+
+    /// Its memory that is resident, KiB.
+    ///
+    /// # Panics
+    /// Where the process has ended.
+    pub fn resident_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let figure = line.and_then(|line| line.trim().trim_end_matches("kB").trim().parse().ok());
+        figure.unwrap_or_else(|| panic!("the {} has ended", self.role))
+    }
+
+    /// Its open descriptors.
+    ///
+    /// # Panics
+    /// Where the process has ended.
+    pub fn descriptors(&self) -> u64 {
+        let open = std::fs::read_dir(format!("/proc/{}/fd", self.pid()));
+        open.unwrap_or_else(|error| panic!("the {} has ended: {error}", self.role)).count() as u64
+    }
+
     /// Runs a command against this node.
     pub fn trellis(&self, arguments: &[&str]) -> Ended {
         trellis_in(&self.folder, arguments)
@@ -328,8 +369,10 @@ impl Drop for Node {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        let log = self.folder.join("node.log");
+        keep(&log, &self.role, self.child.id());
         if std::thread::panicking() {
-            show_tail(&self.folder.join("node.log"));
+            show_tail(&log);
         }
     }
 }
@@ -339,7 +382,17 @@ pub fn kill_9(pid: u32) {
     let _ = Command::new("kill").args(["-9", &pid.to_string()]).stderr(Stdio::null()).status();
 }
 
-fn show_tail(log: &PathBuf) {
+/// Copies a node's log to the folder that `TRELLIS_TEST_LOGS` names, as `ROLE-PID.log`.
+fn keep(log: &Path, role: &str, pid: u32) {
+    if let Some(folder) = std::env::var_os("TRELLIS_TEST_LOGS") {
+        let to = Path::new(&folder).join(format!("{role}-{pid}.log"));
+        if let Err(error) = std::fs::create_dir_all(&folder).and_then(|()| std::fs::copy(log, &to)) {
+            eprintln!("{} is not kept: {error}", log.display());
+        }
+    }
+}
+
+fn show_tail(log: &Path) {
     let text = String::from_utf8_lossy(&std::fs::read(log).unwrap_or_default()).into_owned();
     let lines: Vec<&str> = text.lines().collect();
     eprintln!("--- end of {} ({} lines)", log.display(), lines.len());
