@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 pub mod capture;
 pub mod matrix;
 pub mod public;
+pub mod soak;
 pub mod theory;
 
 /// Laboratories of this process so far; each has a name of its own, so that several can stand at once.

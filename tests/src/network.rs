@@ -3,7 +3,8 @@
 use crate::http::send;
 use crate::program::{Ended, clean_command, trellis_in};
 use serde_json::Value;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
@@ -16,6 +17,8 @@ pub const ROLES: [&str; 4] = ["validator", "provider", "gateway", "aggregator"];
 const READY_SECONDS_MAX: u64 = 60;
 /// How long it may take to end when it is asked to.
 const END_SECONDS_MAX: u64 = 20;
+/// How long a node may take to answer on its control socket.
+const ANSWER_SECONDS_MAX: u64 = 30;
 /// Ports of one network: four of p2p, JSON-RPC, the OpenAI API, four of metrics.
 const PORTS: u16 = 16;
 /// Lines of each log that are shown when a test fails.
@@ -310,6 +313,39 @@ impl Node {
     pub fn status(&self) -> Value {
         let ended = trellis_in(&self.folder, &["status", "--json"]);
         if ended.code == 0 { ended.json()["nodes"][0].clone() } else { Value::Null }
+    }
+
+    /// What it answers on its control socket, asked without a process of its own; nothing where it does not answer.
+    pub fn asked(&self, method: &str) -> Value {
+        let ask = || -> std::io::Result<Value> {
+            let mut stream = UnixStream::connect(self.folder.join("control.sock"))?;
+            stream.set_read_timeout(Some(Duration::from_secs(ANSWER_SECONDS_MAX)))?;
+            writeln!(stream, r#"{{"jsonrpc":"2.0","id":1,"method":"{method}"}}"#)?;
+            let mut line = String::new();
+            BufReader::new(stream).read_line(&mut line)?;
+            Ok(serde_json::from_str::<Value>(&line)?["result"].clone())
+        };
+        ask().unwrap_or_default()
+    }
+
+    /// Its memory that is resident, KiB.
+    ///
+    /// # Panics
+    /// Where the process has ended.
+    pub fn resident_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let figure = line.and_then(|line| line.trim().trim_end_matches("kB").trim().parse().ok());
+        figure.unwrap_or_else(|| panic!("the {} has ended", self.role))
+    }
+
+    /// Its open descriptors.
+    ///
+    /// # Panics
+    /// Where the process has ended.
+    pub fn descriptors(&self) -> u64 {
+        let open = std::fs::read_dir(format!("/proc/{}/fd", self.pid()));
+        open.unwrap_or_else(|error| panic!("the {} has ended: {error}", self.role)).count() as u64
     }
 
     /// Runs a command against this node.

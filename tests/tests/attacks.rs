@@ -94,9 +94,7 @@ impl Victim {
     }
 
     fn memory(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.node.pid())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
-        line.trim().trim_end_matches("kB").trim().parse::<u64>().unwrap() * 1_024
+        self.node.resident_kib() * 1_024
     }
 
     fn metric(&self, name: &str, labels: &str) -> f64 {

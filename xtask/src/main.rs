@@ -43,6 +43,12 @@ enum Chore {
     Prove {
         /// Which proof; `list` shows them.
         name: String,
+        /// How long a soak runs.
+        #[arg(long, value_name = "MINUTES")]
+        minutes: Option<u64>,
+        /// How many nodes a soak has.
+        #[arg(long, value_name = "COUNT")]
+        nodes: Option<usize>,
     },
     /// Run a provider in every kind of home against a gateway in every kind, and print the matrix (needs root).
     Lab {
@@ -65,7 +71,7 @@ fn main() -> Result<()> {
         Chore::Spec { check } => specification::run(&root, check),
         Chore::Docs { check } => docs::run(&root, check),
         Chore::Artifacts => proof::command(&root, "contracts/check.sh", &["artifacts"]),
-        Chore::Prove { name } => proof::prove(&root, &name),
+        Chore::Prove { name, minutes, nodes } => proof::prove(&root, &name, proof::Size { minutes, nodes }),
         Chore::Lab { json, pair } => lab::run(json, &pair),
         Chore::Proofs => proof::check(&root),
     }

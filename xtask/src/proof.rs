@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use trellis_scenarios::lab::soak::{self, NODES_MAX, NODES_MIN, Plan};
 
 /// What a proof runs.
 enum Run {
@@ -19,10 +20,22 @@ enum Run {
         /// What sets the size.
         size: (&'static str, &'static str),
     },
+    /// Many nodes in the laboratory for a long time.
+    Soak,
+}
+
+/// How large a proof is to be, of those that have a size.
+#[derive(Clone, Copy, Default)]
+pub struct Size {
+    /// How long a soak runs after its last node has started.
+    pub minutes: Option<u64>,
+    /// Processes of a soak.
+    pub nodes: Option<usize>,
 }
 
 /// Name, and what it runs.
-const PROOFS: [(&str, Run); 6] = [
+const PROOFS: [(&str, Run); 7] = [
+    ("soak", Run::Soak),
     ("bench-transport", Run::Trellis(&["bench", "transport", "--json"])),
     ("bench-chain", Run::Trellis(&["bench", "chain", "--json"])),
     ("bench-market", Run::Trellis(&["bench", "market", "--json"])),
@@ -51,17 +64,25 @@ const PROOFS: [(&str, Run); 6] = [
 
 /// The folder that tests write their results into.
 const OUT_VARIABLE: &str = "TRELLIS_PROOF_OUT";
+/// A soak of full length, in minutes.
+const SOAK_MINUTES: u64 = 30;
+/// Processes of a soak in full size.
+const SOAK_NODES: usize = 50;
 /// Seconds in a day.
 const DAY_S: u64 = 86_400;
 
 /// Runs one proof and writes `docs/proof/<name>.json`.
-pub fn prove(root: &Path, name: &str) -> Result<()> {
+pub fn prove(root: &Path, name: &str, size: Size) -> Result<()> {
     let Some((_, run)) = PROOFS.iter().find(|(known, _)| *known == name) else {
         let known: Vec<&str> = PROOFS.iter().map(|(known, _)| *known).collect();
         bail!("no proof {name:?}; there are: {}", known.join(", "));
     };
+    if !matches!(run, Run::Soak) && (size.minutes.is_some() || size.nodes.is_some()) {
+        bail!("--minutes and --nodes are for the proof `soak`");
+    }
     let began = SystemTime::now();
     let (command, result) = match run {
+        Run::Soak => soak(size)?,
         Run::Trellis(arguments) => trellis(arguments)?,
         Run::Tests { arguments, size } => tests(root, name, arguments, *size)?,
     };
@@ -80,6 +101,20 @@ pub fn prove(root: &Path, name: &str) -> Result<()> {
     fs::write(&path, format!("{}\n", serde_json::to_string_pretty(&proof)?))?;
     println!("proof: wrote docs/proof/{name}.json");
     Ok(())
+}
+
+/// Prints the verdict on each kind of node, and fails where one is not steady.
+fn soak(size: Size) -> Result<(String, Value)> {
+    let (minutes, nodes) = (size.minutes.unwrap_or(SOAK_MINUTES), size.nodes.unwrap_or(SOAK_NODES));
+    if minutes == 0 || !(NODES_MIN..=NODES_MAX).contains(&nodes) {
+        bail!("a soak is of at least one minute and {NODES_MIN} to {NODES_MAX} nodes");
+    }
+    let report = soak::run(&Plan::of(nodes, Duration::from_secs(minutes * 60)));
+    print!("{}", report.table());
+    if !report.steady {
+        bail!("not steady: the table says what grew");
+    }
+    Ok((format!("cargo xtask prove soak --minutes {minutes} --nodes {nodes}"), serde_json::to_value(report)?))
 }
 
 fn trellis(arguments: &[&str]) -> Result<(String, Value)> {

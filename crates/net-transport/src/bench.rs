@@ -6,12 +6,14 @@
 //! that is how the cost of a refused connection is told apart from the cost of asking, and computing from waiting.
 //!
 //! Plain quinn here has the same certificates, mutual authentication, windows and cipher (AES-128-GCM), but a classical
-//! X25519 key exchange and no ML-DSA-65 proofs.
+//! X25519 key exchange and no ML-DSA-65 proofs. Stock libp2p-quic is as it comes.
 
 mod dialer;
 mod listener;
 mod measure;
 mod plain;
+mod stock;
+mod streams;
 
 use std::net::SocketAddr;
 
@@ -24,6 +26,8 @@ pub use self::dialer::run_variants;
 pub use self::listener::{BenchListener, Serve, serve_stream};
 pub use self::measure::BenchOptions;
 pub use self::plain::{plain_quinn, trellis};
+pub use self::stock::stock_libp2p;
+pub use self::streams::{STREAM_COUNTS, StreamsRow};
 
 /// Why a benchmark could not run.
 #[derive(Debug, Error)]
@@ -82,16 +86,26 @@ pub struct BenchRow {
     pub echo_us_p50: f64,
     /// Echo of 64 bytes on an open stream, 99th percentile, microseconds.
     pub echo_us_p99: f64,
+    /// CPU time of both ends for one such echo, microseconds.
+    pub echo_cpu_us: f64,
     /// One stream, one way.
     pub mib_per_s: f64,
+    /// CPU time of both ends for one mebibyte of it, microseconds.
+    pub mib_cpu_us: f64,
     /// From the first packet to an authenticated connection at the dialer, median, milliseconds.
     pub handshake_ms_p50: f64,
+    /// From the first packet to the first reply on a new connection, median, milliseconds.
+    pub fresh_reply_ms_p50: f64,
+    /// From opening a stream to the first reply on a connection that stands, median, milliseconds: what the pool is for.
+    pub reused_reply_ms_p50: f64,
     /// CPU time of the listener for one connection that it refuses, microseconds.
     pub refused_cpu_us: f64,
     /// CPU time of the listener for one connection that it accepts, with one echo, microseconds.
     pub accepted_cpu_us: f64,
     /// CPU time of the dialer for one connection that is accepted, with one echo, microseconds.
     pub dialed_cpu_us: f64,
+    /// Many streams at once, one row for each of [`STREAM_COUNTS`].
+    pub streams: Vec<StreamsRow>,
 }
 
 /// All rows, as `--json` prints them.
@@ -101,10 +115,10 @@ pub struct BenchReport {
     pub rows: Vec<BenchRow>,
 }
 
-/// Measures Trellis' transport and plain quinn.
+/// Measures Trellis' transport, plain quinn and stock libp2p-quic.
 ///
 /// # Errors
 /// [`BenchError`] if a variant cannot be set up or fails.
 pub async fn run(options: &BenchOptions) -> Result<BenchReport, BenchError> {
-    run_variants(options, || Ok(vec![trellis()?, plain_quinn()?])).await
+    run_variants(options, || Ok(vec![trellis()?, plain_quinn()?, stock_libp2p()?])).await
 }

@@ -394,7 +394,7 @@ pub enum AuditCommand {
 
 #[derive(Subcommand)]
 pub enum BenchCommand {
-    /// Links: echo, throughput and handshake beside plain quinn.
+    /// Links: echo, throughput, handshake, refusal and many streams, beside plain quinn and stock libp2p-quic.
     Transport {
         /// Print JSON.
         #[arg(long)]

@@ -1,7 +1,4 @@
-//! `trellis bench transport` with stock libp2p-quic as a third row. Prints the JSON of OPS-06.
-//!
-//! `cargo run --release -p trellis-net-transport --example bench_transport [ROUNDS]`
-#![allow(clippy::print_stdout, clippy::expect_used)]
+//! The variant that a libp2p node would have otherwise: stock libp2p-quic with its own defaults.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::Pin;
@@ -12,23 +9,28 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use libp2p::core::muxing::StreamMuxerExt;
 use libp2p::core::transport::{DialOpts, ListenerId, PortUse, TransportEvent};
-use libp2p::core::{Endpoint, Multiaddr, Transport};
-use libp2p::multiaddr::Protocol;
+use libp2p::core::{Endpoint, Transport};
 use libp2p_quic::tokio::Transport as StockTransport;
 use tokio::sync::oneshot;
-use trellis_net_transport::bench::{
-    BenchConnection, BenchDialer, BenchError, BenchListener, BenchOptions, BenchStream, Serve, Variant, plain_quinn,
-    run_variants, serve_stream, trellis,
-};
+
+use super::listener::{Serve, serve_stream};
+use super::{BenchConnection, BenchDialer, BenchError, BenchListener, BenchStream, Variant};
+use crate::transport::{format_address, parse_address};
 
 const STOCK: &str = "libp2p-quic";
 
-fn failed(error: impl std::fmt::Display) -> BenchError {
-    BenchError::Run { variant: STOCK, detail: error.to_string() }
+/// Stock libp2p-quic: the same key exchange where both sides can, ChaCha20-Poly1305 first, no ML-DSA-65 proofs.
+///
+/// # Errors
+/// [`BenchError::Setup`].
+pub fn stock_libp2p() -> Result<Variant, BenchError> {
+    let serve: Serve = Box::new(|refuse, address| serve(refuse, address).boxed());
+    let listener = BenchListener::start(STOCK, serve)?;
+    Ok(Variant { name: STOCK, listener, dialer: Box::new(Dialer(transport())) })
 }
 
-fn multiaddr(socket: SocketAddr) -> Multiaddr {
-    Multiaddr::empty().with(socket.ip().into()).with(Protocol::Udp(socket.port())).with(Protocol::QuicV1)
+fn failed(error: impl std::fmt::Display) -> BenchError {
+    BenchError::Run { variant: STOCK, detail: error.to_string() }
 }
 
 fn transport() -> StockTransport {
@@ -37,7 +39,7 @@ fn transport() -> StockTransport {
 
 async fn serve(refuse: Arc<AtomicBool>, address: oneshot::Sender<Result<SocketAddr, BenchError>>) {
     let mut transport = transport();
-    let any = multiaddr((Ipv4Addr::LOCALHOST, 0).into());
+    let any = format_address((Ipv4Addr::LOCALHOST, 0).into());
     if let Err(error) = transport.listen_on(ListenerId::next(), any) {
         return drop(address.send(Err(failed(error))));
     }
@@ -45,12 +47,9 @@ async fn serve(refuse: Arc<AtomicBool>, address: oneshot::Sender<Result<SocketAd
     loop {
         match std::future::poll_fn(|cx| Pin::new(&mut transport).poll(cx)).await {
             TransportEvent::NewAddress { listen_addr, .. } => {
-                let port = listen_addr.iter().find_map(|part| match part {
-                    Protocol::Udp(port) => Some(port),
-                    _ => None,
-                });
+                let bound = parse_address(&listen_addr).map(|(socket, _)| socket);
                 if let Some(address) = address.take() {
-                    let _ = address.send(Ok((Ipv4Addr::LOCALHOST, port.unwrap_or_default()).into()));
+                    let _ = address.send(bound.ok_or_else(|| failed("no socket address")));
                 }
             }
             // What a swarm does with a connection that a behaviour denies.
@@ -73,7 +72,7 @@ struct Connection(libp2p_quic::Connection);
 impl BenchDialer for Dialer {
     fn dial(&mut self, remote: SocketAddr) -> BoxFuture<'_, Result<Box<dyn BenchConnection>, BenchError>> {
         let options = DialOpts { role: Endpoint::Dialer, port_use: PortUse::Reuse };
-        let dialing = self.0.dial(multiaddr(remote), options);
+        let dialing = self.0.dial(format_address(remote), options);
         async move {
             let (_, connection) = dialing.map_err(failed)?.await.map_err(failed)?;
             Ok(Box::new(Connection(connection)) as _)
@@ -90,21 +89,4 @@ impl BenchConnection for Connection {
         }
         .boxed()
     }
-}
-
-fn stock() -> Result<Variant, BenchError> {
-    let serve: Serve = Box::new(|refuse, address| serve(refuse, address).boxed());
-    let listener = BenchListener::start(STOCK, serve)?;
-    Ok(Variant { name: STOCK, listener, dialer: Box::new(Dialer(transport())) })
-}
-
-#[tokio::main]
-async fn main() -> Result<(), BenchError> {
-    let mut options = BenchOptions::default();
-    if let Some(rounds) = std::env::args().nth(1).and_then(|rounds| rounds.parse().ok()) {
-        options.rounds = rounds;
-    }
-    let report = run_variants(&options, || Ok(vec![trellis()?, plain_quinn()?, stock()?])).await?;
-    println!("{}", serde_json::to_string_pretty(&report).expect("a report is plain data"));
-    Ok(())
 }
