@@ -23,7 +23,7 @@ pub fn run(json: bool, wanted: &[String]) -> Result<()> {
 }
 
 /// The pairs that were not reached, and those without the direct path that theory allows.
-fn missing(outcomes: &[Outcome], theory: &[Pair]) -> Vec<String> {
+pub fn missing(outcomes: &[Outcome], theory: &[Pair]) -> Vec<String> {
     let owed = |one: &Outcome| theory.iter().any(|pair| pair.a == one.a && pair.b == one.b && (pair.udp || pair.tcp));
     let of = |one: &Outcome| match (one.reached, one.path.as_deref()) {
         (false, _) => Some(format!("{} - {} not reached", one.a, one.b)),
@@ -34,7 +34,7 @@ fn missing(outcomes: &[Outcome], theory: &[Pair]) -> Vec<String> {
 }
 
 /// The middle of the times to a direct path, among those that began with another, in milliseconds.
-fn median_upgrade_ms(outcomes: &[Outcome]) -> Option<u64> {
+pub fn median_upgrade_ms(outcomes: &[Outcome]) -> Option<u64> {
     let mut times: Vec<u64> = outcomes.iter().filter_map(|one| one.direct_ms).filter(|ms| *ms > 0).collect();
     times.sort_unstable();
     times.get(times.len() / 2).copied()
@@ -54,7 +54,7 @@ fn named(wanted: &[String]) -> Result<Vec<(String, String)>> {
 }
 
 /// One line for each provider's home, one column for each gateway's; then what is missing.
-fn table(outcomes: &[Outcome], theory: &[Pair]) -> String {
+pub fn table(outcomes: &[Outcome], theory: &[Pair]) -> String {
     let direct: BTreeMap<(&str, &str), bool> =
         theory.iter().map(|pair| ((pair.a.as_str(), pair.b.as_str()), pair.udp || pair.tcp)).collect();
     let columns: Vec<&str> = HOMES.into_iter().filter(|home| outcomes.iter().any(|one| one.b == *home)).collect();

@@ -1,13 +1,16 @@
 //! Proofs: full-size runs that write a dated result with the commit to docs/proof.
 
 use crate::docs::binary;
+use crate::lab;
 use eyre::{Result, bail, eyre};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use trellis_scenarios::lab::matrix::{all_pairs, measure};
 use trellis_scenarios::lab::soak::{self, NODES_MAX, NODES_MIN, Plan};
+use trellis_scenarios::lab::theory;
 
 /// What a proof runs.
 enum Run {
@@ -22,6 +25,8 @@ enum Run {
     },
     /// Many nodes in the laboratory for a long time.
     Soak,
+    /// Every kind of home against every other, several times.
+    Matrix,
 }
 
 /// How large a proof is to be, of those that have a size.
@@ -34,8 +39,9 @@ pub struct Size {
 }
 
 /// Name, and what it runs.
-const PROOFS: [(&str, Run); 7] = [
+const PROOFS: [(&str, Run); 8] = [
     ("soak", Run::Soak),
+    ("matrix", Run::Matrix),
     ("bench-transport", Run::Trellis(&["bench", "transport", "--json"])),
     ("bench-chain", Run::Trellis(&["bench", "chain", "--json"])),
     ("bench-market", Run::Trellis(&["bench", "market", "--json"])),
@@ -68,6 +74,8 @@ const OUT_VARIABLE: &str = "TRELLIS_PROOF_OUT";
 const SOAK_MINUTES: u64 = 30;
 /// Processes of a soak in full size.
 const SOAK_NODES: usize = 50;
+/// Full matrices in a row; what is a matter of luck fails in one of them.
+const MATRIX_RUNS: usize = 3;
 /// Seconds in a day.
 const DAY_S: u64 = 86_400;
 
@@ -83,6 +91,7 @@ pub fn prove(root: &Path, name: &str, size: Size) -> Result<()> {
     let began = SystemTime::now();
     let (command, result) = match run {
         Run::Soak => soak(size)?,
+        Run::Matrix => matrix()?,
         Run::Trellis(arguments) => trellis(arguments)?,
         Run::Tests { arguments, size } => tests(root, name, arguments, *size)?,
     };
@@ -115,6 +124,29 @@ fn soak(size: Size) -> Result<(String, Value)> {
         bail!("not steady: the table says what grew");
     }
     Ok((format!("cargo xtask prove soak --minutes {minutes} --nodes {nodes}"), serde_json::to_value(report)?))
+}
+
+/// Runs all pairs [`MATRIX_RUNS`] times, and fails where theory allows more than one of the runs gave.
+fn matrix() -> Result<(String, Value)> {
+    let mut runs = Vec::new();
+    for number in 1..=MATRIX_RUNS {
+        let outcomes = measure(&all_pairs());
+        println!("run {number} of {MATRIX_RUNS}\n{}", lab::table(&outcomes, &theory::pairs()));
+        let missing = lab::missing(&outcomes, &theory::pairs());
+        if !missing.is_empty() {
+            bail!("not as theory says: {}", missing.join("; "));
+        }
+        let of = |path: &str| outcomes.iter().filter(|one| one.path.as_deref() == Some(path)).count();
+        runs.push(json!({
+            "reached": outcomes.iter().filter(|one| one.reached).count(),
+            "direct": of("direct"),
+            "relay": of("relay"),
+            "turn": of("turn"),
+            "median_upgrade_ms": lab::median_upgrade_ms(&outcomes),
+            "pairs": outcomes,
+        }));
+    }
+    Ok(("cargo xtask prove matrix".into(), json!({ "runs": runs })))
 }
 
 fn trellis(arguments: &[&str]) -> Result<(String, Value)> {

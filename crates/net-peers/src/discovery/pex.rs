@@ -40,6 +40,8 @@ pub const ANSWERS_BURST: u64 = 4;
 pub const ANSWER_INTERVAL_MS: u64 = 30_000;
 /// This node asks one peer not more often than this.
 pub const ASK_INTERVAL_MS: u64 = 60_000;
+/// The same while connections are missing; it is answered as often.
+pub const ASK_SHORT_INTERVAL_MS: u64 = ANSWER_INTERVAL_MS;
 /// A question and its answer take at most this long.
 pub const PEX_TIMEOUT_MS: u64 = 10_000;
 /// Records kept of nodes that were connected.

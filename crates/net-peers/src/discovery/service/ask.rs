@@ -12,8 +12,8 @@ use crate::discovery::address::AddressGroup;
 use crate::discovery::book::Told;
 use crate::discovery::dns::{SEED_RETRY_MS, SeedAnswer, SeedError};
 use crate::discovery::pex::{
-    self, ADDRESSES_BYTES_MAX, ASK_INTERVAL_MS, Addresses, GET_ADDRESSES_BYTES_MAX, GetAddresses, PEX, PEX_TIMEOUT_MS,
-    RECORDS_PER_ANSWER_MAX, Verified,
+    self, ADDRESSES_BYTES_MAX, ASK_INTERVAL_MS, ASK_SHORT_INTERVAL_MS, Addresses, GET_ADDRESSES_BYTES_MAX,
+    GetAddresses, PEX, PEX_TIMEOUT_MS, RECORDS_PER_ANSWER_MAX, Verified,
 };
 use crate::discovery::{Outcome, SEEDS_MAX, Source};
 use crate::frame::{FrameError, read_message, write_message};
@@ -111,9 +111,10 @@ impl Finder {
     /// Asks one peer, unless it was asked lately. Returns how many addresses were new, if it answered.
     pub(super) async fn ask_one(&self, peer: NodeId) -> Option<usize> {
         let now = self.shared.clock.now();
+        let interval_ms = if self.is_short() { ASK_SHORT_INTERVAL_MS } else { ASK_INTERVAL_MS };
         {
             let mut asked = self.discovery.asked.lock();
-            if asked.get(&peer).is_some_and(|last| now.ms_since(*last) < ASK_INTERVAL_MS) {
+            if asked.get(&peer).is_some_and(|last| now.ms_since(*last) < interval_ms) {
                 return None;
             }
             asked.insert(peer, now);

@@ -32,6 +32,8 @@ const TCP_EVERY_MS: u64 = 30_000;
 struct Keeping {
     connected: BTreeSet<PeerId>,
     verdict: Option<Reachability>,
+    /// Its addresses that peers have connected to.
+    confirmed: Vec<Multiaddr>,
     probed: BTreeMap<PeerId, UnixMs>,
     tcp_tried: Option<UnixMs>,
 }
@@ -68,7 +70,9 @@ impl Keeping {
         if needed {
             self.look_over_tcp(shared, &relays, now);
         }
-        if renew_circuits(shared, &relays) {
+        let confirmed = shared.reach.way.lock().confirmed(now.0);
+        let others = std::mem::replace(&mut self.confirmed, confirmed) != self.confirmed;
+        if renew_circuits(shared, &relays) || others {
             shared.tell_record();
         }
     }
