@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod chain;
+pub mod cores;
 pub mod http;
 pub mod lab;
 pub mod ledger;

@@ -339,6 +339,19 @@ impl Node {
         figure.unwrap_or_else(|| panic!("the {} has ended", self.role))
     }
 
+    /// CPU time that it has used so far, in user and kernel mode, milliseconds to the clock's ten.
+    ///
+    /// # Panics
+    /// Where the process has ended.
+    pub fn cpu_ms(&self) -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap_or_default();
+        // The name in brackets may hold spaces; times are the 12th and 13th field after it, in hundredths of a second.
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        let ticks = |place: usize| fields.get(place).and_then(|field| field.parse::<u64>().ok());
+        let all = ticks(11).zip(ticks(12)).map(|(user, system)| (user + system) * 10);
+        all.unwrap_or_else(|| panic!("the {} has ended", self.role))
+    }
+
     /// Its open descriptors.
     ///
     /// # Panics

@@ -8,6 +8,7 @@
 mod hostile;
 
 use hostile::{World, block_on, dial, id, node, record_first_flights, send_from, transport};
+use nix::sched::CpuSet;
 use serde_json::json;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,6 +19,7 @@ use trellis_chain_spec::ChainSpec;
 use trellis_net_peers::guard::{Conduct, Pattern};
 use trellis_net_peers::{NetworkHandle, PeerState, Protocol};
 use trellis_primitives::NodeId;
+use trellis_scenarios::cores::{Cores, keep_to};
 use trellis_scenarios::lab::Lab;
 use trellis_scenarios::network::{Node, metric};
 use trellis_scenarios::proof;
@@ -31,13 +33,15 @@ const CONNECTIONS_PER_ADDRESS: usize = 10;
 const PATIENCE: Duration = Duration::from_secs(120);
 /// What the victim's memory may grow by, in bytes: the flat line of NET-56 with the allocator's slack.
 const MEMORY_GROWTH_MAX: u64 = 64 * 1024 * 1024;
-/// Honest peers' 99th percentile may double under attack; below this it says more about the machine than about the node,
-/// which shares it with a thousand attackers.
-const P99_FLOOR_MS: f64 = 1_000.0;
-const HONEST: u8 = 5;
+/// Honest peers' 99th percentile may double under attack: on cores apart from the attackers', as both are measured here.
+const P99_GROWTH_MAX: f64 = 2.0;
+/// Below this the percentile says more about what else the machine does than about the node.
+const P99_FLOOR_MS: f64 = 250.0;
+const HONEST: u8 = 10;
 /// Pings of each honest peer: within a minute's 100 control messages before and during the attack.
-const PINGS_QUIET: usize = 15;
-const PINGS_ATTACKED: usize = 60;
+const PINGS_QUIET: usize = 40;
+const PINGS_ATTACKED: usize = 55;
+const PINGS_ATTACKED_MIN: usize = 15;
 const PING_EVERY: Duration = Duration::from_millis(150);
 /// The victim's place.
 const VICTIM: &str = "11.201.0.2:9700";
@@ -62,6 +66,8 @@ struct Victim {
     node: Node,
     world: World,
     id: NodeId,
+    /// The victim and its honest peers have theirs, the attackers others.
+    cores: Option<Cores>,
 }
 
 impl Victim {
@@ -81,7 +87,13 @@ impl Victim {
             "--rpc-listen",
             "11.201.0.2:8545",
         ];
-        let node = lab.node("pub1", &flags);
+        let cores = Cores::apart();
+        let node = lab.inside("pub1", || {
+            if let Some(cores) = &cores {
+                keep_to(&cores.measured);
+            }
+            Node::start(&flags)
+        });
         let status = node.status();
         let spec = ChainSpec::load("dev").expect("the built-in chain");
         let world = World {
@@ -90,7 +102,7 @@ impl Victim {
             genesis: status["chain"]["genesis"].as_str().expect("a genesis").parse().expect("a hash"),
         };
         let id = status["node_id"].as_str().expect("an id").parse().expect("an id");
-        Self { lab, node, world, id }
+        Self { lab, node, world, id, cores }
     }
 
     fn memory(&self) -> u64 {
@@ -110,24 +122,42 @@ impl Victim {
     fn withstands<T: Send>(&self, attack: impl FnOnce() -> T + Send) -> (Calm, T) {
         let (quiet_sender, quiet) = mpsc::channel();
         let over = AtomicBool::new(false);
-        let honest = || block_on(served(self.world, self.id, &quiet_sender, &over));
+        let honest = || {
+            self.keep_to(|cores| &cores.measured);
+            block_on(served(self.world, self.id, &quiet_sender, &over))
+        };
+        let attacked = || {
+            self.keep_to(|cores| &cores.load);
+            attack()
+        };
         let before = self.memory();
-        let ((quiet_ms, attacked_ms), result) = std::thread::scope(|scope| {
+        let ((quiet_ms, attacked_ms), result, cpu_ms, took) = std::thread::scope(|scope| {
             let asking = scope.spawn(|| self.lab.inside("srv", honest));
             if quiet.recv_timeout(PATIENCE).is_err() {
                 over.store(true, Ordering::SeqCst);
             }
+            let (began, cpu_ms) = (Instant::now(), self.node.cpu_ms());
             let ends = Ends(&over);
-            let result = self.lab.inside("pub2", attack);
+            let result = self.lab.inside("pub2", attacked);
             drop(ends);
-            (asking.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), result)
+            let (took, cpu_ms) = (began.elapsed(), self.node.cpu_ms() - cpu_ms);
+            (asking.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), result, cpu_ms, took)
         });
         let after = self.memory();
-        let calm = Calm { quiet_ms: p99(quiet_ms), attacked_ms: p99(attacked_ms), before, after };
+        let (quiet_ms, attacked_ms) = (Latency::of(quiet_ms), Latency::of(attacked_ms));
+        let ratio = attacked_ms.p99 / quiet_ms.p99;
+        let calm = Calm { ratio, quiet_ms, attacked_ms, cpu_ms, took_ms: took.as_millis(), before, after };
         println!("{calm:?}");
         assert!(after <= before + MEMORY_GROWTH_MAX, "memory: {calm:?}");
-        assert!(calm.attacked_ms <= (2.0 * calm.quiet_ms).max(P99_FLOOR_MS), "99th percentile: {calm:?}");
+        let allowed_ms = (P99_GROWTH_MAX * calm.quiet_ms.p99).max(P99_FLOOR_MS);
+        assert!(calm.attacked_ms.p99 <= allowed_ms, "99th percentile: {calm:?}");
         (calm, result)
+    }
+
+    fn keep_to(&self, which: fn(&Cores) -> &CpuSet) {
+        if let Some(cores) = &self.cores {
+            keep_to(which(cores));
+        }
     }
 }
 
@@ -140,18 +170,35 @@ impl Drop for Ends<'_> {
     }
 }
 
+/// Round trips of honest peers, milliseconds.
 #[derive(Debug)]
-struct Calm {
-    quiet_ms: f64,
-    attacked_ms: f64,
-    before: u64,
-    after: u64,
+struct Latency {
+    samples: usize,
+    p50: f64,
+    p99: f64,
 }
 
-fn p99(mut samples: Vec<f64>) -> f64 {
-    assert!(!samples.is_empty(), "nobody was served");
-    samples.sort_by(f64::total_cmp);
-    samples[(samples.len() - 1) * 99 / 100]
+impl Latency {
+    fn of(mut samples: Vec<f64>) -> Self {
+        assert!(!samples.is_empty(), "nobody was served");
+        samples.sort_by(f64::total_cmp);
+        let at = |percent: usize| samples[(samples.len() - 1) * percent / 100];
+        Self { samples: samples.len(), p50: at(50), p99: at(99) }
+    }
+}
+
+/// How a victim fared.
+#[derive(Debug)]
+struct Calm {
+    /// The 99th percentile under attack over that in quiet.
+    ratio: f64,
+    quiet_ms: Latency,
+    attacked_ms: Latency,
+    /// CPU time of the victim while it was attacked.
+    cpu_ms: u64,
+    took_ms: u128,
+    before: u64,
+    after: u64,
 }
 
 /// Honest peers, each in a network of its own, connected before the attack and asking all through it.
@@ -173,7 +220,7 @@ async fn served(world: World, victim: NodeId, quiet: &mpsc::Sender<()>, over: &A
     quiet.send(()).expect("somebody waits");
     let mut during = Vec::new();
     for n in 0..PINGS_ATTACKED {
-        if over.load(Ordering::SeqCst) && n > PINGS_QUIET {
+        if over.load(Ordering::SeqCst) && n > PINGS_ATTACKED_MIN {
             break;
         }
         echoes(&peers, victim, &mut during).await;
@@ -226,8 +273,12 @@ fn a_flood_of_connections_from_many_addresses_leaves_memory_flat_and_honest_peer
         "connection-flood",
         &json!({
             "connections": size, "addresses": addresses, "accepted": accepted, "turned_away": refused,
-            "took_seconds": began.elapsed().as_secs(), "honest_p99_ms_quiet": calm.quiet_ms,
-            "honest_p99_ms_attacked": calm.attacked_ms, "memory_before": calm.before, "memory_after": calm.after,
+            "honest_p99_attacked_over_quiet": calm.ratio, "cores_apart": victim.cores.is_some(),
+            "honest_p99_ms_quiet": calm.quiet_ms.p99, "honest_p99_ms_attacked": calm.attacked_ms.p99,
+            "honest_p50_ms_quiet": calm.quiet_ms.p50, "honest_p50_ms_attacked": calm.attacked_ms.p50,
+            "honest_echoes": calm.quiet_ms.samples + calm.attacked_ms.samples,
+            "victim_cpu_ms": calm.cpu_ms, "attack_ms": u64::try_from(calm.took_ms).unwrap_or(u64::MAX),
+            "took_seconds": began.elapsed().as_secs(), "memory_before": calm.before, "memory_after": calm.after,
         }),
     );
 }

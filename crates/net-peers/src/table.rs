@@ -2,6 +2,7 @@
 
 mod entry;
 pub(crate) mod route;
+mod rows;
 mod ways;
 
 use std::collections::{HashMap, HashSet};
@@ -13,6 +14,8 @@ use trellis_primitives::{NodeId, UnixMs};
 
 use self::entry::Entry;
 use self::route::Route;
+pub(crate) use self::rows::Crowd;
+use self::rows::{RowMut, Rows};
 pub(crate) use self::ways::RelayPeer;
 use crate::handshake::Accepted;
 use crate::peer::{Direction, PeerInfo};
@@ -39,7 +42,7 @@ pub(crate) enum PeerKey {
 /// The table.
 pub(crate) struct Table {
     local: NodeId,
-    entries: HashMap<PeerKey, Entry>,
+    entries: Rows,
     connections: HashMap<ConnectionId, (PeerKey, Arc<ConnectionHandle>)>,
     /// The way of each connection.
     routes: HashMap<ConnectionId, Route>,
@@ -65,11 +68,11 @@ pub(crate) struct Acceptance {
 impl Table {
     /// The table of a node that knows nobody yet.
     pub(crate) fn of(local: NodeId) -> Self {
-        let (entries, connections, routes) = (HashMap::new(), HashMap::new(), HashMap::new());
-        Self { local, entries, connections, routes, parting: HashSet::new(), pins: HashMap::new() }
+        let (connections, routes) = (HashMap::new(), HashMap::new());
+        Self { local, entries: Rows::default(), connections, routes, parting: HashSet::new(), pins: HashMap::new() }
     }
 
-    fn entry(&mut self, key: PeerKey, now: UnixMs) -> &mut Entry {
+    fn entry(&mut self, key: PeerKey, now: UnixMs) -> RowMut<'_> {
         if self.entries.len() >= PEERS_REMEMBERED_MAX && !self.entries.contains_key(&key) {
             let oldest =
                 self.entries.iter().filter(|(_, entry)| entry.is_gone()).min_by_key(|(_, entry)| entry.since());
@@ -77,7 +80,7 @@ impl Table {
                 self.entries.remove(&oldest);
             }
         }
-        self.entries.entry(key).or_insert_with(|| Entry::new(now))
+        self.entries.get_or_make(key, || Entry::new(now))
     }
 
     /// A dial starts.
@@ -87,7 +90,7 @@ impl Table {
 
     /// A dial ended before a session stood.
     pub(crate) fn dial_failed(&mut self, address: &str, refusal: Option<RefusalReason>, now: UnixMs) {
-        let entry = self.entry(PeerKey::Address(address.to_owned()), now);
+        let mut entry = self.entry(PeerKey::Address(address.to_owned()), now);
         entry.apply(refusal.map_or(PeerInput::NoAnswer, PeerInput::Refused), now);
         entry.refusal = refusal.or(entry.refusal);
         entry.address = address.to_owned();
@@ -123,11 +126,12 @@ impl Table {
         {
             self.entries.insert(key.clone(), by_address);
         }
-        let entry = self.entry(key.clone(), now);
+        let mut entry = self.entry(key.clone(), now);
         if entry.connections.is_empty() {
             entry.apply(PeerInput::TransportUp, now);
             entry.adopt(handle, address);
         }
+        drop(entry);
         self.connections.insert(connection, (key, Arc::clone(handle)));
     }
 
@@ -144,7 +148,7 @@ impl Table {
             dialed && as_good(id)
         };
         let dialed_twice = outbound(&connection);
-        let Some(entry) = self.entries.get_mut(&key) else { return acceptance };
+        let Some(mut entry) = self.entries.get_mut(&key) else { return acceptance };
         let restarted = entry.accepted.as_ref().is_some_and(|before| before.instance != accepted.instance);
         if restarted {
             acceptance.superseded.clone_from(&entry.connections);
@@ -155,6 +159,7 @@ impl Table {
         if acceptance.redundant {
             // Streams go on using the older one.
             entry.connections.insert(0, connection);
+            drop(entry);
             self.settle(&key, now);
             return acceptance;
         }
@@ -164,6 +169,7 @@ impl Table {
         }
         let anew = acceptance.newly_connected || restarted;
         entry.connected(accepted, &handle, anew, now);
+        drop(entry);
         self.supersede(&acceptance.superseded);
         acceptance.moved = self.settle(&key, now);
         acceptance
@@ -171,7 +177,7 @@ impl Table {
 
     /// A handshake with a peer ended in a refusal or in nothing; its connection may be gone already.
     pub(crate) fn handshake_failed(&mut self, peer: NodeId, refusal: Option<RefusalReason>, now: UnixMs) {
-        let Some(entry) = self.entries.get_mut(&PeerKey::Node(peer)) else { return };
+        let Some(mut entry) = self.entries.get_mut(&PeerKey::Node(peer)) else { return };
         entry.refusal = refusal.or(entry.refusal);
         if entry.connections.is_empty() {
             entry.apply(refusal.map_or(PeerInput::NoAnswer, PeerInput::Refused), now);
@@ -183,11 +189,12 @@ impl Table {
         let (key, _) = self.connections.remove(&connection)?;
         self.routes.remove(&connection);
         self.parting.remove(&connection);
-        let entry = self.entries.get_mut(&key)?;
+        let mut entry = self.entries.get_mut(&key)?;
         let before = entry.connections.len();
         entry.connections.retain(|id| *id != connection);
         let handshaken = entry.connections.len() < before;
         if !entry.connections.is_empty() {
+            drop(entry);
             self.settle(&key, now);
             return None;
         }
@@ -207,14 +214,14 @@ impl Table {
         }
     }
 
-    fn entry_of(&mut self, connection: ConnectionId) -> Option<&mut Entry> {
+    fn entry_of(&mut self, connection: ConnectionId) -> Option<RowMut<'_>> {
         let (key, _) = self.connections.get(&connection)?;
         self.entries.get_mut(key)
     }
 
     /// A ping came back.
     pub(crate) fn round_trip(&mut self, connection: ConnectionId, ms: f64, now: UnixMs) {
-        if let Some(entry) = self.entry_of(connection) {
+        if let Some(mut entry) = self.entry_of(connection) {
             entry.round_trip.add(ms);
             entry.counters.touch(now);
         }
@@ -222,7 +229,7 @@ impl Table {
 
     /// identify told what software a peer runs; only used where no handshake did.
     pub(crate) fn identified(&mut self, connection: ConnectionId, agent: &str) {
-        if let Some(entry) = self.entry_of(connection)
+        if let Some(mut entry) = self.entry_of(connection)
             && entry.accepted.is_none()
         {
             entry.agent = agent.chars().take(crate::handshake::USER_AGENT_BYTES_MAX).collect();
@@ -289,7 +296,12 @@ impl Table {
 
     /// Peers connected now.
     pub(crate) fn connected_count(&self) -> usize {
-        self.entries.values().filter(|entry| !entry.connections.is_empty()).count()
+        self.crowd().linked()
+    }
+
+    /// How many are connected, by who dialled and from where; nobody is walked through for it.
+    pub(crate) const fn crowd(&self) -> &Crowd {
+        self.entries.crowd()
     }
 
     /// The peers to let go because more than `size` are connected: the longest idle first, only such as have had no
@@ -329,6 +341,12 @@ impl Table {
     /// The identity that a PeerId was seen with.
     pub(crate) fn pinned(&self, peer: &PeerId) -> Option<NodeId> {
         self.pins.get(peer).copied()
+    }
+
+    /// What is known of one peer.
+    pub(crate) fn info(&self, peer: NodeId) -> Option<PeerInfo> {
+        let key = PeerKey::Node(peer);
+        self.entries.get(&key).map(|entry| entry.info(&key))
     }
 
     /// Everything known, newest state first.

@@ -11,6 +11,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
 
 use aws_lc_rs::hmac;
 use futures::future::BoxFuture;
@@ -38,6 +39,8 @@ use crate::upgrade::UpgradeContext;
 const SERVER_NAME: &str = "l";
 const RESET_DOMAIN: &[u8] = b"trellis/quic-reset/1";
 const CID_DOMAIN: &[u8] = b"trellis/quic-cid/1";
+/// Dials from a port of their own share it for so long: less than a NAT keeps a mapping that somebody answered to.
+const FRESH_PORT_MS: u64 = 20_000;
 
 /// QUIC with libp2p certificates, the hybrid key exchange and ML-DSA-65 identities.
 pub struct QuicTransport {
@@ -45,6 +48,8 @@ pub struct QuicTransport {
     listeners: SelectAll<Listener>,
     /// One dialling endpoint per address family, for nodes that do not listen.
     dialers: HashMap<bool, quinn::Endpoint>,
+    /// The endpoint per address family from whose port nobody was dialled long ago, and since when it is used.
+    fresh: HashMap<bool, (quinn::Endpoint, Instant)>,
     waker: Option<Waker>,
 }
 
@@ -118,7 +123,13 @@ impl QuicTransport {
             upgrade,
             config,
         };
-        Ok(Self { parts: Arc::new(parts), listeners: SelectAll::new(), dialers: HashMap::new(), waker: None })
+        Ok(Self {
+            parts: Arc::new(parts),
+            listeners: SelectAll::new(),
+            dialers: HashMap::new(),
+            fresh: HashMap::new(),
+            waker: None,
+        })
     }
 
     /// The registry in which each established connection's session waits to be taken.
@@ -139,7 +150,7 @@ impl QuicTransport {
             SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
         };
         if reuse == PortUse::New {
-            return self.parts.endpoint(any_port, false);
+            return self.fresh_endpoint(any_port);
         }
         if let Some(listener) = self.listeners.iter().find(|listener| listener.can_dial(remote)) {
             return Ok(listener.endpoint());
@@ -150,6 +161,22 @@ impl QuicTransport {
         let dialer = self.parts.endpoint(any_port, false)?;
         self.dialers.insert(remote.is_ipv6(), dialer.clone());
         Ok(dialer)
+    }
+}
+
+impl QuicTransport {
+    /// An endpoint at a port that this node does not listen at. Trials of many peers in a row share one, because each
+    /// endpoint has receive buffers of three mebibytes; it is replaced before a NAT could know its port for long.
+    fn fresh_endpoint(&mut self, any_port: SocketAddr) -> Result<quinn::Endpoint, TransportError> {
+        let family = any_port.is_ipv6();
+        if let Some((endpoint, since)) = self.fresh.get(&family)
+            && since.elapsed() < Duration::from_millis(FRESH_PORT_MS)
+        {
+            return Ok(endpoint.clone());
+        }
+        let endpoint = self.parts.endpoint(any_port, false)?;
+        self.fresh.insert(family, (endpoint.clone(), Instant::now()));
+        Ok(endpoint)
     }
 }
 

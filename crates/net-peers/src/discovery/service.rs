@@ -65,7 +65,7 @@ impl NodeShared {
         Some(DiscoveryReport {
             sources: discovery.reports.lock().all(),
             book: discovery.book.lock().counts(),
-            outbound: outbound(&self.table.lock().infos()).count(),
+            outbound: self.table.lock().crowd().outbound(),
             outbound_min: discovery.config.outbound_min,
             rounds: discovery.rounds.load(Ordering::Relaxed),
         })
@@ -135,12 +135,11 @@ impl Finder {
     }
 
     fn info(&self, peer: NodeId) -> Option<PeerInfo> {
-        self.shared.table.lock().infos().into_iter().find(|info| info.id == Some(peer))
+        self.shared.table.lock().info(peer)
     }
 
     fn outbound_count(&self) -> usize {
-        let peers = self.shared.table.lock().infos();
-        let count = outbound(&peers).count();
+        let count = self.shared.table.lock().crowd().outbound();
         self.discovery.metrics.outbound.set(i64::try_from(count).unwrap_or(i64::MAX));
         count
     }

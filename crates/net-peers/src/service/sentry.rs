@@ -16,7 +16,6 @@ use super::defence::public;
 use crate::discovery::address::{AddressClass, AddressGroup};
 use crate::guard::{Conduct, Door, Guard, Pattern, Threat};
 use crate::handshake::Refusal;
-use crate::peer::PeerInfo;
 use crate::reason::{DisconnectReason, RefusalReason};
 use crate::streams::socket_address;
 use crate::watch::Offence;
@@ -153,17 +152,21 @@ impl NodeShared {
         if direction == Direction::Outbound || self.is_known(peer) {
             return Ok(());
         }
-        let peers = self.table.lock().infos();
+        let ip = remote.map(|ip| ip.to_canonical());
+        let (inbound, group) = {
+            let table = self.table.lock();
+            let of = |ip: IpAddr| table.crowd().inbound_of(AddressGroup::of(SocketAddr::new(ip, 0)));
+            (table.crowd().inbound(), ip.map(of).unwrap_or_default())
+        };
         let places = self.inbound_max();
-        if inbound_of(&peers) >= places {
+        if inbound >= places {
             return Err(Refusal::new(RefusalReason::Full, "the other places are for peers that this node dials"));
         }
-        let Some(ip) = remote.map(|ip| ip.to_canonical()) else { return Ok(()) };
+        let Some(ip) = ip else { return Ok(()) };
         let exempt = self.admission.exempts(ip);
         if !exempt && self.admission.is_crowded(ip) {
             return Err(Refusal::new(RefusalReason::Full, "too many strangers from this address or subnet"));
         }
-        let group = inbound_of_group(&peers, ip);
         if !exempt && AddressClass::of(ip) == Some(AddressClass::Public) && group >= group_max(places) {
             self.guard.recognised(Pattern::EclipsePressure, Some(peer), Some(ip));
             return Err(Refusal::new(RefusalReason::Full, "too many peers of one network"));
@@ -182,22 +185,4 @@ impl NodeShared {
 /// The most inbound peers of one group of neighbours.
 fn group_max(places: usize) -> usize {
     (places / GROUP_SHARE).max(GROUP_PEERS_MIN)
-}
-
-/// The peers that dialled this node.
-fn inbound(peers: &[PeerInfo]) -> impl Iterator<Item = &PeerInfo> {
-    peers.iter().filter(|peer| peer.connected_since.is_some() && peer.direction == Direction::Inbound)
-}
-
-fn inbound_of(peers: &[PeerInfo]) -> usize {
-    inbound(peers).count()
-}
-
-fn inbound_of_group(peers: &[PeerInfo], ip: IpAddr) -> usize {
-    let wanted = AddressGroup::of(SocketAddr::new(ip, 0));
-    let same = |peer: &&PeerInfo| {
-        let address = peer.addresses.first().and_then(|address| address.parse::<Multiaddr>().ok());
-        address.and_then(|address| socket_address(&address)).map(AddressGroup::of) == Some(wanted)
-    };
-    inbound(peers).filter(same).count()
 }

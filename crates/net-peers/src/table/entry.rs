@@ -7,12 +7,14 @@ use libp2p::swarm::ConnectionId;
 use trellis_primitives::{RoleSet, UnixMs};
 
 use super::PeerKey;
+use super::rows::Seat;
+use crate::discovery::address::AddressGroup;
 use crate::handshake::Accepted;
 use crate::meter::Counters;
 use crate::peer::{Direction, Path, PeerInfo};
 use crate::reason::{DisconnectReason, RefusalReason};
 use crate::state::{PeerInput, PeerState, PeerTrack};
-use crate::streams::ConnectionHandle;
+use crate::streams::{ConnectionHandle, socket_address};
 
 /// Mean and variance of round-trip times, by Welford's method.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -63,6 +65,8 @@ pub(super) struct Entry {
     session: Option<SessionFacts>,
     connected_since: Option<UnixMs>,
     pub(super) direct_after_ms: Option<u64>,
+    /// Where the row was counted last.
+    pub(super) counted: Seat,
 }
 
 struct SessionFacts {
@@ -89,7 +93,31 @@ impl Entry {
             session: None,
             connected_since: None,
             direct_after_ms: None,
+            counted: Seat::default(),
         }
+    }
+
+    /// Where the row counts now.
+    pub(super) fn seat(&self) -> Seat {
+        let connected = self.connected_since.is_some() && self.state() == PeerState::Connected;
+        let direction = self.session.as_ref().map_or(Direction::Outbound, |session| session.direction);
+        let inbound = connected && direction == Direction::Inbound;
+        let address = self.shown_addresses().next().filter(|_| inbound);
+        Seat {
+            linked: !self.connections.is_empty(),
+            connected: connected.then_some(direction),
+            group: address
+                .and_then(|address| address.parse().ok())
+                .as_ref()
+                .and_then(socket_address)
+                .map(AddressGroup::of),
+        }
+    }
+
+    /// The address of the connection in use, then those of the record.
+    fn shown_addresses(&self) -> impl Iterator<Item = &String> {
+        let record = self.accepted.iter().flat_map(|accepted| &accepted.record.addresses);
+        std::iter::once(&self.address).chain(record).filter(|address| !address.is_empty())
     }
 
     pub(super) fn apply(&mut self, input: PeerInput, now: UnixMs) {
@@ -160,9 +188,7 @@ impl Entry {
         let session = self.session.as_ref();
         let counters = &self.counters;
         let record = accepted.map(|accepted| accepted.record.clone());
-        let mut addresses = vec![self.address.clone()];
-        addresses.extend(record.iter().flat_map(|record| record.addresses.iter().cloned()));
-        addresses.retain(|address| !address.is_empty());
+        let addresses = self.shown_addresses().cloned().collect();
         PeerInfo {
             id: match key {
                 PeerKey::Node(id) => Some(*id),
@@ -197,6 +223,26 @@ impl Entry {
             disconnect_reason: self.disconnect_reason,
             refusal_reason: self.refusal,
         }
+    }
+}
+
+#[cfg(test)]
+impl Entry {
+    /// A session without a connection.
+    pub(super) fn pretend(&mut self, direction: Direction, address: String) {
+        self.address = address;
+        self.session = Some(SessionFacts {
+            peer_id: String::new(),
+            direction,
+            key_exchange: String::new(),
+            mldsa_authenticated: true,
+            path: Path::Direct,
+        });
+    }
+
+    /// Connected since then, if it is connected.
+    pub(super) fn pretend_since(&mut self, since: UnixMs) {
+        self.connected_since = Some(since).filter(|_| self.state() == PeerState::Connected).or(self.connected_since);
     }
 }
 

@@ -87,7 +87,7 @@ impl Table {
         };
         let handle = self.connections.get(&kept).map(|(_, handle)| Arc::clone(handle));
         let address = self.routes.get(&kept).map(|route| route.address.clone());
-        let Some(entry) = self.entries.get_mut(key) else { return false };
+        let Some(mut entry) = self.entries.get_mut(key) else { return false };
         entry.connections = choices.into_iter().map(|choice| choice.connection).collect();
         let moved = entry.in_use.replace(kept).is_some_and(|before| before != kept);
         if let (Some(handle), Some(address)) = (handle, address) {
@@ -176,8 +176,9 @@ impl Table {
 
     /// A peer told a newer record of itself. `false` if it is not newer, or the peer is gone.
     pub(crate) fn renew_record(&mut self, peer: NodeId, record: NodeRecord, signed: Bytes) -> bool {
-        let entry = self.entries.get_mut(&PeerKey::Node(peer)).filter(|entry| !entry.connections.is_empty());
-        let Some(accepted) = entry.and_then(|entry| entry.accepted.as_mut()) else { return false };
+        let row = self.entries.get_mut(&PeerKey::Node(peer)).filter(|entry| !entry.connections.is_empty());
+        let Some(mut row) = row else { return false };
+        let Some(accepted) = row.accepted.as_mut() else { return false };
         if record.sequence <= accepted.record.sequence || record.roles != accepted.roles {
             return false;
         }
