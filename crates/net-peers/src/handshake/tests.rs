@@ -43,6 +43,7 @@ fn hello_of(seed: u64) -> (Hello, NodeId) {
         best_height: 42,
         instance: 1,
         region: String::new(),
+        turned: false,
     };
     (hello, node.node_id())
 }

@@ -274,7 +274,11 @@ impl Reaching {
         connection: ConnectionId,
         info: &identify::Info,
     ) {
-        if shared.table.lock().is_relayed(connection) {
+        // What a peer sees of a turned connection is the server's address.
+        let table = shared.table.lock();
+        let elsewhere = table.is_relayed(connection) || table.is_turned(connection);
+        drop(table);
+        if elsewhere {
             return;
         }
         let listening = shared.listening.lock().clone();
