@@ -27,6 +27,7 @@ use tokio::sync::Notify;
 use trellis_net_reach::contacted::Contacted;
 use trellis_net_reach::reachability::{Reachability, WayIn};
 use trellis_net_reach::relay::keeper::{RelayEvent, RelayKeeper, RelayStage};
+use trellis_net_reach::turn::ServerReport;
 use trellis_net_transport::direct_ip;
 use trellis_primitives::{NodeId, UnixMs};
 
@@ -35,6 +36,7 @@ use self::observed::{Observed, candidates};
 pub(super) use self::tally::Tallied;
 use super::NodeShared;
 use super::swarm::Behaviour;
+use super::turn::TurnWay;
 use crate::config::NetConfig;
 use crate::discovery::address::{AddressClass, without_name, worth_telling};
 use crate::guard::Conduct;
@@ -176,6 +178,8 @@ pub struct ReachReport {
     pub reservations_given: usize,
     /// Circuits that it carries for others now.
     pub circuits_carried: usize,
+    /// The TURN servers that are set.
+    pub turn: Vec<ServerReport>,
 }
 
 impl NodeShared {
@@ -194,6 +198,7 @@ impl NodeShared {
             circuits: self.reach.circuits(),
             reservations_given,
             circuits_carried,
+            turn: self.turn.as_ref().map(TurnWay::report).unwrap_or_default(),
         }
     }
 }
