@@ -29,6 +29,7 @@ fn hello() -> Hello {
         nonce: vec![2; 32],
         best_height: 9,
         instance: 4,
+        turned: false,
         region: "here".into(),
     }
 }

@@ -21,6 +21,8 @@ pub const PROTOCOL_VERSION_MAX: u32 = 1;
 pub const CONNECT_TIMEOUT_MS: u64 = 10_000;
 /// QUIC has this long to answer before TCP is tried beside it.
 pub const TCP_AFTER_MS: u64 = 2_000;
+/// QUIC and TCP have this long to answer before a TURN server is tried beside them.
+pub const TURN_AFTER_MS: u64 = TCP_AFTER_MS + 2_000;
 /// The handshake after the encrypted connection stands (NET-20).
 pub const HANDSHAKE_TIMEOUT_MS: u64 = 5_000;
 /// The clocks of two peers may differ by this much (NET-21).
@@ -49,6 +51,7 @@ pub const RECORD_LIFETIME_MS: u64 = 24 * 60 * 60 * 1_000;
 pub const RECORD_REFRESH_FRACTION: u64 = 4;
 
 pub use trellis_net_reach::relay::budget::RelayProfile;
+pub use trellis_net_reach::turn::{Credentials, TurnServer, TurnSettings};
 pub use trellis_net_transport::{AdmissionLimits, IpNet, Policy, Proxy};
 
 /// What the network of one node is told.
@@ -62,6 +65,8 @@ pub struct NetConfig {
     pub external_addresses: Vec<String>,
     /// Through what every dial goes; `None` dials directly.
     pub proxy: Option<Proxy>,
+    /// TURN servers, for networks that block UDP (NET-44); none if `None`.
+    pub turn: Option<TurnSettings>,
     /// Whether classical peers are let in.
     pub policy: Policy,
     /// What is admitted before any cryptography.
@@ -123,6 +128,7 @@ impl NetConfig {
             bootstrap: Vec::new(),
             external_addresses: Vec::new(),
             proxy: None,
+            turn: None,
             policy: Policy::Require,
             limits: AdmissionLimits::default(),
             peers_max: PEERS_MAX_DEFAULT,

@@ -69,6 +69,9 @@ pub struct Hello {
     /// Where the sender is, in its operator's words; may be empty.
     #[prost(string, tag = "12")]
     pub region: String,
+    /// The sender's end of this connection is at a TURN server; both ends have to know, to agree which connection stays.
+    #[prost(bool, tag = "13")]
+    pub turned: bool,
 }
 
 /// A refusal with its name, on the wire.

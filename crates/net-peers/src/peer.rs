@@ -19,6 +19,8 @@ use crate::state::{PeerState, StateChange};
 pub enum Path {
     /// Straight to the peer.
     Direct,
+    /// From an address at a TURN server, this node's or the peer's.
+    Turn,
     /// Over a relay.
     #[serde(rename = "relay")]
     Relayed,
@@ -32,6 +34,7 @@ impl std::fmt::Display for Path {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Direct => "direct",
+            Self::Turn => "turn",
             Self::Relayed => "relay",
             Self::Proxied => "proxied",
             Self::Simulated => "simulated",
@@ -43,6 +46,7 @@ impl From<LinkKind> for Path {
     fn from(kind: LinkKind) -> Self {
         match kind {
             LinkKind::Quic | LinkKind::Tcp => Self::Direct,
+            LinkKind::Turned => Self::Turn,
             LinkKind::Relayed => Self::Relayed,
             LinkKind::Proxied => Self::Proxied,
         }

@@ -10,6 +10,7 @@ mod reach;
 mod sentry;
 mod shake;
 mod swarm;
+mod turn;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -35,6 +36,7 @@ use self::handle::NetHandle;
 pub use self::reach::ReachReport;
 use self::reach::{ReachShared, RelayDoor, Tallied};
 use self::swarm::Service;
+use self::turn::TurnWay;
 use crate::bandwidth::Bandwidth;
 use crate::broadcast::Broadcaster;
 use crate::config::{EVENTS_BUFFERED_MAX, NetConfig};
@@ -67,6 +69,8 @@ pub(crate) enum Command {
         text: String,
         /// Another attempt to the same place answers for both in the table.
         quiet: bool,
+        /// Through the TURN server.
+        turned: bool,
         /// Who has to answer.
         pinned: Option<NodeId>,
         reply: oneshot::Sender<Result<NodeId, DialError>>,
@@ -113,6 +117,8 @@ pub(crate) struct NodeShared {
     pub(crate) bootstrapped: Mutex<HashSet<NodeId>>,
     pub(crate) guard: Arc<Guard>,
     pub(crate) reach: ReachShared,
+    /// The way through a TURN server, where one is set.
+    pub(crate) turn: Option<TurnWay>,
     /// Who may start a handshake; the same counts as the transport's.
     pub(crate) admission: Admission,
     pub(crate) bandwidth: Arc<Bandwidth>,
@@ -170,6 +176,8 @@ pub async fn start_with_metrics(
     let mut doors = transport(&config, Arc::clone(&keys), &admission, &guard, &metrics);
     let contacted = Arc::new(Mutex::default());
     doors.dialled = Some(reach::strangers::noted(&contacted, &clock));
+    let turn = config.turn.clone().map(TurnWay::new);
+    doors.far = turn.as_ref().map(TurnWay::far);
     let mut transport = node_transport(doors, Some(circuits))?;
     if config.relay.is_some() {
         transport = tallied(transport, metrics.reach.relayed_bytes.clone());
@@ -203,6 +211,7 @@ pub async fn start_with_metrics(
         bootstrapped: Mutex::default(),
         guard,
         reach: ReachShared::new(&config, door, contacted, metrics.reach.clone()),
+        turn,
         kept: Mutex::default(),
         listening: Mutex::default(),
         events,

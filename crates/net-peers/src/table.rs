@@ -139,6 +139,9 @@ impl Table {
     pub(crate) fn accepted(&mut self, connection: ConnectionId, accepted: Accepted, now: UnixMs) -> Acceptance {
         let mut acceptance = Acceptance::default();
         let Some((key, handle)) = self.connections.get(&connection).cloned() else { return acceptance };
+        if let Some(route) = self.routes.get_mut(&connection) {
+            route.turned |= accepted.turned;
+        }
         let connections = &self.connections;
         let kind = handle.session.kind();
         // Another kind of way is not the same connection twice; which of both stays is decided when it is quiet.
@@ -240,6 +243,12 @@ impl Table {
     pub(crate) fn connection_to(&self, peer: NodeId) -> Option<Arc<ConnectionHandle>> {
         let newest = self.entries.get(&PeerKey::Node(peer))?.connections.last()?;
         self.connections.get(newest).map(|(_, handle)| Arc::clone(handle))
+    }
+
+    /// The same, and whether one of its ends is at a TURN server.
+    pub(crate) fn way_to(&self, peer: NodeId) -> (Option<Arc<ConnectionHandle>>, bool) {
+        let used = self.entries.get(&PeerKey::Node(peer)).and_then(|entry| entry.connections.last().copied());
+        (self.connection_to(peer), used.is_some_and(|connection| self.is_turned(connection)))
     }
 
     /// A connected peer's record as it was signed.

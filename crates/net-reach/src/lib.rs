@@ -11,6 +11,7 @@ pub mod reachability;
 pub mod relay;
 mod service;
 mod state;
+pub mod turn;
 mod verdict;
 
 pub use error::{MapError, MessageError, ReachError};

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use trellis_crypto::HybridKey;
 
 use crate::admission::{Admission, AdmitFn};
+use crate::far::Far;
 use crate::metrics::TransportMetrics;
 use crate::policy::Policy;
 use crate::prefilter::{FloodFn, GateFn};
@@ -90,6 +91,8 @@ pub struct TransportConfig {
     pub flooded: Option<FloodFn>,
     /// Through what every dial goes; `None` dials directly.
     pub proxy: Option<Proxy>,
+    /// A UDP socket on another machine, for peers that cannot be reached from here.
+    pub far: Option<Far>,
     /// How connections react to loss.
     pub congestion: Congestion,
     /// Where things are counted.
@@ -109,6 +112,7 @@ impl TransportConfig {
             dialled: None,
             flooded: None,
             proxy: None,
+            far: None,
             congestion: Congestion::default(),
             metrics: TransportMetrics::default(),
         }

@@ -79,6 +79,9 @@ pub enum TransportError {
     /// In onion-only mode no socket is opened to the clear network.
     #[error("{0} is open to the clear network, which the onion-only mode does not allow")]
     ClearAddress(libp2p::Multiaddr),
+    /// The socket on another machine is not to be had, or does not reach the peer.
+    #[error("turn: {0}")]
+    Far(std::io::Error),
     /// A relay gave no circuit or reservation.
     #[error("relay: {0}")]
     Relay(#[from] libp2p::relay::client::transport::Error),
@@ -188,6 +191,7 @@ impl TransportError {
             Self::Noise(_) => "noise",
             Self::Proxy(_) => "proxy",
             Self::ClearAddress(_) => "clear address",
+            Self::Far(_) => "turn",
             Self::Relay(_) => "relay",
             Self::Io(_) => "socket",
         }

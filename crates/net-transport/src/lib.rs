@@ -18,6 +18,7 @@ mod config;
 mod connection;
 mod error;
 mod exporter;
+mod far;
 mod kex;
 mod link;
 mod metrics;
@@ -46,6 +47,7 @@ pub use config::{
 };
 pub use connection::{Connection, Stream};
 pub use error::{ClassicalPeer, TransportError, TransportSetupError};
+pub use far::{Far, FarSocket, Through};
 pub use ipnet::IpNet;
 pub use link::{LinkStream, StreamConnection};
 pub use metrics::{RefusalLabel, TransportMetrics};

@@ -99,7 +99,7 @@ async fn connect<C: Duplex + 'static>(
     let (stream, verified) = secured.map_err(|error| context.refused(error, direction, &remote))?;
     let Verified { peer: peer_id, key_exchange, alpn, public } = verified;
     let state = StreamState::new(kind, wire);
-    let facts = SessionFacts { peer_id, remote, direction, key_exchange, alpn, public };
+    let facts = SessionFacts { peer_id, remote, direction, turned: false, key_exchange, alpn, public };
     let session = Session::new(Carrier::Stream(Arc::clone(&state)), facts);
     context.established(&session);
     Ok((peer_id, StreamConnection::new(stream, session, state, permit, context.metrics.clone())))

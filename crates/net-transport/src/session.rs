@@ -97,6 +97,8 @@ pub struct CloseReason {
 pub enum LinkKind {
     /// QUIC over UDP.
     Quic,
+    /// QUIC over UDP from an address on another machine.
+    Turned,
     /// TLS over TCP.
     Tcp,
     /// TLS over a circuit of a relay.
@@ -109,6 +111,7 @@ impl fmt::Display for LinkKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Quic => "quic",
+            Self::Turned => "turned",
             Self::Tcp => "tcp",
             Self::Relayed => "relayed",
             Self::Proxied => "proxied",
@@ -135,6 +138,8 @@ pub(crate) struct SessionFacts {
     /// Without the peer's name at its end.
     pub(crate) remote: Multiaddr,
     pub(crate) direction: Direction,
+    /// This node's own end is on another machine.
+    pub(crate) turned: bool,
     pub(crate) key_exchange: KeyExchange,
     /// The application protocol of TLS, or the name of what stands in for TLS.
     pub(crate) alpn: String,
@@ -186,7 +191,7 @@ impl Session {
     #[must_use]
     pub fn ip(&self) -> Option<IpAddr> {
         match self.kind() {
-            LinkKind::Quic | LinkKind::Tcp => direct_ip(self.remote()),
+            LinkKind::Quic | LinkKind::Turned | LinkKind::Tcp => direct_ip(self.remote()),
             LinkKind::Relayed | LinkKind::Proxied => None,
         }
     }
@@ -195,6 +200,7 @@ impl Session {
     #[must_use]
     pub fn kind(&self) -> LinkKind {
         match &self.inner.carrier {
+            Carrier::Quic(_) if self.inner.facts.turned => LinkKind::Turned,
             Carrier::Quic(_) => LinkKind::Quic,
             Carrier::Stream(stream) => stream.kind,
         }

@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 
 use prometheus_client::metrics::counter::Counter;
 use quinn::udp::{RecvMeta, Transmit};
-use quinn::{AsyncUdpSocket, ConnectionId, ConnectionIdGenerator, Runtime, UdpPoller};
+use quinn::{AsyncUdpSocket, ConnectionId, ConnectionIdGenerator, UdpPoller};
 use quinn_proto::HashedConnectionIdGenerator;
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -53,13 +53,12 @@ pub(crate) struct FilteringSocket {
 
 impl FilteringSocket {
     pub(crate) fn wrap(
-        socket: std::net::UdpSocket,
+        inner: Arc<dyn AsyncUdpSocket>,
         cid_key: u64,
         garbage: Counter,
         filter: Option<Prefilter>,
-    ) -> io::Result<Arc<Self>> {
-        let inner = quinn::TokioRuntime.wrap_udp_socket(socket)?;
-        Ok(Arc::new(Self { inner, cids: HashedConnectionIdGenerator::from_key(cid_key), garbage, filter }))
+    ) -> Arc<Self> {
+        Arc::new(Self { inner, cids: HashedConnectionIdGenerator::from_key(cid_key), garbage, filter })
     }
 
     /// Whether a datagram can be no packet for this node: quinn will drop it. The fixed bit says nothing, because peers

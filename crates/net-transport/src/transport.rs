@@ -20,6 +20,7 @@ use libp2p::PeerId;
 use libp2p::core::transport::{DialOpts, ListenerId, PortUse, TransportError as CoreError, TransportEvent};
 use libp2p::core::{Multiaddr, Transport};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use quinn::{AsyncUdpSocket, Runtime};
 use quinn_proto::HashedConnectionIdGenerator;
 
 use self::address::parse;
@@ -28,6 +29,7 @@ use self::listener::{Listener, ListenerParts};
 use crate::config::{TransportConfig, quinn_transport};
 use crate::connection::Connection;
 use crate::error::{TransportError, TransportSetupError};
+use crate::far::Far;
 use crate::kex::{RecordingClient, RecordingServer};
 use crate::prefilter::{Prefilter, PrefilterParts};
 use crate::session::Sessions;
@@ -182,6 +184,16 @@ impl QuicTransport {
 
 impl EndpointParts {
     fn endpoint(&self, address: SocketAddr, listens: bool) -> Result<quinn::Endpoint, TransportError> {
+        let socket = quinn::TokioRuntime.wrap_udp_socket(bind(address)?)?;
+        Ok(self.endpoint_over(socket, listens)?)
+    }
+
+    /// The endpoint over the far socket.
+    async fn far_endpoint(&self, far: &Far) -> Result<quinn::Endpoint, TransportError> {
+        far.endpoint(|socket| self.endpoint_over(socket, false)).await.map_err(TransportError::Far)
+    }
+
+    fn endpoint_over(&self, socket: Arc<dyn AsyncUdpSocket>, listens: bool) -> std::io::Result<quinn::Endpoint> {
         let cid_key = self.cid_key;
         let mut config = quinn::EndpointConfig::new(Arc::clone(&self.reset_key) as _);
         config.supported_versions(vec![1]);
@@ -198,7 +210,7 @@ impl EndpointParts {
                 unanswered: metrics.admission_unanswered.clone(),
             })
         });
-        let socket = FilteringSocket::wrap(bind(address)?, cid_key, metrics.garbage.clone(), filter)?;
+        let socket = FilteringSocket::wrap(socket, cid_key, metrics.garbage.clone(), filter);
         let runtime = Arc::new(quinn::TokioRuntime);
         let mut endpoint = quinn::Endpoint::new_with_abstract_socket(config, server, socket, runtime)?;
         endpoint.set_default_client_config(self.client.clone());
@@ -251,12 +263,21 @@ impl Transport for QuicTransport {
             return Err(CoreError::MultiaddrNotSupported(address));
         };
         self.parts.config.tell_dialled(remote.ip());
+        if let Some(far) = self.parts.config.far.as_ref().filter(|far| far.is_switched()) {
+            let (far, parts) = (far.clone(), Arc::clone(&self.parts));
+            return Ok(Box::pin(async move {
+                let endpoint = parts.far_endpoint(&far).await?;
+                far.admit(remote).await.map_err(TransportError::Far)?;
+                let connecting = endpoint.connect_with(parts.client.clone(), remote, SERVER_NAME)?;
+                parts.upgrade.outbound(connecting, expected, true).await
+            }));
+        }
         let endpoint = self.dialing_endpoint(remote, options.port_use).map_err(CoreError::Other)?;
         let upgrade = Arc::clone(&self.parts.upgrade);
         let client = self.parts.client.clone();
         Ok(Box::pin(async move {
             let connecting = endpoint.connect_with(client, remote, SERVER_NAME)?;
-            upgrade.outbound(connecting, expected).await
+            upgrade.outbound(connecting, expected, false).await
         }))
     }
 

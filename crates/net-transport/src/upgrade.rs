@@ -99,17 +99,18 @@ impl UpgradeContext {
         self.sessions.put(session.clone());
     }
 
-    /// Accepts an inbound connection: this is where its cryptography starts.
+    /// Accepts an inbound connection: this is where its cryptography starts. `turned` if it came to a far socket.
     pub(crate) async fn inbound(
         &self,
         incoming: quinn::Incoming,
         mut permit: Permit,
+        turned: bool,
     ) -> Result<(PeerId, Connection), TransportError> {
         let remote = incoming.remote_address();
         let result = within(HANDSHAKE_TIMEOUT_MS, async {
             let connecting = incoming.accept().map_err(TransportError::from_handshake)?;
             let (connection, signed) = self.accept(connecting).await?;
-            let session = self.finish(&connection, Direction::Inbound, None, signed).await?;
+            let session = self.finish(&connection, (Direction::Inbound, turned), None, signed).await?;
             Ok((connection, session))
         })
         .await;
@@ -147,17 +148,18 @@ impl UpgradeContext {
         }
     }
 
-    /// Completes a dial.
+    /// Completes a dial, which was `turned` if it left from a far socket.
     pub(crate) async fn outbound(
         &self,
         connecting: quinn::Connecting,
         expected: Option<PeerId>,
+        turned: bool,
     ) -> Result<(PeerId, Connection), TransportError> {
         let remote = connecting.remote_address();
         let result = async {
             let tls = async { connecting.await.map_err(TransportError::from_handshake) };
             let connection = within(CONNECT_TIMEOUT_MS, tls).await?;
-            let finish = self.finish(&connection, Direction::Outbound, expected, None);
+            let finish = self.finish(&connection, (Direction::Outbound, turned), expected, None);
             let session = within(HANDSHAKE_TIMEOUT_MS, finish).await?;
             Ok((connection, session))
         }
@@ -190,7 +192,7 @@ impl UpgradeContext {
     async fn finish(
         &self,
         connection: &quinn::Connection,
-        direction: Direction,
+        (direction, turned): (Direction, bool),
         expected: Option<PeerId>,
         signed: Option<Exporter>,
     ) -> Result<Session, TransportError> {
@@ -205,7 +207,7 @@ impl UpgradeContext {
         };
         let alpn = String::from_utf8_lossy(&negotiated.alpn).into_owned();
         let remote = format_address(connection.remote_address());
-        let facts = SessionFacts { peer_id, remote, direction, key_exchange, alpn, public };
+        let facts = SessionFacts { peer_id, remote, direction, turned, key_exchange, alpn, public };
         Ok(Session::new(Carrier::Quic(connection.clone()), facts))
     }
 

@@ -162,6 +162,18 @@ pub struct NetcheckArgs {
     /// A STUN server to ask, four at most; public ones otherwise. The port is 3478 where none is given.
     #[arg(long, env = "TRELLIS_STUN", value_name = "HOST:PORT", value_delimiter = ',')]
     pub stun: Vec<String>,
+    /// TURN servers to try, as for a node; each gets an address there and gives it back.
+    #[arg(long, env = "TRELLIS_TURN", value_name = "URI", value_delimiter = ',')]
+    pub turn: Vec<String>,
+    /// The name that the TURN servers know this node by.
+    #[arg(long, env = "TRELLIS_TURN_USER", value_name = "NAME")]
+    pub turn_user: Option<String>,
+    /// File that holds the password for the TURN servers.
+    #[arg(long, env = "TRELLIS_TURN_PASSWORD_FILE", value_name = "FILE")]
+    pub turn_password_file: Option<PathBuf>,
+    /// PEM file of the authorities of TURN servers over TLS; the system's otherwise.
+    #[arg(long, env = "TRELLIS_TURN_CA", value_name = "FILE")]
+    pub turn_ca: Option<PathBuf>,
 }
 
 /// How a listing is printed.

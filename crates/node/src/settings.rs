@@ -28,6 +28,19 @@ pub struct Given {
     /// Dial onion and I2P names only, listen on loopback only, and tell nobody a clear address; needs `--proxy`.
     #[arg(long, env = "TRELLIS_ONION_ONLY", value_name = "true|false", num_args = 0..=1, default_missing_value = "true")]
     pub onion_only: Option<bool>,
+    /// TURN servers for networks that block UDP, comma-separated or repeated, the next where one fails: `turn:HOST:PORT?transport=udp`
+    /// (or `tcp`), `turns:HOST:PORT?transport=tcp`. They carry what cannot be dialled otherwise.
+    #[arg(long, env = "TRELLIS_TURN", value_name = "URI", value_delimiter = ',')]
+    pub turn: Option<Vec<String>>,
+    /// The name that the TURN servers know this node by.
+    #[arg(long, env = "TRELLIS_TURN_USER", value_name = "NAME")]
+    pub turn_user: Option<String>,
+    /// File that holds the password for the TURN servers.
+    #[arg(long, env = "TRELLIS_TURN_PASSWORD_FILE", value_name = "FILE")]
+    pub turn_password_file: Option<PathBuf>,
+    /// PEM file of the authorities of TURN servers over TLS; the system's otherwise.
+    #[arg(long, env = "TRELLIS_TURN_CA", value_name = "FILE")]
+    pub turn_ca: Option<PathBuf>,
     /// Where this node is, as `eu-west`; relays of the same region are asked first.
     #[arg(long, env = "TRELLIS_REGION", value_name = "NAME")]
     pub region: Option<String>,
@@ -160,6 +173,10 @@ pub struct Settings {
     pub external_addresses: Vec<String>,
     pub proxy: Option<String>,
     pub onion_only: bool,
+    pub turn: Vec<String>,
+    pub turn_user: Option<String>,
+    pub turn_password_file: Option<PathBuf>,
+    pub turn_ca: Option<PathBuf>,
     pub region: String,
     pub relays: u8,
     pub map_ports: bool,
@@ -207,6 +224,10 @@ impl Default for Settings {
             external_addresses: Vec::new(),
             proxy: None,
             onion_only: false,
+            turn: Vec::new(),
+            turn_user: None,
+            turn_password_file: None,
+            turn_ca: None,
             region: String::new(),
             relays: 2,
             map_ports: true,

@@ -68,6 +68,7 @@ pub fn reach_json(report: &ReachReport) -> Value {
         "circuits": report.circuits,
         "reservations_given": report.reservations_given,
         "circuits_carried": report.circuits_carried,
+        "turn": report.turn.iter().map(crate::role::turn::to_json).collect::<Vec<_>>(),
     })
 }
 

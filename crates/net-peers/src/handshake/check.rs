@@ -41,6 +41,8 @@ pub(crate) struct Accepted {
     pub(crate) instance: u64,
     /// What the peer says of where it is.
     pub(crate) region: String,
+    /// The peer's end of the connection is at a TURN server.
+    pub(crate) turned: bool,
 }
 
 /// Nonces of recent hellos.
@@ -109,6 +111,7 @@ impl Checker {
             best_height: hello.best_height,
             instance: hello.instance,
             region: hello.region.clone(),
+            turned: hello.turned,
         })
     }
 

@@ -203,9 +203,10 @@ impl NodeShared {
         }
         let us = u32::try_from(round_trip.as_micros()).unwrap_or(u32::MAX);
         self.report(peer, Conduct::RoundTrip { us });
-        let used = self.table.lock().connection_to(peer);
+        let (used, turned) = self.table.lock().way_to(peer);
         let address = used.as_ref().map(|handle| handle.session.remote().to_string()).unwrap_or_default();
         let path = used.map_or(Path::Direct, |handle| handle.session.kind().into());
+        let path = if turned { Path::Turn } else { path };
         Ok(Pong { round_trip, path, address })
     }
 }

@@ -1,4 +1,5 @@
-//! Which way to a peer is tried first (NET-11): QUIC, and TCP at the same port where nobody answers there.
+//! Which way to a peer is tried first (NET-11, NET-44): QUIC, TCP at the same port where nobody answers there, and QUIC from an
+//! address at a TURN server where nobody answers either.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -9,12 +10,14 @@ use libp2p::core::Multiaddr;
 use libp2p::multiaddr::Protocol as Part;
 use libp2p::swarm::DialError as SwarmDialError;
 use tokio::sync::oneshot;
+use trellis_net_reach::turn::ALLOCATE_MS_MAX;
 use trellis_net_transport::TransportError;
 use trellis_primitives::NodeId;
 
 use super::handle::{at_socket, parse_address};
+use super::turn::leads_to;
 use super::{Command, NodeShared};
-use crate::config::{CONNECT_TIMEOUT_MS, HANDSHAKE_TIMEOUT_MS, TCP_AFTER_MS};
+use crate::config::{CONNECT_TIMEOUT_MS, HANDSHAKE_TIMEOUT_MS, TCP_AFTER_MS, TURN_AFTER_MS};
 use crate::dark::{DARK_SCHEME, DarkAddress, DarkAddressError, Host};
 use crate::error::{DialError, RefusedBy};
 use crate::reason::RefusalReason;
@@ -27,6 +30,47 @@ struct Wanted<'a> {
     text: &'a str,
     /// Who has to answer.
     pinned: Option<NodeId>,
+}
+
+/// How an attempt is made.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Manner {
+    /// It is the one that the table shows.
+    Loud,
+    /// It leaves the table to the attempt beside it.
+    Quiet,
+    /// So does this one, which goes through the TURN server.
+    Turned,
+}
+
+/// How two attempts ended.
+enum Raced {
+    /// One of them came to an end that no other way would change.
+    Over(Result<NodeId, DialError>),
+    /// The first led nowhere, and what became of the second.
+    Nowhere(DialError, Result<NodeId, DialError>),
+}
+
+/// Begins the second attempt when the first has led nowhere, or beside it after its head start.
+async fn race<F, S>(first: F, second: S, head_start_ms: u64) -> Raced
+where
+    F: Future<Output = Result<NodeId, DialError>>,
+    S: Future<Output = Result<NodeId, DialError>>,
+{
+    let (first, second) = (std::pin::pin!(first), std::pin::pin!(second));
+    let head_start = std::pin::pin!(tokio::time::sleep(Duration::from_millis(head_start_ms)));
+    match select(first, head_start).await {
+        Either::Left((Err(error), _)) if may_go_elsewhere(&error) => Raced::Nowhere(error, second.await),
+        Either::Left((dialled, _)) => Raced::Over(dialled),
+        Either::Right(((), first)) => match select(first, second).await {
+            Either::Left((Err(error), second)) if may_go_elsewhere(&error) => Raced::Nowhere(error, second.await),
+            Either::Right((Err(error), first)) => match first.await {
+                Err(nowhere) if may_go_elsewhere(&nowhere) => Raced::Nowhere(nowhere, Err(error)),
+                dialled => Raced::Over(dialled),
+            },
+            Either::Left((dialled, _)) | Either::Right((dialled, _)) => Raced::Over(dialled),
+        },
+    }
 }
 
 /// Where a proxy is asked to go for a name.
@@ -76,10 +120,20 @@ impl NodeShared {
         dialled
     }
 
+    /// Tries the ways to an address, cheapest first, the next one where those before it lead nowhere in time.
     async fn dial_at(&self, address: Multiaddr, wanted: Wanted<'_>) -> Result<NodeId, DialError> {
-        match tcp_twin(&address) {
-            Some(twin) => self.dial_both(wanted, address, twin).await,
-            None => self.dial_one(wanted, address, false).await,
+        let Some(twin) = tcp_twin(&address) else {
+            return self.dial_one(wanted, address, Manner::Loud).await;
+        };
+        if self.turn.is_none() || !leads_to(&address) {
+            return self.dial_both(wanted, address, twin).await;
+        }
+        let turned = self.dial_one(wanted, address.clone(), Manner::Turned);
+        match race(self.dial_both(wanted, address, twin), turned, TURN_AFTER_MS).await {
+            Raced::Over(dialled) => dialled,
+            // The server's own refusals are in the log and in the status.
+            Raced::Nowhere(direct, Err(error)) if may_go_elsewhere(&error) => Err(direct),
+            Raced::Nowhere(_, dialled) => dialled,
         }
     }
 
@@ -109,20 +163,11 @@ impl NodeShared {
     }
 
     async fn dial_both(&self, wanted: Wanted<'_>, quic: Multiaddr, tcp: Multiaddr) -> Result<NodeId, DialError> {
-        let first = std::pin::pin!(self.dial_one(wanted, quic, false));
-        let head_start = std::pin::pin!(tokio::time::sleep(Duration::from_millis(TCP_AFTER_MS)));
-        let second = std::pin::pin!(self.dial_one(wanted, tcp, true));
-        let (over_quic, over_tcp) = match select(first, head_start).await {
-            Either::Left((Err(error), _)) if may_go_elsewhere(&error) => (error, second.await),
-            Either::Left((dialled, _)) => return dialled,
-            Either::Right(((), first)) => match select(first, second).await {
-                Either::Left((Err(error), second)) if may_go_elsewhere(&error) => (error, second.await),
-                Either::Right((Err(error), first)) => match first.await {
-                    Err(over_quic) if may_go_elsewhere(&over_quic) => (over_quic, Err(error)),
-                    dialled => return dialled,
-                },
-                Either::Left((dialled, _)) | Either::Right((dialled, _)) => return dialled,
-            },
+        let over_tcp = self.dial_one(wanted, tcp, Manner::Quiet);
+        let (over_quic, over_tcp) = match race(self.dial_one(wanted, quic, Manner::Loud), over_tcp, TCP_AFTER_MS).await
+        {
+            Raced::Over(dialled) => return dialled,
+            Raced::Nowhere(over_quic, over_tcp) => (over_quic, over_tcp),
         };
         // The address is QUIC's, so what became of that is said, unless TCP has more to say.
         match over_tcp {
@@ -136,37 +181,42 @@ impl NodeShared {
     /// Dials several addresses of one peer at once; the first that answers counts.
     pub(crate) async fn dial_any(&self, peer: Option<PeerId>, addresses: Vec<Multiaddr>) -> Result<NodeId, DialError> {
         let text = addresses.first().map(ToString::to_string).unwrap_or_default();
-        let dialled = self.dial_each(peer, addresses, Wanted { text: &text, pinned: None }, false).await;
+        let dialled = self.dial_each(peer, addresses, Wanted { text: &text, pinned: None }, Manner::Loud).await;
         if matches!(dialled, Err(DialError::Unreachable { .. } | DialError::Timeout { .. })) {
             self.unreachable(&text);
         }
         dialled
     }
 
-    async fn dial_one(&self, wanted: Wanted<'_>, address: Multiaddr, quiet: bool) -> Result<NodeId, DialError> {
-        self.dial_each(target_of(&address), vec![address], wanted, quiet).await
+    async fn dial_one(&self, wanted: Wanted<'_>, address: Multiaddr, manner: Manner) -> Result<NodeId, DialError> {
+        self.dial_each(target_of(&address), vec![address], wanted, manner).await
     }
 
-    /// One attempt; a `quiet` one leaves the table to the attempt beside it.
+    /// One attempt.
     async fn dial_each(
         &self,
         peer: Option<PeerId>,
         mut addresses: Vec<Multiaddr>,
         Wanted { text, pinned }: Wanted<'_>,
-        quiet: bool,
+        manner: Manner,
     ) -> Result<NodeId, DialError> {
         self.connect_relays(&addresses).await;
         // Whichever address a relay was reached at, the circuit is the same; several would be several connections.
         let mut relays = BTreeSet::new();
         addresses.retain(|address| relay_of(address).is_none_or(|relay| relays.insert(relay)));
         let (reply, answer) = oneshot::channel();
-        let command = Command::Dial { peer, addresses, text: text.to_owned(), quiet, pinned, reply };
+        let (quiet, turned) = (manner != Manner::Loud, manner == Manner::Turned);
+        let command = Command::Dial { peer, addresses, text: text.to_owned(), quiet, turned, pinned, reply };
         self.commands.send(command).await.map_err(|_| DialError::Closed)?;
         // The transport takes up to CONNECT + HANDSHAKE for TLS and its proofs, the handshake of this layer follows.
         let direct_ms = CONNECT_TIMEOUT_MS + 2 * HANDSHAKE_TIMEOUT_MS;
         // Through a proxy the path comes first, and all of it is slower.
         let proxy_ms = trellis_net_transport::PROXY_TIMEOUT_MS + direct_ms;
-        let timeout_ms = if self.config.proxy.is_some() { proxy_ms } else { direct_ms };
+        let timeout_ms = match manner {
+            Manner::Turned => ALLOCATE_MS_MAX + direct_ms,
+            Manner::Loud | Manner::Quiet if self.config.proxy.is_some() => proxy_ms,
+            Manner::Loud | Manner::Quiet => direct_ms,
+        };
         match tokio::time::timeout(Duration::from_millis(timeout_ms), answer).await {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => Err(DialError::Closed),

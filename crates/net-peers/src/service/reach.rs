@@ -29,6 +29,7 @@ use tokio::sync::Notify;
 use trellis_net_reach::contacted::Contacted;
 use trellis_net_reach::reachability::{Reachability, WayIn};
 use trellis_net_reach::relay::keeper::{RelayEvent, RelayKeeper, RelayStage};
+use trellis_net_reach::turn::ServerReport;
 use trellis_net_transport::direct_ip;
 use trellis_primitives::{NodeId, UnixMs};
 
@@ -37,6 +38,7 @@ use self::observed::{Observed, candidates};
 pub(super) use self::tally::Tallied;
 use super::NodeShared;
 use super::swarm::Behaviour;
+use super::turn::TurnWay;
 use crate::config::NetConfig;
 use crate::discovery::address::{AddressClass, without_name, worth_telling};
 use crate::guard::Conduct;
@@ -187,6 +189,8 @@ pub struct ReachReport {
     pub reservations_given: usize,
     /// Circuits that it carries for others now.
     pub circuits_carried: usize,
+    /// The TURN servers that are set.
+    pub turn: Vec<ServerReport>,
 }
 
 impl NodeShared {
@@ -206,6 +210,7 @@ impl NodeShared {
             circuits: self.reach.circuits(),
             reservations_given,
             circuits_carried,
+            turn: self.turn.as_ref().map(TurnWay::report).unwrap_or_default(),
         }
     }
 }
@@ -294,7 +299,8 @@ impl Reaching {
         connection: ConnectionId,
         info: &identify::Info,
     ) {
-        // Whoever connects to this node is not believed: it could tell anything at no cost.
+        // Whoever connects to this node is not believed: it could tell anything at no cost. What a peer sees of a turned
+        // connection is the server's address.
         if !shared.table.lock().is_dialled_direct(connection) {
             return;
         }

@@ -9,7 +9,7 @@ use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use trellis_crypto::SignatureError;
-use trellis_net_transport::{Direction, Session, is_hidden};
+use trellis_net_transport::{Direction, LinkKind, Session, is_hidden};
 use trellis_primitives::{Bytes, NodeId, UnixMs};
 
 use super::NodeShared;
@@ -130,7 +130,7 @@ async fn handshake(
     peer: NodeId,
     internal: &mut InternalStreams,
 ) -> Result<(Accepted, Option<MeteredStream>), ShakeError> {
-    let hello = shared.hello()?;
+    let hello = Hello { turned: handle.session.kind() == LinkKind::Turned, ..shared.hello()? };
     let check = |theirs: &Hello| {
         let accepted = shared.check(theirs, peer, handle.session.ip())?;
         shared.check_crowd(peer, handle.session.ip(), handle.session.direction())?;
@@ -176,6 +176,7 @@ impl NodeShared {
             nonce: self.nonce().to_vec(),
             instance: self.instance,
             region: self.config.region.clone(),
+            turned: false,
             best_height: self.config.best_height.load(std::sync::atomic::Ordering::Relaxed),
         })
     }

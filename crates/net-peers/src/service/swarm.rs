@@ -13,7 +13,7 @@ use libp2p::swarm::{ConnectionId, DialError as SwarmDialError, NetworkBehaviour,
 use libp2p::{PeerId, Swarm, identify, ping};
 use libp2p_connection_limits::ConnectionLimits;
 use tokio::sync::{mpsc, oneshot};
-use trellis_net_transport::{CloseReason, NodeTransport, TransportError};
+use trellis_net_transport::{CloseReason, LinkKind, NodeTransport, TransportError};
 use trellis_primitives::NodeId;
 
 use super::dial::{ADDRESS_FORMS, dial_error, transport_error};
@@ -21,6 +21,7 @@ use super::finding::{Finder, Finding, FindingState};
 use super::reach::quiet::Quiet;
 use super::reach::{Reach, Reaching, RelayDoor};
 use super::shake::{Finished, Shake, ShakeError, remote_reason};
+use super::turn::TurnWay;
 use super::{Command, NodeShared};
 use crate::config::{NetConfig, PING_INTERVAL_MS};
 use crate::error::{DialError, RefusedBy, StartError};
@@ -68,6 +69,8 @@ struct PendingDial {
     address: String,
     /// Another attempt to the same place answers for both in the table.
     quiet: bool,
+    /// Through the TURN server.
+    turned: bool,
     /// Who has to answer.
     pinned: Option<NodeId>,
     reply: oneshot::Sender<Result<NodeId, DialError>>,
@@ -208,8 +211,8 @@ impl Service {
 
     fn on_command(&mut self, command: Command) {
         match command {
-            Command::Dial { peer, addresses, text, quiet, pinned, reply } => {
-                self.dial(peer, addresses, PendingDial { address: text, quiet, pinned, reply });
+            Command::Dial { peer, addresses, text, quiet, turned, pinned, reply } => {
+                self.dial(peer, addresses, PendingDial { address: text, quiet, turned, pinned, reply });
             }
             Command::Close { connection, reason, done } => self.close(connection, reason, Some(done)),
             Command::Reserve { relay, at } => self.reaching.reserve(&mut self.swarm, &self.shared, relay, at),
@@ -224,7 +227,7 @@ impl Service {
         let relayed = addresses.iter().all(is_circuit);
         let known = peer.and_then(|peer| {
             let table = self.shared.table.lock();
-            table.connected_by_peer_id(&peer).filter(|known| table.has_as_good(*known, relayed))
+            table.connected_by_peer_id(&peer).filter(|known| table.has_as_good(*known, relayed, dial.turned))
         });
         if let Some(known) = known {
             let _ = dial.reply.send(Ok(known));
@@ -246,6 +249,8 @@ impl Service {
         if !dial.quiet {
             self.shared.table.lock().dialing(&dial.address, self.shared.clock.now());
         }
+        let turn = self.shared.turn.clone().filter(|_| dial.turned);
+        let _through = turn.as_ref().map(TurnWay::through);
         self.dials.insert(connection, dial);
         if let Err(error) = self.swarm.dial(options) {
             self.dial_failed(connection, &error);
@@ -353,9 +358,10 @@ impl Service {
             return;
         }
         self.shared.arrived(endpoint);
-        let route = Route::of(endpoint, self.shared.clock.now());
-        let (address, relayed) = (route.address.clone(), route.relayed);
         let session = fresh.handle.session.clone();
+        let turned = session.kind() == LinkKind::Turned;
+        let route = Route::of(endpoint, turned, self.shared.clock.now());
+        let (address, relayed) = (route.address.clone(), route.relayed);
         let node = session.node_id();
         if let Some(dial) = dial.take_if(|dial| dial.pinned.is_some_and(|pinned| node != Some(pinned))) {
             self.wrong_key(connection, peer, node, dial);
@@ -364,7 +370,7 @@ impl Service {
         let mut table = self.shared.table.lock();
         table.routed(connection, route);
         if let (Some(node), Some(_)) = (node, &dial)
-            && table.has_as_good(node, relayed)
+            && table.has_as_good(node, relayed, turned)
         {
             // The address led to a peer that is connected already.
             let dialed = dial.as_ref().map(|dial| dial.address.as_str());

@@ -159,9 +159,13 @@ impl Entry {
     }
 
     /// The connection in use is direct now, or it is not.
-    pub(super) fn took_way(&mut self, relayed: bool, now: UnixMs) {
+    pub(super) fn took_way(&mut self, relayed: bool, turned: bool, now: UnixMs) {
         let since = self.connected_since.unwrap_or(now);
-        self.direct_after_ms = (!relayed).then(|| self.direct_after_ms.unwrap_or_else(|| now.ms_since(since)));
+        if let Some(session) = self.session.as_mut().filter(|_| turned) {
+            session.path = Path::Turn;
+        }
+        self.direct_after_ms =
+            (!relayed && !turned).then(|| self.direct_after_ms.unwrap_or_else(|| now.ms_since(since)));
     }
 
     /// Since when the connected peer has had no stream; `None` while it has one.

@@ -1,7 +1,8 @@
 //! The way that a connection takes, and which of several connections to one peer is the one to keep (NET-43). Pure.
 //!
 //! Both sides of a pair see the same connections, though not at the same moment. So that they never close different ones,
-//! the choice rests on what both know: whether it is direct, whether it is QUIC, and who dialled. Of two that the same node dialled that node
+//! the choice rests on what both know: whether it is direct, at a TURN server or over a relay, whether it is QUIC, and who
+//! dialled. Of two that the same node dialled that node
 //! alone decides.
 
 use libp2p::PeerId;
@@ -17,6 +18,8 @@ use crate::peer::Direction;
 pub(crate) struct Route {
     /// Whether it goes through a relay.
     pub(crate) relayed: bool,
+    /// Whether one of its ends is at a TURN server.
+    pub(crate) turned: bool,
     /// Which one, where the address names it.
     pub(crate) relay: Option<PeerId>,
     /// The address of the other end; for a relayed one that of the circuit.
@@ -29,7 +32,7 @@ pub(crate) struct Route {
 
 impl Route {
     /// What the swarm says of a connection.
-    pub(crate) fn of(endpoint: &ConnectedPoint, since: UnixMs) -> Self {
+    pub(crate) fn of(endpoint: &ConnectedPoint, turned: bool, since: UnixMs) -> Self {
         let (way, address) = match endpoint {
             ConnectedPoint::Dialer { address, .. } => (address, address.to_string()),
             ConnectedPoint::Listener { local_addr, send_back_addr } if endpoint.is_relayed() => {
@@ -37,7 +40,7 @@ impl Route {
             }
             ConnectedPoint::Listener { local_addr, send_back_addr } => (local_addr, send_back_addr.to_string()),
         };
-        Self { relayed: endpoint.is_relayed(), relay: relay_of(way), address, since, superseded: false }
+        Self { relayed: endpoint.is_relayed(), turned, relay: relay_of(way), address, since, superseded: false }
     }
 }
 
@@ -77,6 +80,8 @@ pub(crate) fn is_circuit(address: &Multiaddr) -> bool {
 pub(crate) struct Choice {
     pub(crate) connection: ConnectionId,
     pub(crate) relayed: bool,
+    /// From or to an address at a TURN server.
+    pub(crate) turned: bool,
     /// Over TCP, which makes the streams wait for each other where QUIC does not.
     pub(crate) tcp: bool,
     pub(crate) superseded: bool,
@@ -91,7 +96,8 @@ pub(crate) fn order(local: NodeId, peer: NodeId, choices: &mut [Choice]) {
             Direction::Outbound => (1, std::cmp::Reverse(Some(choice.connection)), None),
             Direction::Inbound => (0, std::cmp::Reverse(None), Some(choice.connection)),
         };
-        (!choice.superseded, !choice.relayed, !choice.tcp, dialed_by_lower(local, peer, choice.direction), age)
+        let by_lower = dialed_by_lower(local, peer, choice.direction);
+        (!choice.superseded, !choice.relayed, !choice.turned, !choice.tcp, by_lower, age)
     });
 }
 
@@ -101,7 +107,8 @@ fn dialed_by_lower(local: NodeId, peer: NodeId, direction: Direction) -> bool {
 
 /// Whether this node may close `other`, because both sides agree that `kept` is the better one.
 pub(crate) fn is_superfluous(kept: &Choice, other: &Choice) -> bool {
-    let (better, worse) = ((kept.relayed, kept.tcp), (other.relayed, other.tcp));
+    let cost = |choice: &Choice| (choice.relayed, choice.turned, choice.tcp);
+    let (better, worse) = (cost(kept), cost(other));
     if kept.connection == other.connection || better > worse {
         return false;
     }
@@ -131,17 +138,23 @@ mod tests {
     }
 
     prop_compose! {
-        /// A connection as the first of two nodes sees it: relayed, over TCP, and whether that node dialled it.
-        fn seen()(relayed in any::<bool>(), tcp in any::<bool>(), dialed in any::<bool>()) -> (bool, bool, bool) {
-            (relayed, tcp && !relayed, dialed)
+        /// A connection as the first of two nodes sees it: the way, and whether that node dialled it.
+        fn seen()(way in 0u8..4, dialed in any::<bool>()) -> (u8, bool) {
+            (way, dialed)
         }
     }
 
-    fn choices(seen: &[(bool, bool, bool)], first: bool) -> Vec<Choice> {
-        let of = |(place, (relayed, tcp, dialed)): (usize, &(bool, bool, bool))| Choice {
+    const DIRECT: u8 = 0;
+    const OVER_TCP: u8 = 1;
+    const TURNED: u8 = 2;
+    const RELAYED: u8 = 3;
+
+    fn choices(seen: &[(u8, bool)], first: bool) -> Vec<Choice> {
+        let of = |(place, (way, dialed)): (usize, &(u8, bool))| Choice {
             connection: ConnectionId::new_unchecked(place),
-            relayed: *relayed,
-            tcp: *tcp,
+            relayed: *way == RELAYED,
+            turned: *way == TURNED,
+            tcp: *way == OVER_TCP,
             superseded: false,
             direction: if *dialed == first { Direction::Outbound } else { Direction::Inbound },
         };
@@ -168,15 +181,16 @@ mod tests {
                 }
             }
             prop_assert_eq!(of_a.len(), 1, "{:?}", of_a);
-            // A direct one survives if there was one.
-            prop_assert_eq!(of_a[0].relayed, seen.iter().all(|(relayed, ..)| *relayed));
+            // The best of the ways survives: direct before TURN before a relay.
+            let best = seen.iter().map(|(way, _)| *way).min().unwrap();
+            prop_assert_eq!((of_a[0].relayed, of_a[0].turned, of_a[0].tcp), (best == RELAYED, best == TURNED, best == OVER_TCP));
         }
 
         // row: NET-43
         #[test]
-        fn both_sides_prefer_the_same_of_two_connections_with_different_dialers(relayed in any::<bool>()) {
+        fn both_sides_prefer_the_same_of_two_connections_with_different_dialers(way in DIRECT..=RELAYED) {
             let (a, b) = (NodeId([1; 32]), NodeId([2; 32]));
-            let seen = [(relayed, false, true), (relayed, false, false)];
+            let seen = [(way, true), (way, false)];
             let (mut of_a, mut of_b) = (choices(&seen, true), choices(&seen, false));
             order(a, b, &mut of_a);
             order(b, a, &mut of_b);

@@ -40,10 +40,16 @@ impl Table {
         self.routes.get(&connection).is_some_and(|route| route.relayed)
     }
 
-    /// Whether this node has dialled a connection, without a relay between.
+    /// Whether this node has dialled a connection, with neither a relay nor a TURN server between.
     pub(crate) fn is_dialled_direct(&self, connection: ConnectionId) -> bool {
         let handle = self.connections.get(&connection).map(|(_, handle)| handle);
-        handle.is_some_and(|handle| handle.session.direction() == Direction::Outbound) && !self.is_relayed(connection)
+        let dialled = handle.is_some_and(|handle| handle.session.direction() == Direction::Outbound);
+        dialled && !self.is_relayed(connection) && !self.is_turned(connection)
+    }
+
+    /// Whether one end of a connection is at a TURN server.
+    pub(crate) fn is_turned(&self, connection: ConnectionId) -> bool {
+        self.routes.get(&connection).is_some_and(|route| route.turned)
     }
 
     /// Whether somebody is connected from or at an address, without a relay between.
@@ -63,6 +69,7 @@ impl Table {
         Some(Choice {
             connection,
             relayed: route.is_some_and(|route| route.relayed),
+            turned: route.is_some_and(|route| route.turned),
             tcp: handle.session.kind() == LinkKind::Tcp,
             superseded: route.is_some_and(|route| route.superseded),
             direction: handle.session.direction(),
@@ -82,9 +89,7 @@ impl Table {
     pub(super) fn settle(&mut self, key: &PeerKey, now: UnixMs) -> bool {
         let PeerKey::Node(peer) = key else { return false };
         let choices = self.choices(*peer);
-        let Some((kept, relayed)) = choices.last().map(|choice| (choice.connection, choice.relayed)) else {
-            return false;
-        };
+        let Some(Choice { connection: kept, relayed, turned, .. }) = choices.last().copied() else { return false };
         let handle = self.connections.get(&kept).map(|(_, handle)| Arc::clone(handle));
         let address = self.routes.get(&kept).map(|route| route.address.clone());
         let Some(mut entry) = self.entries.get_mut(key) else { return false };
@@ -92,7 +97,7 @@ impl Table {
         let moved = entry.in_use.replace(kept).is_some_and(|before| before != kept);
         if let (Some(handle), Some(address)) = (handle, address) {
             entry.adopt(&handle, address);
-            entry.took_way(relayed, now);
+            entry.took_way(relayed, turned, now);
         }
         moved
     }
@@ -106,9 +111,10 @@ impl Table {
         }
     }
 
-    /// Whether a new connection to a peer, relayed or not, would be no better than those there are.
-    pub(crate) fn has_as_good(&self, peer: NodeId, relayed: bool) -> bool {
-        self.choices(peer).iter().any(|choice| !choice.superseded && (relayed || !choice.relayed))
+    /// Whether a new connection to a peer, relayed or turned or neither, would be no better than those there are.
+    pub(crate) fn has_as_good(&self, peer: NodeId, relayed: bool, turned: bool) -> bool {
+        let as_good = |choice: &Choice| (choice.relayed, choice.turned) <= (relayed, turned);
+        self.choices(peer).iter().any(|choice| !choice.superseded && as_good(choice))
     }
 
     /// Connections that a better one has made superfluous and that have had no stream for so long.

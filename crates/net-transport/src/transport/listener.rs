@@ -130,7 +130,7 @@ impl Listener {
                 let upgrade = Arc::clone(&self.parts.upgrade);
                 return Some(TransportEvent::Incoming {
                     listener_id: self.id,
-                    upgrade: Box::pin(async move { upgrade.inbound(incoming, permit).await }),
+                    upgrade: Box::pin(async move { upgrade.inbound(incoming, permit, false).await }),
                     local_addr: format(self.local),
                     send_back_addr: format(remote),
                 });

@@ -23,6 +23,8 @@ use trellis_net_reach::{
 };
 use trellis_primitives::{B256, SystemClock};
 
+mod turn;
+
 /// The port of STUN servers that name none (RFC 8489).
 const STUN_PORT: u16 = 3478;
 /// The router may take this long over its three protocols, in milliseconds.
@@ -42,10 +44,13 @@ const NO_RELAY: &str = "none: the nodes that run here know no relay yet, or need
 pub async fn run(args: &NetcheckArgs, datadir: Option<&Path>) -> Result<()> {
     let began = Instant::now();
     let servers = servers(&args.stun);
-    let (stun, mapping, exchange, relays) = tokio::join!(stun(&servers), mapping(), key_exchange(), relays(datadir));
+    let turn = turn::settings(args)?;
+    let (stun, mapping, exchange, relays, turn) =
+        tokio::join!(stun(&servers), mapping(), key_exchange(), relays(datadir), turn::check(turn.as_ref()));
     let mut report = report(&stun?, &mapping, &exchange, began.elapsed());
     report["relays_note"] = json!(note(&relays));
     report["relays"] = json!(relays.unwrap_or_default());
+    report["turn"] = turn;
     if args.list.wants_json() {
         print_json(&report);
     } else {
@@ -327,6 +332,9 @@ fn rendered(report: &Value) -> String {
     for server in report["servers"].as_array().into_iter().flatten() {
         let problem = server["problem"].as_str().map_or_else(|| "answered".to_owned(), str::to_owned);
         line("STUN server", format!("{}: {problem}", word(&server["server"])));
+    }
+    for (server, outcome) in turn::lines(report) {
+        line("TURN server", format!("{server}: {outcome}"));
     }
     let verdict = &report["verdict"];
     line("Verdict", format!("{}: {}", word(&verdict["level"]), word(&verdict["reason"])));
