@@ -14,6 +14,7 @@ use trellis_primitives::{NodeId, UnixMs};
 use self::entry::Entry;
 use self::route::Route;
 pub(crate) use self::ways::RelayPeer;
+use crate::error::printable;
 use crate::handshake::Accepted;
 use crate::peer::{Direction, PeerInfo};
 use crate::reason::{DisconnectReason, RefusalReason};
@@ -225,7 +226,7 @@ impl Table {
         if let Some(entry) = self.entry_of(connection)
             && entry.accepted.is_none()
         {
-            entry.agent = agent.chars().take(crate::handshake::USER_AGENT_BYTES_MAX).collect();
+            entry.agent = printable(agent).chars().take(crate::handshake::USER_AGENT_BYTES_MAX).collect();
         }
     }
 

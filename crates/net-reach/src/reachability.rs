@@ -41,13 +41,22 @@ impl Reachability {
     }
 }
 
-/// What is known of the way in, for addresses named by `A`.
+/// An address that a peer connected to.
 #[derive(Clone, Debug)]
-pub struct WayIn<A> {
+struct Confirmed<P> {
+    at_ms: u64,
+    by: P,
+    /// Who else tried it since and did not get through.
+    doubted_by: Option<P>,
+}
+
+/// What is known of the way in, for addresses named by `A` and peers named by `P`.
+#[derive(Clone, Debug)]
+pub struct WayIn<A, P> {
     /// The operator named an address, which always wins.
     named: bool,
-    /// Addresses that a peer connected to, and when.
-    confirmed: BTreeMap<A, u64>,
+    /// Addresses that a peer connected to.
+    confirmed: BTreeMap<A, Confirmed<P>>,
     /// What STUN said.
     nat: Option<NatKind>,
     /// Since when there have been peers.
@@ -56,21 +65,39 @@ pub struct WayIn<A> {
     refuted: bool,
 }
 
-impl<A: Ord + Clone> WayIn<A> {
+impl<A: Ord + Clone, P: PartialEq> WayIn<A, P> {
     /// Nothing is known, except whether the operator named an address.
     #[must_use]
     pub const fn new(named: bool) -> Self {
         Self { named, confirmed: BTreeMap::new(), nat: None, peers_since_ms: None, refuted: false }
     }
 
-    /// A peer tried to connect to an address from outside.
-    pub fn tried(&mut self, address: A, reached: bool, now_ms: u64) {
-        self.confirmed.retain(|_, at| now_ms.saturating_sub(*at) < CONFIRMED_MS);
-        if !reached {
+    /// A peer tried to connect to an address from outside. That it got through it has proven; that it did not it only
+    /// says, so an address counts as lost once its own witness or two others say so.
+    pub fn tried(&mut self, address: A, by: P, reached: bool, now_ms: u64) {
+        self.confirmed.retain(|_, known| now_ms.saturating_sub(known.at_ms) < CONFIRMED_MS);
+        if reached {
+            if self.confirmed.len() < ADDRESSES_MAX || self.confirmed.contains_key(&address) {
+                self.confirmed.insert(address, Confirmed { at_ms: now_ms, by, doubted_by: None });
+            }
+            return;
+        }
+        self.refuted = true;
+        let Some(known) = self.confirmed.get_mut(&address) else { return };
+        if known.by == by || known.doubted_by.as_ref().is_some_and(|other| *other != by) {
             self.confirmed.remove(&address);
-            self.refuted = true;
-        } else if self.confirmed.len() < ADDRESSES_MAX || self.confirmed.contains_key(&address) {
-            self.confirmed.insert(address, now_ms);
+        } else {
+            known.doubted_by = Some(by);
+        }
+    }
+
+    /// A peer sees this node at an address: if it was reached there before, it still is there. (An address is tried once
+    /// only, so without this one that is good would be forgotten.)
+    pub fn seen(&mut self, address: &A, now_ms: u64) {
+        if let Some(known) = self.confirmed.get_mut(address)
+            && now_ms.saturating_sub(known.at_ms) < CONFIRMED_MS
+        {
+            known.at_ms = known.at_ms.max(now_ms);
         }
     }
 
@@ -93,8 +120,8 @@ impl<A: Ord + Clone> WayIn<A> {
     /// The addresses that peers connected to lately.
     #[must_use]
     pub fn confirmed(&self, now_ms: u64) -> Vec<A> {
-        let fresh = |at: &u64| now_ms.saturating_sub(*at) < CONFIRMED_MS;
-        self.confirmed.iter().filter(|(_, at)| fresh(at)).map(|(address, _)| address.clone()).collect()
+        let fresh = |known: &Confirmed<P>| now_ms.saturating_sub(known.at_ms) < CONFIRMED_MS;
+        self.confirmed.iter().filter(|(_, known)| fresh(known)).map(|(address, _)| address.clone()).collect()
     }
 
     /// The verdict now.
@@ -122,7 +149,7 @@ mod tests {
     #[test]
     fn an_address_that_the_operator_named_always_wins() {
         let mut way = WayIn::new(true);
-        way.tried(1, false, 0);
+        way.tried(1, 'a', false, 0);
         way.judged(NatKind::Symmetric);
         way.peers(true, 0);
         assert_eq!(way.verdict(1_000_000), Reachability::Public);
@@ -134,19 +161,46 @@ mod tests {
         let mut way = WayIn::new(false);
         way.peers(true, 0);
         assert_eq!(way.verdict(0), Reachability::Unknown);
-        way.tried(7, true, 10);
+        way.tried(7, 'a', true, 10);
         assert_eq!((way.verdict(10), way.confirmed(10)), (Reachability::Public, vec![7]));
         assert_eq!(way.verdict(10 + CONFIRMED_MS), Reachability::Private);
-        way.tried(7, true, 20 + CONFIRMED_MS);
+        way.tried(7, 'a', true, 20 + CONFIRMED_MS);
         assert_eq!(way.verdict(20 + CONFIRMED_MS), Reachability::Public);
-        way.tried(7, false, 30 + CONFIRMED_MS);
+        way.tried(7, 'a', false, 30 + CONFIRMED_MS);
         assert_eq!(way.verdict(30 + CONFIRMED_MS), Reachability::Private);
+    }
+
+    // row: NET-40
+    #[test]
+    fn one_peer_alone_cannot_talk_away_an_address_that_another_has_reached() {
+        let mut way = WayIn::new(false);
+        way.tried(7, 'a', true, 0);
+        way.tried(7, 'b', false, 1);
+        way.tried(7, 'b', false, 2);
+        assert_eq!(way.confirmed(2), vec![7], "one liar however often");
+        way.tried(7, 'c', false, 3);
+        assert_eq!(way.confirmed(3), Vec::<u8>::new(), "two who agree");
+        way.tried(7, 'a', true, 4);
+        way.tried(7, 'a', false, 5);
+        assert_eq!(way.confirmed(5), Vec::<u8>::new(), "the witness itself");
+    }
+
+    // row: NET-40
+    #[test]
+    fn an_address_stays_reached_for_as_long_as_peers_see_this_node_there() {
+        let mut way = WayIn::new(false);
+        way.tried(7, 'a', true, 0);
+        way.seen(&7, CONFIRMED_MS - 1);
+        way.seen(&8, CONFIRMED_MS - 1);
+        assert_eq!(way.confirmed(2 * CONFIRMED_MS - 2), vec![7]);
+        way.seen(&7, 2 * CONFIRMED_MS);
+        assert_eq!(way.confirmed(2 * CONFIRMED_MS), Vec::<u8>::new(), "too late");
     }
 
     // row: NET-40, NET-42
     #[test]
     fn a_node_with_peers_that_nobody_reaches_is_private_after_a_short_while() {
-        let mut way = WayIn::<u8>::new(false);
+        let mut way = WayIn::<u8, char>::new(false);
         assert_eq!(way.verdict(1_000_000), Reachability::Unknown);
         way.peers(true, 1_000_000);
         assert_eq!(way.verdict(1_000_000 + UNDECIDED_MS_MAX - 1), Reachability::Unknown);
@@ -165,7 +219,7 @@ mod tests {
             (NatKind::FullCone, Reachability::Unknown),
             (NatKind::Open, Reachability::Unknown),
         ] {
-            let mut way = WayIn::<u8>::new(false);
+            let mut way = WayIn::<u8, char>::new(false);
             way.peers(true, 0);
             way.judged(kind);
             assert_eq!(way.verdict(0), verdict, "{kind:?}");
@@ -178,14 +232,14 @@ mod tests {
         // row: NET-40, NET-56
         #[test]
         fn public_means_that_a_confirmed_address_is_there_to_be_told(
-            story in prop::collection::vec((0u8..64, any::<bool>(), 0u64..CONFIRMED_MS), 1..200),
+            story in prop::collection::vec((0u8..64, 0u8..4, any::<bool>(), 0u64..CONFIRMED_MS), 1..200),
         ) {
             let mut way = WayIn::new(false);
             let mut now_ms = 0;
             way.peers(true, 0);
-            for (address, reached, later_ms) in story {
+            for (address, by, reached, later_ms) in story {
                 now_ms += later_ms;
-                way.tried(address, reached, now_ms);
+                way.tried(address, by, reached, now_ms);
                 prop_assert_eq!(way.verdict(now_ms) == Reachability::Public, !way.confirmed(now_ms).is_empty());
                 prop_assert!(way.confirmed.len() <= ADDRESSES_MAX);
             }

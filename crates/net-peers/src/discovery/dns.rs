@@ -166,8 +166,12 @@ impl Seeds {
         for answers in [txt, txt_below] {
             gathered.take(answers, |data, gathered| gathered.text(data))?;
         }
-        for (host, port) in hosts.into_iter().take(SEED_HOSTS_MAX) {
-            let (a, aaaa) = tokio::join!(ask(host.clone(), RecordType::A), ask(host, RecordType::AAAA));
+        // All at once: one host that is never found must not cost the time of the others.
+        let hosts = hosts.into_iter().take(SEED_HOSTS_MAX).map(|(host, port)| async move {
+            let both = tokio::join!(ask(host.clone(), RecordType::A), ask(host, RecordType::AAAA));
+            (both, port)
+        });
+        for ((a, aaaa), port) in futures::future::join_all(hosts).await {
             for answers in [a, aaaa] {
                 gathered.take(answers, |data, gathered| gathered.host(data, port))?;
             }

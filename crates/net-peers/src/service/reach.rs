@@ -10,6 +10,7 @@ mod observed;
 mod records;
 mod tally;
 mod tidy;
+mod trials;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use libp2p::multiaddr::Protocol as Part;
 use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{ConnectionId, NetworkBehaviour};
-use libp2p::{PeerId, Swarm, autonat, dcutr, identify, relay};
+use libp2p::{PeerId, Swarm, dcutr, identify, relay};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use trellis_net_reach::reachability::{Reachability, WayIn};
@@ -31,6 +32,7 @@ use trellis_primitives::{NodeId, UnixMs};
 pub(crate) use self::door::RelayDoor;
 use self::observed::Observed;
 pub(super) use self::tally::Tallied;
+use self::trials::{Tester, Trials};
 use super::NodeShared;
 use super::swarm::Behaviour;
 use crate::config::NetConfig;
@@ -49,9 +51,9 @@ pub(crate) struct Reach {
     relay_client: relay::client::Behaviour,
     dcutr: Toggle<dcutr::Behaviour>,
     observed: Observed,
-    tester: Toggle<autonat::v2::client::Behaviour>,
+    tester: Toggle<Tester>,
     /// Tries others' addresses; only where this node is in the open itself.
-    tries: Toggle<autonat::v2::server::Behaviour>,
+    tries: Toggle<Trials>,
 }
 
 impl Reach {
@@ -69,8 +71,8 @@ impl Reach {
             relay_client: client,
             dcutr: Toggle::from(in_the_clear.then(|| dcutr::Behaviour::new(local))),
             observed: Observed::default(),
-            tester: Toggle::from(in_the_clear.then(autonat::v2::client::Behaviour::default)),
-            tries: Toggle::from((in_the_open && in_the_clear).then(autonat::v2::server::Behaviour::default)),
+            tester: Toggle::from(in_the_clear.then(|| Tester::new(door.clock()))),
+            tries: Toggle::from((in_the_open && in_the_clear).then(|| Trials::new(door.clock()))),
         }
     }
 }
@@ -93,7 +95,7 @@ pub(super) fn begin(shared: &Arc<NodeShared>) {
 /// What the handle, the tasks and the service share.
 pub(crate) struct ReachShared {
     keeper: Mutex<RelayKeeper<PeerId>>,
-    way: Mutex<WayIn<Multiaddr>>,
+    way: Mutex<WayIn<Multiaddr, PeerId>>,
     /// Where relays that are not connected can be found.
     known: Mutex<BTreeMap<PeerId, Vec<Multiaddr>>>,
     /// The addresses of this node over its relays, as its record tells them.
@@ -267,6 +269,7 @@ impl Reaching {
         if shared.table.lock().is_relayed(connection) {
             return;
         }
+        shared.reach.way.lock().seen(&info.observed_addr, shared.clock.now().0);
         swarm.behaviour_mut().reach.observed.push(info.observed_addr.clone());
     }
 
@@ -290,7 +293,7 @@ impl Reaching {
             ReachEvent::Tester(event) => {
                 let reached = event.result.is_ok();
                 tracing::debug!(address = %event.tested_addr, reached, "a peer tried an address of this node");
-                shared.reach.way.lock().tried(event.tested_addr, reached, shared.clock.now().0);
+                shared.reach.way.lock().tried(event.tested_addr, event.server, reached, shared.clock.now().0);
                 shared.reach.wake.notify_one();
             }
             ReachEvent::Observed(never) => match never {},

@@ -11,7 +11,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::Semaphore;
 use trellis_primitives::{Bytes, NODE_RECORD_BYTES_MAX, NodeId};
 
-use crate::config::OPEN_TIMEOUT_MS;
+use crate::config::{OPEN_TIMEOUT_MS, OWN_RECORD_MS_MAX};
 use crate::discovery::pex::{self, PexError, Verified};
 use crate::error::OpenError;
 use crate::frame::{FrameError, read_frame, write_frame};
@@ -134,8 +134,13 @@ async fn take_one(shared: &Arc<NodeShared>, peer: NodeId, mut stream: NetStream)
     if id != peer {
         return Err(RecordError::Other);
     }
-    shared.report(peer, Conduct::Valid { messages: 1 });
+    let (actual_ms, max_ms) = (record.expires().ms_since(now), OWN_RECORD_MS_MAX);
+    if actual_ms > max_ms {
+        return Err(PexError::TooLongLived { actual_ms, max_ms }.into());
+    }
     if shared.table.lock().renew_record(peer, record, frame.into()) {
+        // The same record again is worth nothing, or a good name could be made of it.
+        shared.report(peer, Conduct::Valid { messages: 1 });
         shared.learn_record(peer);
     }
     Ok(())
