@@ -201,7 +201,10 @@ impl Drop for Network {
         if std::thread::panicking() {
             let mut logs = vec![self.folder.path().join("dev.log")];
             logs.extend(ROLES.iter().map(|role| self.folder.path().join(role).join("node.log")));
-            logs.iter().for_each(show_tail);
+            logs.iter().for_each(|log| show_tail(log));
+        }
+        for role in ROLES {
+            keep(&self.folder.path().join(role).join("node.log"), role, self.child.id());
         }
     }
 }
@@ -237,6 +240,7 @@ pub struct Node {
     /// The folder, where it goes with the node.
     _own: Option<TempDir>,
     child: Child,
+    role: String,
 }
 
 impl Node {
@@ -255,7 +259,8 @@ impl Node {
         let log = std::fs::File::create(folder.join("node.log")).expect("file");
         let mut command = clean_command();
         command.args(arguments).arg("--datadir").arg(&folder).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        let mut node = Self { folder, _own: own, child: command.spawn().expect("the role starts") };
+        let role = arguments.first().copied().unwrap_or("node").to_owned();
+        let mut node = Self { folder, _own: own, child: command.spawn().expect("the role starts"), role };
         let deadline = Instant::now() + Duration::from_secs(READY_SECONDS_MAX);
         while node.status()["ready"] != true {
             let ended = node.child.try_wait().expect("wait");
@@ -328,8 +333,10 @@ impl Drop for Node {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        let log = self.folder.join("node.log");
+        keep(&log, &self.role, self.child.id());
         if std::thread::panicking() {
-            show_tail(&self.folder.join("node.log"));
+            show_tail(&log);
         }
     }
 }
@@ -339,7 +346,17 @@ pub fn kill_9(pid: u32) {
     let _ = Command::new("kill").args(["-9", &pid.to_string()]).stderr(Stdio::null()).status();
 }
 
-fn show_tail(log: &PathBuf) {
+/// Copies a node's log to the folder that `TRELLIS_TEST_LOGS` names, as `ROLE-PID.log`.
+fn keep(log: &Path, role: &str, pid: u32) {
+    if let Some(folder) = std::env::var_os("TRELLIS_TEST_LOGS") {
+        let to = Path::new(&folder).join(format!("{role}-{pid}.log"));
+        if let Err(error) = std::fs::create_dir_all(&folder).and_then(|()| std::fs::copy(log, &to)) {
+            eprintln!("{} is not kept: {error}", log.display());
+        }
+    }
+}
+
+fn show_tail(log: &Path) {
     let text = String::from_utf8_lossy(&std::fs::read(log).unwrap_or_default()).into_owned();
     let lines: Vec<&str> = text.lines().collect();
     eprintln!("--- end of {} ({} lines)", log.display(), lines.len());

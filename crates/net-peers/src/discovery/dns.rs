@@ -18,7 +18,7 @@ use std::time::Duration;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use parking_lot::Mutex;
 use thiserror::Error;
-use trellis_primitives::{NodeId, UnixMs};
+use trellis_primitives::{NodeId, NodeRecord, UnixMs};
 
 pub use self::resolver::{DnsConfig, DnsResolver, LookupError, ResolverError};
 pub use self::server::{DnsServer, DnsServerError, DnsWay};
@@ -85,12 +85,12 @@ impl From<LookupError> for SeedError {
 }
 
 /// What a seed said.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct SeedAnswer {
     /// Where nodes are.
     pub addresses: Vec<PeerAddress>,
-    /// Nodes whose signed records say where they are.
-    pub nodes: Vec<(NodeId, Vec<PeerAddress>)>,
+    /// Nodes with their signed records, and what these say of where they are.
+    pub nodes: Vec<(NodeId, NodeRecord, Vec<PeerAddress>)>,
     /// How long the answer is kept, within [`SEED_TTL_MS_MIN`] and [`SEED_TTL_MS_MAX`].
     pub ttl_ms: u64,
     /// Addresses and records that were left out: not dialable, not good, or of a network nearer than the name server.

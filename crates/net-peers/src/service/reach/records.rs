@@ -17,7 +17,7 @@ use crate::error::OpenError;
 use crate::frame::{FrameError, read_frame, write_frame};
 use crate::guard::{Conduct, Pattern};
 use crate::network::{Acceptor, NetStream, Protocol};
-use crate::service::NodeShared;
+use crate::service::{Command, FindingCommand, NodeShared};
 
 /// Carries a renewed record.
 pub(crate) const RECORD: Protocol = Protocol("/trellis/record/1");
@@ -142,6 +142,11 @@ async fn take_one(shared: &Arc<NodeShared>, peer: NodeId, mut stream: NetStream)
         // The same record again is worth nothing, or a good name could be made of it.
         shared.report(peer, Conduct::Valid { messages: 1 });
         shared.learn_record(peer);
+        // Where it sells, it sells at its new addresses; should the queue be full, the table hears of them later.
+        let name = shared.table.lock().connection_to(peer).map(|handle| handle.session.peer_id());
+        if let Some(name) = name {
+            let _ = shared.commands.try_send(Command::Find(FindingCommand::Refresh(vec![name])));
+        }
     }
     Ok(())
 }
