@@ -81,7 +81,8 @@ fn a_caller_that_goes_away_cancels_the_backend_and_pays_for_what_came() {
     until("the backend's cancellation", || dropped.load(Ordering::SeqCst) == 1);
     until("the receipt of the cancelled job", || world.audit(false).complete == 1);
     let audit = world.audit(true);
-    assert!(audit.promised >= cost(20, 5) && audit.promised <= cost(20, 1_000), "{audit:?}");
+    // How many came before the cancellation is the machine's affair; all of them would take most of a minute.
+    assert!(audit.promised >= cost(20, 5) && audit.promised <= cost(20, 9_000), "{audit:?}");
 }
 
 // row: MKT-31
@@ -123,7 +124,8 @@ fn a_job_ends_where_its_maximum_is_used_up_and_costs_no_more() {
 
 #[test]
 fn refusals_and_silences_have_names() {
-    let world = World::new();
+    let mut world = World::new();
+    world.provider_config.stall_wait_ms = 1_000;
     let script = Script { end: End::Hang, ..Script::new(20, 3) };
     let (provider, gateway) = (world.provider(script), world.gateway());
     gateway.connect(&world);
@@ -169,7 +171,8 @@ fn a_backend_that_fails_in_the_middle_is_settled_for_what_it_gave() {
 fn beyond_the_places_and_the_queue_a_job_is_refused_as_busy() {
     let mut world = World::new();
     (world.provider_config.jobs_max, world.provider_config.queue_max) = (1, 0);
-    let script = Script { delay_ms: 20, ..Script::new(5, 50) };
+    // Long enough for the second job to come while it runs, however slow the machine is.
+    let script = Script { delay_ms: 200, ..Script::new(5, 50) };
     let started = Arc::clone(&script.started);
     let (_provider, gateway) = (world.provider(script), world.gateway());
     gateway.connect(&world);
@@ -251,9 +254,6 @@ fn the_embedded_model_answers_and_its_tokens_are_recounted() {
     let (name, tokenizer) = (model.manifest().name.clone(), model.tokenizer().clone());
     world.tokenizers.insert(B256::from(tokenizer.digest()), tokenizer);
     let engine = Arc::new(Engine::start(model, EngineConfig::default()).unwrap());
-    world.provider_config.first_token_wait_ms = 20_000;
-    world.gateway_config.first_token_wait_ms = 30_000;
-    world.gateway_config.stall_wait_ms = 20_000;
     let _provider = world.provider_named(&name, Arc::new(EmbeddedBackend::new(engine, 4)));
     let gateway = world.gateway();
     gateway.connect(&world);

@@ -9,6 +9,9 @@ use tokio::sync::oneshot;
 use trellis_market_provider::{Backend, BackendDone, BackendError, BackendEvent, UpstreamBackend, UpstreamConfig};
 use trellis_market_receipt::{FinishReason, JobKind, JobRequest};
 
+/// An answer that never comes is waited for this long.
+const HANGS_WAIT_MS: u64 = 1_000;
+
 /// What the server does after it has read the request.
 enum Server {
     /// Sends this and closes.
@@ -48,13 +51,15 @@ async fn read_request(socket: &mut TcpStream) -> Value {
 async fn serve(server: Server) -> (UpstreamBackend, tokio::task::JoinHandle<Value>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/v1/", listener.local_addr().unwrap());
+    let hangs = matches!(&server, Server::Hangs(answer, _) if answer.is_empty());
     let got = tokio::spawn(async move {
         let (mut socket, _) = listener.accept().await.unwrap();
         let body = read_request(&mut socket).await;
         match server {
-            Server::Says(answer) => socket.write_all(answer.as_bytes()).await.unwrap(),
+            // A backend that has read enough may hang up before the last byte.
+            Server::Says(answer) => drop(socket.write_all(answer.as_bytes()).await),
             Server::Hangs(answer, gone) => {
-                socket.write_all(answer.as_bytes()).await.unwrap();
+                let _ = socket.write_all(answer.as_bytes()).await;
                 let mut rest = [0u8; 1];
                 let _ = socket.read(&mut rest).await;
                 let _ = gone.send(());
@@ -68,8 +73,9 @@ async fn serve(server: Server) -> (UpstreamBackend, tokio::task::JoinHandle<Valu
         api_key: Some("secret".into()),
         context_tokens: 4_096,
         capacity: 4,
-        connect_wait_ms: 1_000,
-        response_wait_ms: 1_000,
+        // Longer than a loaded machine takes; who waits in vain on purpose waits shorter.
+        connect_wait_ms: 60_000,
+        response_wait_ms: if hangs { HANGS_WAIT_MS } else { 60_000 },
     };
     (UpstreamBackend::new(config).unwrap(), got)
 }
@@ -147,7 +153,7 @@ async fn dropping_the_stream_hangs_up_on_the_upstream() {
 async fn an_upstream_that_does_not_answer_or_is_not_there_is_named() {
     let (sender, _gone) = oneshot::channel();
     let (backend, _got) = serve(Server::Hangs(String::new(), sender)).await;
-    assert_eq!(run(&backend).await.unwrap_err(), BackendError::Late { what: "answer", wait_ms: 1_000 });
+    assert_eq!(run(&backend).await.unwrap_err(), BackendError::Late { what: "answer", wait_ms: HANGS_WAIT_MS });
     let config = UpstreamConfig {
         url: "http://127.0.0.1:1/v1".into(),
         model: "m".into(),

@@ -49,6 +49,9 @@ pub const REGION_BYTES_MAX: usize = 32;
 pub const RECORD_LIFETIME_MS: u64 = 24 * 60 * 60 * 1_000;
 /// A node record is signed anew when this share of its lifetime is left (one part in this many).
 pub const RECORD_REFRESH_FRACTION: u64 = 4;
+/// A peer's own record may claim to be valid for at most this long: its lifetime and what clocks may differ by. Less than
+/// what a record may claim that others tell of ([`crate::discovery::pex`]), so that nobody is blamed for passing it on.
+pub const OWN_RECORD_MS_MAX: u64 = RECORD_LIFETIME_MS + 2 * CLOCK_SKEW_MS_MAX;
 
 pub use trellis_net_reach::relay::budget::RelayProfile;
 pub use trellis_net_reach::turn::{Credentials, TurnServer, TurnSettings};

@@ -9,6 +9,7 @@
 
 pub mod address;
 pub mod book;
+mod crowd;
 pub mod dns;
 pub mod file;
 pub mod kad;
@@ -23,14 +24,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
-use libp2p::PeerId;
 use libp2p::core::Multiaddr;
 use parking_lot::Mutex;
 use rand::{Rng, RngCore};
 use rand_chacha::ChaCha8Rng;
 use tokio::sync::Notify;
 use trellis_crypto::file::set_aside;
-use trellis_net_reach::relay::keeper::RELAYS_KNOWN_MAX;
 use trellis_primitives::{NodeId, NodeRecord, Role, UnixMs};
 
 use crate::handshake::Checker;
@@ -40,8 +39,9 @@ pub use self::lan::LAN_ADDRESSES_MAX;
 pub use self::report::{DiscoveryMetrics, DiscoveryReport, Outcome, OutcomeLabels, Source, SourceLabels, SourceReport};
 pub(crate) use self::service::start;
 
-use self::address::{AddressClass, PeerAddress};
+use self::address::{AddressClass, AddressGroup, PeerAddress};
 use self::book::Book;
+use self::crowd::{Numbers, RelayList, Relays};
 use self::dns::Seeds;
 use self::kad::store::ProviderStore;
 use self::pex::{AnswerLimiter, Records, other_ways, peer_of, usable_addresses};
@@ -120,8 +120,10 @@ pub(crate) struct Discovery {
     records: Mutex<Records>,
     /// Nodes that can be reached over relays.
     relayed: Mutex<RelayedBook>,
-    /// Relays that records tell of, with their addresses.
-    relays: Mutex<BTreeMap<PeerId, Vec<Multiaddr>>>,
+    /// Relays that records tell of.
+    relays: Mutex<Relays>,
+    /// The newest record of each node, by its number.
+    numbers: Mutex<Numbers>,
     reports: Mutex<Reports>,
     limiter: Mutex<AnswerLimiter>,
     /// When each connected peer was last asked.
@@ -192,6 +194,7 @@ impl Discovery {
             records: Mutex::default(),
             relayed: Mutex::default(),
             relays: Mutex::default(),
+            numbers: Mutex::default(),
             limiter: Mutex::default(),
             asked: Mutex::default(),
             sought: Mutex::default(),
@@ -211,25 +214,48 @@ impl Discovery {
         }
     }
 
-    /// The relays that records tell of.
-    pub(crate) fn relays(&self) -> Vec<(PeerId, Vec<Multiaddr>)> {
-        self.relays.lock().iter().map(|(peer, addresses)| (*peer, addresses.clone())).collect()
+    /// The relays that records tell of; nothing where that is the version `seen`.
+    pub(crate) fn relays_since(&self, seen: u64, now: UnixMs) -> Option<RelayList> {
+        self.relays.lock().since(seen, now)
+    }
+
+    /// Takes a verified record into what this node knows, as a peer in `source` that is reached at an address of class
+    /// `teller` tells it. Gives how many addresses are new and whether there is a new way beside QUIC; `None` for a record
+    /// that is older than one seen before.
+    fn take_record(
+        &self,
+        node: NodeId,
+        record: &NodeRecord,
+        (teller, source): (AddressClass, AddressGroup),
+        now: UnixMs,
+    ) -> Option<(usize, bool)> {
+        if !self.numbers.lock().take(node, record, now) {
+            return None;
+        }
+        let direct = usable_addresses(record, teller);
+        let new = self.book.lock().tell_record(node, &direct, source, now);
+        Some((new, self.note_ways(node, record, &direct, (teller, source), now)))
     }
 
     /// Takes what a verified record tells beside QUIC addresses: that its node is a relay, and how else it is reached.
     /// `true` if there is a new way.
-    fn note_ways(&self, node: NodeId, record: &NodeRecord, teller: AddressClass, now: UnixMs) -> bool {
-        let direct = usable_addresses(record, teller);
+    fn note_ways(
+        &self,
+        node: NodeId,
+        record: &NodeRecord,
+        direct: &[PeerAddress],
+        (teller, source): (AddressClass, AddressGroup),
+        now: UnixMs,
+    ) -> bool {
         let others = other_ways(record, teller);
-        if let Some(peer) = peer_of(record)
-            && record.roles.contains(Role::Relay)
-        {
+        if let Some(peer) = peer_of(record) {
             let quic = direct.iter().filter_map(|address| address.to_string().parse().ok());
             let places: Vec<Multiaddr> =
                 quic.chain(others.iter().filter(|other| !is_circuit(other)).cloned()).collect();
-            let mut relays = self.relays.lock();
-            if !places.is_empty() && (relays.len() < RELAYS_KNOWN_MAX || relays.contains_key(&peer)) {
-                relays.insert(peer, places);
+            if record.roles.contains(Role::Relay) && !places.is_empty() {
+                self.relays.lock().tell(peer, places, record.expires(), source, now);
+            } else {
+                self.relays.lock().forget(&peer);
             }
         }
         let mut book = self.relayed.lock();
@@ -243,7 +269,7 @@ impl Discovery {
             (false, true) => DIRECT_FIRST_MS,
             (false, false) => QUIC_FIRST_MS,
         };
-        book.tell(node, others, record.expires(), now, wait_ms)
+        book.tell(node, others, record.expires(), source, now, wait_ms)
     }
 
     /// Every address in the book.

@@ -24,6 +24,14 @@ impl std::fmt::Display for RefusedBy {
     }
 }
 
+/// Characters of a peer's words that are kept.
+const PEER_WORDS_CHARS_MAX: usize = 256;
+
+/// A peer's words without what could play tricks on a terminal or a log, and not all of them.
+pub(crate) fn printable(words: &str) -> String {
+    words.chars().map(|c| if c.is_control() { ' ' } else { c }).take(PEER_WORDS_CHARS_MAX).collect()
+}
+
 /// Why a dial did not end in a connected peer.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum DialError {
@@ -171,4 +179,15 @@ pub enum StartError {
     /// The node record breaks one of its own bounds.
     #[error("node record: {0}")]
     Record(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_peer_says_plays_no_tricks_on_a_terminal() {
+        assert_eq!(printable("full\u{1b}[2J\r\n\u{9b}x"), "full [2J   x");
+        assert_eq!(printable(&"é".repeat(1_000)).chars().count(), PEER_WORDS_CHARS_MAX);
+    }
 }

@@ -16,6 +16,7 @@ mod exchange;
 
 use prost::Message;
 
+use crate::error::printable;
 use crate::reason::RefusalReason;
 
 pub(crate) use check::{Accepted, Checker, Circumstances, NonceCache, Refusal};
@@ -120,10 +121,11 @@ impl WireRefusal {
     }
 
     /// The peer's refusal; a code this build does not know counts as malformed, with the code in the detail.
-    fn into_refusal(mut self) -> Refusal {
-        self.detail.truncate(self.detail.floor_char_boundary(REFUSAL_DETAIL_BYTES_MAX));
+    fn into_refusal(self) -> Refusal {
+        let mut detail = printable(&self.detail);
+        detail.truncate(detail.floor_char_boundary(REFUSAL_DETAIL_BYTES_MAX));
         match RefusalReason::from_code(self.code) {
-            Some(reason) => Refusal { reason, detail: self.detail },
+            Some(reason) => Refusal { reason, detail },
             None => Refusal { reason: RefusalReason::Malformed, detail: format!("unknown code {}", self.code) },
         }
     }

@@ -38,6 +38,25 @@ impl Backoff {
     }
 }
 
+/// A peer is trusted and kept as one of the list for as long as this is held, however the task that holds it ends.
+struct Listed<'a> {
+    shared: &'a NodeShared,
+    peer: NodeId,
+}
+
+impl<'a> Listed<'a> {
+    fn of(shared: &'a NodeShared, peer: NodeId) -> Self {
+        shared.bootstrapped.lock().insert(peer);
+        Self { shared, peer }
+    }
+}
+
+impl Drop for Listed<'_> {
+    fn drop(&mut self) {
+        self.shared.bootstrapped.lock().remove(&self.peer);
+    }
+}
+
 /// Keeps one address connected until the network stops.
 pub(crate) async fn keep_connected(shared: Arc<NodeShared>, address: String, seed: u64) {
     let mut backoff = Backoff::new(seed);
@@ -53,9 +72,8 @@ pub(crate) async fn keep_connected(shared: Arc<NodeShared>, address: String, see
             match dialled {
                 Ok(peer) => {
                     backoff.reset();
-                    shared.bootstrapped.lock().insert(peer);
+                    let _listed = Listed::of(&shared, peer);
                     until_disconnected(&shared, &mut events, peer).await;
-                    shared.bootstrapped.lock().remove(&peer);
                 }
                 Err(error) => tracing::debug!(%address, %error, "bootstrap address not connected"),
             }

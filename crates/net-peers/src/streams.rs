@@ -35,6 +35,7 @@ use crate::guard::{MessageClass, Pattern};
 use crate::meter::{Counters, LiveStreams, Metered};
 use crate::network::{Acceptor, NetStream, NetStreamSlot, Protocol};
 use crate::table::PEERS_REMEMBERED_MAX;
+use crate::table::route::is_circuit;
 use crate::watch::{ControlPlace, Sentry, Watch};
 
 /// The protocol of the handshake (NET-20).
@@ -243,13 +244,13 @@ impl Streams {
         &mut self,
         connection: ConnectionId,
         peer: PeerId,
-        remote: &Multiaddr,
+        reported: &Multiaddr,
         direction: Direction,
         is_trial: bool,
     ) -> Result<Handler, ConnectionDenied> {
         // Where both sides dial to pass their NATs, one of them takes the listener's part in the handshakes.
-        let session = self.sessions.take(peer, remote, direction);
-        let session = session.or_else(|| self.sessions.take(peer, remote, direction.reversed()));
+        let session = self.sessions.take(peer, reported, direction);
+        let session = session.or_else(|| self.sessions.take(peer, reported, direction.reversed()));
         let session = session.ok_or_else(|| ConnectionDenied::new(NoSession))?;
         let (opens, open_requests) = mpsc::channel(OPENS_WAITING_MAX);
         let (handshake_sender, handshakes) = mpsc::channel(INTERNAL_WAITING_MAX);
@@ -278,17 +279,7 @@ impl Streams {
 
 /// The socket address at the front of a multiaddress.
 pub(crate) fn socket_address(address: &Multiaddr) -> Option<std::net::SocketAddr> {
-    use libp2p::multiaddr::Protocol as Part;
-    let mut parts = address.iter();
-    let ip: std::net::IpAddr = match parts.next()? {
-        Part::Ip4(ip) => ip.into(),
-        Part::Ip6(ip) => ip.into(),
-        _ => return None,
-    };
-    match parts.next()? {
-        Part::Udp(port) | Part::Tcp(port) => Some((ip, port).into()),
-        _ => None,
-    }
+    trellis_net_transport::socket_of(address).map(|(socket, _)| socket)
 }
 
 impl NetworkBehaviour for Streams {
@@ -299,10 +290,11 @@ impl NetworkBehaviour for Streams {
         &mut self,
         connection: ConnectionId,
         peer: PeerId,
-        _: &Multiaddr,
+        local: &Multiaddr,
         remote: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        self.established(connection, peer, remote, Direction::Inbound, false)
+        let reported = if is_circuit(local) { local } else { remote };
+        self.established(connection, peer, reported, Direction::Inbound, false)
     }
 
     fn handle_established_outbound_connection(

@@ -17,6 +17,7 @@ use self::route::Route;
 pub(crate) use self::rows::Crowd;
 use self::rows::{RowMut, Rows};
 pub(crate) use self::ways::RelayPeer;
+use crate::error::printable;
 use crate::handshake::Accepted;
 use crate::peer::{Direction, PeerInfo};
 use crate::reason::{DisconnectReason, RefusalReason};
@@ -25,7 +26,7 @@ use crate::streams::{ConnectionHandle, socket_address};
 
 /// Peers remembered in this run; beyond it those that went longest ago are forgotten.
 pub const PEERS_REMEMBERED_MAX: usize = 1_024;
-/// PeerIds whose NodeId is pinned.
+/// PeerIds whose NodeId is pinned; beyond it those whose peers are not remembered are forgotten.
 pub const PINS_MAX: usize = 65_536;
 
 /// How a peer is known.
@@ -101,10 +102,14 @@ impl Table {
         match self.pins.get(&peer) {
             Some(pinned) if *pinned != node => return Err(*pinned),
             Some(_) => {}
-            None if self.pins.len() < PINS_MAX => {
+            None => {
+                if self.pins.len() >= PINS_MAX {
+                    // Somebody made up a great many names; those that nobody speaks of any more make room.
+                    let entries = &self.entries;
+                    self.pins.retain(|_, node| entries.contains_key(&PeerKey::Node(*node)));
+                }
                 self.pins.insert(peer, node);
             }
-            None => {}
         }
         Ok(())
     }
@@ -235,7 +240,7 @@ impl Table {
         if let Some(mut entry) = self.entry_of(connection)
             && entry.accepted.is_none()
         {
-            entry.agent = agent.chars().take(crate::handshake::USER_AGENT_BYTES_MAX).collect();
+            entry.agent = printable(agent).chars().take(crate::handshake::USER_AGENT_BYTES_MAX).collect();
         }
     }
 
@@ -368,5 +373,28 @@ impl Table {
     /// Who dialled a peer's first live connection.
     pub(crate) fn direction(&self, connection: ConnectionId) -> Option<Direction> {
         self.connections.get(&connection).map(|(_, handle)| handle.session.direction())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // row: NET-56
+    #[test]
+    fn a_full_list_of_pins_makes_room_for_newcomers_and_keeps_those_of_remembered_peers() {
+        let mut table = Table::of(NodeId([0; 32]));
+        let (kept, other) = (NodeId([1; 32]), NodeId([2; 32]));
+        table.entry(PeerKey::Node(kept), UnixMs(0));
+        let peer = PeerId::random();
+        table.pin(peer, kept).unwrap();
+        for _ in 0..PINS_MAX + 10 {
+            table.pin(PeerId::random(), other).unwrap();
+        }
+        assert!(table.pins.len() <= PINS_MAX);
+        assert_eq!(table.pin(peer, other), Err(kept), "another key is still noticed");
+        let newcomer = PeerId::random();
+        table.pin(newcomer, other).unwrap();
+        assert_eq!(table.pinned(&newcomer), Some(other));
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rand::SeedableRng;
 use trellis_crypto::{AccountKey, HybridKey};
 use trellis_net_peers::frame::{read_frame, write_frame};
-use trellis_net_peers::guard::Conduct;
+use trellis_net_peers::guard::{Conduct, Priority};
 use trellis_net_peers::{
     DiscoveryConfig, NetConfig, NetMetrics, NetworkHandle, Path, PeerInfo, Protocol, start_with_metrics,
 };
@@ -138,6 +138,57 @@ async fn a_renewed_record_reaches_connected_peers_and_through_them_others_who_th
     let far = node(3, finds).await;
     far.net.dial(&address(&relay)).await.unwrap();
     until("the two never meet", || far.net.peers().iter().any(|info| info.id == Some(home.net.local_id()))).await;
+}
+
+// row: NET-35, NET-42
+#[tokio::test(flavor = "multi_thread")]
+async fn a_provider_that_only_a_relay_leads_to_is_found_by_its_model_in_the_table() {
+    let table = |config: &mut NetConfig| {
+        let alone = DiscoveryConfig { pex: false, mdns: false, outbound_min: 0, ..DiscoveryConfig::default() };
+        config.discovery = Some(alone);
+    };
+    let relay = node(1, |config| {
+        config.relay = Some(RelayProfile::Infra);
+        config.roles = RoleSet::of(&[Role::Relay]);
+        table(config);
+    })
+    .await;
+    let home = node(2, |config| {
+        // It listens nowhere, so its relay is the only way to it.
+        config.listen.clear();
+        config.roles = RoleSet::of(&[Role::Provider]);
+        config.models = vec!["small-model".to_owned()];
+        table(config);
+    })
+    .await;
+    home.net.dial(&address(&relay)).await.unwrap();
+    until("no reservation", || !circuits(&home).is_empty()).await;
+    let told = || shown(&relay, home.net.local_id()).record.is_some_and(|record| !record.addresses.is_empty());
+    until("the relay never hears of the circuits", told).await;
+    let buyer = node(3, table).await;
+    buyer.net.dial(&address(&relay)).await.unwrap();
+    let begun = Instant::now();
+    while buyer.net.find_providers("small-model").await != [home.net.local_id()] {
+        assert!(begun.elapsed() < PATIENCE, "never found: {:?}", buyer.net.discovery());
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    assert_eq!(shown(&buyer, home.net.local_id()).path, Path::Relayed);
+}
+
+// row: NET-42, NET-71
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_behind_a_relay_is_added_by_the_address_that_leads_through_it_and_forgotten_by_it() {
+    let relay = relay(1).await;
+    let (home, far) = (node(2, |config| config.listen.clear()).await, node(3, |_| {}).await);
+    home.net.dial(&address(&relay)).await.unwrap();
+    until("no reservation", || !circuits(&home).is_empty()).await;
+    let circuit = circuits(&home).remove(0);
+    let way = format!("{circuit}/p2p/{}", shown_peer_id(&relay, home.net.local_id()));
+    assert_eq!(far.net.add_peer(&way, Priority::High).await, Ok(home.net.local_id()));
+    // Another node behind the same relay is another place.
+    let other = format!("{circuit}/p2p/{}", shown_peer_id(&far, relay.net.local_id()));
+    assert!(far.net.forget_added(Some(&other), None).is_empty());
+    assert_eq!(far.net.forget_added(Some(&way), None), [way]);
 }
 
 // row: NET-42

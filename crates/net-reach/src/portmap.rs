@@ -174,6 +174,8 @@ impl Lease {
             Held::Crab(mapping) => {
                 mapping.renew().await.map_err(refused)?;
                 self.external.set_port(mapping.external_port().get());
+                // A router may shorten what it grants.
+                self.lifetime_s = mapping.lifetime();
                 Ok(())
             }
             Held::Upnp { gateway, carrier, own } => {

@@ -44,26 +44,30 @@ impl Reachability {
     }
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Confirmed {
+/// An address that a peer connected to.
+#[derive(Clone, Debug)]
+struct Confirmed<P> {
     at_ms: u64,
     /// No NAT stands before it, or one that was told to let everybody in: this does not grow old.
     own: bool,
+    by: P,
+    /// Who else tried it since and did not get through.
+    doubted_by: Option<P>,
 }
 
-impl Confirmed {
+impl<P> Confirmed<P> {
     const fn holds(&self, now_ms: u64) -> bool {
         self.own || is_fresh(self.at_ms, now_ms)
     }
 }
 
-/// What is known of the way in, for addresses named by `A`.
+/// What is known of the way in, for addresses named by `A` and peers named by `P`.
 #[derive(Clone, Debug)]
-pub struct WayIn<A> {
+pub struct WayIn<A, P> {
     /// The operator named an address, which always wins.
     named: bool,
     /// Addresses that a peer connected to, and when.
-    confirmed: BTreeMap<A, Confirmed>,
+    confirmed: BTreeMap<A, Confirmed<P>>,
     /// When somebody came last to whom this node had not written.
     stranger: Option<u64>,
     /// What STUN said.
@@ -74,22 +78,38 @@ pub struct WayIn<A> {
     refuted: bool,
 }
 
-impl<A: Ord + Clone> WayIn<A> {
+impl<A: Ord + Clone, P: PartialEq> WayIn<A, P> {
     /// Nothing is known, except whether the operator named an address.
     #[must_use]
     pub const fn new(named: bool) -> Self {
         Self { named, confirmed: BTreeMap::new(), stranger: None, nat: None, peers_since_ms: None, refuted: false }
     }
 
-    /// A peer tried to connect to an address from outside. `own`: it is one of this node's interfaces, or a port
-    /// that the router maps to it.
-    pub fn tried(&mut self, address: A, own: bool, reached: bool, now_ms: u64) {
-        self.confirmed.retain(|_, confirmed| confirmed.holds(now_ms));
-        if !reached {
+    /// A peer tried to connect to an address from outside. That it got through it has proven; that it did not it only
+    /// says, so an address counts as lost once its own witness or two others say so. `own`: it is one of this node's
+    /// interfaces, or a port that the router maps to it.
+    pub fn tried(&mut self, address: A, by: P, own: bool, reached: bool, now_ms: u64) {
+        self.confirmed.retain(|_, known| known.holds(now_ms));
+        if reached {
+            if self.confirmed.len() < ADDRESSES_MAX || self.confirmed.contains_key(&address) {
+                self.confirmed.insert(address, Confirmed { at_ms: now_ms, own, by, doubted_by: None });
+            }
+            return;
+        }
+        self.refuted = true;
+        let Some(known) = self.confirmed.get_mut(&address) else { return };
+        if known.by == by || known.doubted_by.as_ref().is_some_and(|other| *other != by) {
             self.confirmed.remove(&address);
-            self.refuted = true;
-        } else if self.confirmed.len() < ADDRESSES_MAX || self.confirmed.contains_key(&address) {
-            self.confirmed.insert(address, Confirmed { at_ms: now_ms, own });
+        } else {
+            known.doubted_by = Some(by);
+        }
+    }
+
+    /// A peer sees this node at an address: if it was reached there before, it still is there. (An address is tried once
+    /// only, so without this one that is good would be forgotten.)
+    pub fn seen(&mut self, address: &A, now_ms: u64) {
+        if let Some(known) = self.confirmed.get_mut(address).filter(|known| known.holds(now_ms)) {
+            known.at_ms = known.at_ms.max(now_ms);
         }
     }
 
@@ -166,7 +186,7 @@ mod tests {
     #[test]
     fn an_address_that_the_operator_named_always_wins() {
         let mut way = WayIn::new(true);
-        way.tried(1, false, false, 0);
+        way.tried(1, 'a', false, false, 0);
         way.judged(NatKind::Symmetric);
         way.peers(true, 0);
         assert_eq!(way.verdict(1_000_000), Reachability::Public);
@@ -178,17 +198,17 @@ mod tests {
         let mut way = WayIn::new(false);
         way.peers(true, 0);
         assert_eq!(way.verdict(0), Reachability::Unknown);
-        way.tried(7, false, true, 10);
+        way.tried(7, 'a', false, true, 10);
         way.stranger_came(20);
         assert_eq!((way.verdict(20), way.confirmed(20)), (Reachability::Public, vec![7]));
         assert_eq!(way.verdict(19 + CONFIRMED_MS), Reachability::Public);
         assert_eq!(way.verdict(20 + CONFIRMED_MS), Reachability::Private);
-        way.tried(7, false, true, 20 + CONFIRMED_MS);
+        way.tried(7, 'a', false, true, 20 + CONFIRMED_MS);
         way.stranger_came(30 + CONFIRMED_MS);
         assert_eq!(way.verdict(30 + CONFIRMED_MS), Reachability::Public);
-        way.tried(7, false, false, 30 + CONFIRMED_MS);
+        way.tried(7, 'a', false, false, 30 + CONFIRMED_MS);
         assert_eq!(way.verdict(30 + CONFIRMED_MS), Reachability::Private);
-        way.tried(8, true, true, 40 + CONFIRMED_MS);
+        way.tried(8, 'a', true, true, 40 + CONFIRMED_MS);
         assert_eq!(way.verdict(40 + 9 * CONFIRMED_MS), Reachability::Public, "an interface does not grow old");
         way.gone(|address| *address == 8);
         assert_eq!(way.verdict(40 + 9 * CONFIRMED_MS), Reachability::Private);
@@ -196,10 +216,37 @@ mod tests {
 
     // row: NET-40
     #[test]
+    fn one_peer_alone_cannot_talk_away_an_address_that_another_has_reached() {
+        let mut way = WayIn::new(false);
+        way.tried(7, 'a', false, true, 0);
+        way.tried(7, 'b', false, false, 1);
+        way.tried(7, 'b', false, false, 2);
+        assert_eq!(way.confirmed(2), vec![7], "one liar however often");
+        way.tried(7, 'c', false, false, 3);
+        assert_eq!(way.confirmed(3), Vec::<u8>::new(), "two who agree");
+        way.tried(7, 'a', false, true, 4);
+        way.tried(7, 'a', false, false, 5);
+        assert_eq!(way.confirmed(5), Vec::<u8>::new(), "the witness itself");
+    }
+
+    // row: NET-40
+    #[test]
+    fn an_address_stays_reached_for_as_long_as_peers_see_this_node_there() {
+        let mut way = WayIn::new(false);
+        way.tried(7, 'a', false, true, 0);
+        way.seen(&7, CONFIRMED_MS - 1);
+        way.seen(&8, CONFIRMED_MS - 1);
+        assert_eq!(way.confirmed(2 * CONFIRMED_MS - 2), vec![7]);
+        way.seen(&7, 2 * CONFIRMED_MS);
+        assert_eq!(way.confirmed(2 * CONFIRMED_MS), Vec::<u8>::new(), "too late");
+    }
+
+    // row: NET-40
+    #[test]
     fn behind_a_nat_what_a_known_peer_reached_needs_a_stranger_or_stun_to_count() {
         let mut way = WayIn::new(false);
         way.peers(true, 0);
-        way.tried(7, false, true, 10);
+        way.tried(7, 'a', false, true, 10);
         assert_eq!((way.verdict(10), way.confirmed(10)), (Reachability::Unknown, vec![7]));
         assert_eq!(way.verdict(UNDECIDED_MS_MAX), Reachability::Private);
         for open in [NatKind::FullCone, NatKind::Open] {
@@ -216,7 +263,7 @@ mod tests {
     // row: NET-40, NET-42
     #[test]
     fn a_node_with_peers_that_nobody_reaches_is_private_after_a_short_while() {
-        let mut way = WayIn::<u8>::new(false);
+        let mut way = WayIn::<u8, char>::new(false);
         assert_eq!(way.verdict(1_000_000), Reachability::Unknown);
         way.peers(true, 1_000_000);
         assert_eq!(way.verdict(1_000_000 + UNDECIDED_MS_MAX - 1), Reachability::Unknown);
@@ -235,7 +282,7 @@ mod tests {
             (NatKind::FullCone, Reachability::Unknown),
             (NatKind::Open, Reachability::Unknown),
         ] {
-            let mut way = WayIn::<u8>::new(false);
+            let mut way = WayIn::<u8, char>::new(false);
             way.peers(true, 0);
             way.judged(kind);
             assert_eq!(way.verdict(0), verdict, "{kind:?}");
@@ -248,14 +295,14 @@ mod tests {
         // row: NET-40, NET-56
         #[test]
         fn public_means_that_a_confirmed_address_is_there_to_be_told(
-            story in prop::collection::vec((0u8..64, any::<[bool; 3]>(), 0u64..CONFIRMED_MS), 1..200),
+            story in prop::collection::vec((0u8..64, 0u8..4, any::<[bool; 3]>(), 0u64..CONFIRMED_MS), 1..200),
         ) {
             let mut way = WayIn::new(false);
             let mut now_ms = 0;
             way.peers(true, 0);
-            for (address, [own, reached, stranger], later_ms) in story {
+            for (address, by, [own, reached, stranger], later_ms) in story {
                 now_ms += later_ms;
-                way.tried(address, own, reached, now_ms);
+                way.tried(address, by, own, reached, now_ms);
                 if stranger {
                     way.stranger_came(now_ms);
                 }

@@ -11,7 +11,7 @@ use rand_chacha::ChaCha20Rng;
 
 use crate::config::{REQUEST_MS_MAX, REQUEST_SENT_AT_MS, SERVERS_MAX};
 use crate::message::{Answer, Request};
-use crate::nat::{Filtering, Findings, Mapping, ServerFinding};
+use crate::nat::{Filtering, Findings, Mapping, ServerFinding, is_public};
 
 /// A socket of the check.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -193,8 +193,12 @@ impl Probe {
         question.answered = Some((answer.mapped, now_ms));
         if let Purpose::First { server } = question.purpose {
             let own = question.to;
+            // A server in the open does not send this machine's packets to its neighbours at home.
             let useful = |other: &SocketAddr| {
-                other.ip() != own.ip() && other.port() != own.port() && other.is_ipv4() == own.is_ipv4()
+                other.ip() != own.ip()
+                    && other.port() != own.port()
+                    && other.is_ipv4() == own.is_ipv4()
+                    && (is_public(other.ip()) || !is_public(own.ip()))
             };
             self.others[server] = answer.other.filter(useful);
         }

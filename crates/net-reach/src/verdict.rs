@@ -47,7 +47,7 @@ pub const fn verdict(situation: &Situation) -> Verdict {
     let (level, reason, remedy) = match (situation.kind, situation.maps_ports) {
         (NatKind::UdpBlocked, _) => (
             Level::Hard,
-            "this network blocks UDP, which every link needs today",
+            "this network blocks UDP: links go over TCP, and others reach this node over a relay only",
             "let UDP out (port 9700 is enough), or run the node in another network",
         ),
         (NatKind::Unknown, false) => (

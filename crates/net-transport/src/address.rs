@@ -1,6 +1,6 @@
 //! What a multiaddress says about the way to a peer.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use libp2p::PeerId;
 use libp2p::core::Multiaddr;
@@ -33,6 +33,31 @@ pub fn direct_ip(address: &Multiaddr) -> Option<IpAddr> {
     }
 }
 
+/// What the port of a socket is of.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum PortKind {
+    /// UDP.
+    Udp,
+    /// TCP.
+    Tcp,
+}
+
+/// The socket at the front of an address, `/ip4|ip6/IP/udp|tcp/PORT`, and what its port is of; what follows does not matter.
+#[must_use]
+pub fn socket_of(address: &Multiaddr) -> Option<(SocketAddr, PortKind)> {
+    let ip = direct_ip(address)?;
+    match address.iter().nth(1)? {
+        Protocol::Udp(port) => Some((SocketAddr::new(ip, port), PortKind::Udp)),
+        Protocol::Tcp(port) => Some((SocketAddr::new(ip, port), PortKind::Tcp)),
+        _ => None,
+    }
+}
+
+/// Whether an address leads over a relay.
+pub(crate) fn is_circuit(address: &Multiaddr) -> bool {
+    address.iter().any(|part| part == Protocol::P2pCircuit)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -47,5 +72,16 @@ mod tests {
         assert_eq!((last_peer(&cut), without_peer(&cut)), (None, cut.clone()));
         assert_eq!(direct_ip(&cut).unwrap().to_string(), "9.9.9.9");
         assert_eq!(direct_ip(&"/dns4/a.example/tcp/1".parse().unwrap()), None);
+        assert!(is_circuit(&circuit) && !is_circuit(&"/ip4/9.9.9.9/tcp/1".parse().unwrap()));
+    }
+
+    #[test]
+    fn the_socket_at_the_front_of_an_address_is_read_whatever_follows() {
+        let read = |text: &str| socket_of(&text.parse().unwrap()).map(|(socket, kind)| (socket.to_string(), kind));
+        assert_eq!(read("/ip4/9.9.9.9/tcp/1"), Some(("9.9.9.9:1".to_owned(), PortKind::Tcp)));
+        assert_eq!(read("/ip6/::1/udp/2/quic-v1/p2p-circuit"), Some(("[::1]:2".to_owned(), PortKind::Udp)));
+        for none in ["/ip4/9.9.9.9", "/ip4/9.9.9.9/sctp/1", "/dns4/a.example/tcp/1", "/p2p-circuit"] {
+            assert_eq!(read(none), None, "{none}");
+        }
     }
 }

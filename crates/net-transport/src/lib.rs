@@ -33,7 +33,7 @@ mod tls;
 mod transport;
 mod upgrade;
 
-pub use address::direct_ip;
+pub use address::{PortKind, direct_ip, socket_of};
 pub use admission::{
     Admission, AdmissionLimits, Admit, AdmitFn, CONNECTIONS_PER_IP_MAX, CONNECTIONS_PER_SUBNET_MAX, HALF_OPEN_MAX,
     HALF_OPEN_RETRY_ABOVE, Permit, VOUCHED_ADDRESSES_MAX, VOUCHED_PER_IP_MAX,

@@ -30,7 +30,7 @@ pub(crate) use self::secure::Securer;
 use self::secure::Verified;
 pub(crate) use self::wire::WireBytes;
 use self::wire::{BoxedStream, Duplex, Wire};
-use crate::address::{last_peer, without_peer};
+use crate::address::{is_circuit, last_peer, without_peer};
 use crate::admission::Permit;
 use crate::config::{CONNECT_TIMEOUT_MS, HANDSHAKE_TIMEOUT_MS};
 use crate::error::TransportError;
@@ -42,6 +42,8 @@ struct End {
     direction: Direction,
     /// Without the peer's name at its end.
     remote: Multiaddr,
+    /// The circuit on which it was accepted.
+    accepted_on: Option<Multiaddr>,
     /// Whom the dialled address names.
     expected: Option<PeerId>,
 }
@@ -52,11 +54,13 @@ impl End {
             ConnectedPoint::Dialer { address, role_override, .. } => Self {
                 direction: if role_override.is_dialer() { Direction::Outbound } else { Direction::Inbound },
                 remote: without_peer(address),
+                accepted_on: None,
                 expected: last_peer(address),
             },
-            ConnectedPoint::Listener { send_back_addr, .. } => Self {
+            ConnectedPoint::Listener { local_addr, send_back_addr } => Self {
                 direction: Direction::Inbound,
                 remote: without_peer(send_back_addr),
+                accepted_on: is_circuit(local_addr).then(|| without_peer(local_addr)),
                 // A relay names whose circuit it says to bring; that has to hold as well.
                 expected: last_peer(send_back_addr),
             },
@@ -84,7 +88,7 @@ async fn connect<C: Duplex + 'static>(
     kind: LinkKind,
     mut permit: Option<Permit>,
 ) -> Result<(PeerId, StreamConnection), TransportError> {
-    let End { direction, remote, expected } = end;
+    let End { direction, remote, accepted_on, expected } = end;
     let wire = Arc::new(WireBytes::default());
     let io: BoxedStream = Box::new(Wire::new(io, Arc::clone(&wire)));
     let timeout_ms = match direction {
@@ -99,7 +103,7 @@ async fn connect<C: Duplex + 'static>(
     let (stream, verified) = secured.map_err(|error| context.refused(error, direction, &remote))?;
     let Verified { peer: peer_id, key_exchange, alpn, public } = verified;
     let state = StreamState::new(kind, wire);
-    let facts = SessionFacts { peer_id, remote, direction, turned: false, key_exchange, alpn, public };
+    let facts = SessionFacts { peer_id, remote, accepted_on, direction, turned: false, key_exchange, alpn, public };
     let session = Session::new(Carrier::Stream(Arc::clone(&state)), facts);
     context.established(&session);
     Ok((peer_id, StreamConnection::new(stream, session, state, permit, context.metrics.clone())))

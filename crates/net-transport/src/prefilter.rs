@@ -197,11 +197,10 @@ impl Prefilter {
 
     /// What is to be done now with so many first packets that came from an address in one batch.
     pub(crate) fn judge(&self, remote: SocketAddr, packets: usize) -> Gate {
-        // A handshake that was let in has more than one datagram.
-        if self.parts.admission.holds(remote) {
-            return Gate::Pass;
-        }
-        let asked = self.parts.gate.as_ref().map_or(Gate::Pass, |gate| gate(remote));
+        // A handshake that was let in has more than one datagram, though no more than anybody needs: else one that is held
+        // open would be a way past the rations.
+        let holds = self.parts.admission.holds(remote);
+        let asked = self.parts.gate.as_ref().filter(|_| !holds).map_or(Gate::Pass, |gate| gate(remote));
         if asked > Gate::Ration {
             return asked;
         }
@@ -220,7 +219,7 @@ impl Prefilter {
                 return Gate::Drop;
             }
         }
-        self.parts.admission.gate(remote)
+        if holds { Gate::Pass } else { self.parts.admission.gate(remote) }
     }
 
     /// Counts a packet that is turned away, and gives the answer if there is to be one.
@@ -270,6 +269,24 @@ mod tests {
         let mut rations = Rations::new();
         let answered = (0..100_000u32).filter(|n| rations.take(ip(n * 7_919), true, &n.to_be_bytes(), 5)).count();
         assert_eq!(answered, REFUSALS_PER_SECOND_MAX as usize);
+    }
+
+    // row: NET-58
+    #[test]
+    fn a_handshake_that_is_held_open_is_no_way_past_the_rations() {
+        let identity = libp2p::identity::Keypair::generate_ed25519();
+        let tls = crate::tls::tls_configs(&identity, crate::policy::Policy::Require).unwrap();
+        let crypto = Arc::new(quinn::crypto::rustls::QuicServerConfig::try_from(tls.server).unwrap());
+        let admission = Admission::default();
+        let remote = "8.8.8.8:7".parse().unwrap();
+        let _held = admission.enter(remote);
+        let (turned_away, unanswered) = (Counter::default(), Counter::default());
+        let parts = PrefilterParts { admission, gate: None, flooded: None, crypto, turned_away, unanswered };
+        let filter = Prefilter::new(parts);
+        let passed = (0..10_000).filter(|_| filter.judge(remote, 2) == Gate::Pass).count();
+        // A few seconds may begin meanwhile.
+        let ration = usize::from(FIRST_PACKETS_PER_SOURCE_MAX);
+        assert!((ration..10 * ration).contains(&passed), "{passed}");
     }
 
     // row: NET-55, NET-58

@@ -137,6 +137,8 @@ pub(crate) struct SessionFacts {
     pub(crate) peer_id: PeerId,
     /// Without the peer's name at its end.
     pub(crate) remote: Multiaddr,
+    /// The circuit on which it was accepted, where the peer has no address of its own.
+    pub(crate) accepted_on: Option<Multiaddr>,
     pub(crate) direction: Direction,
     /// This node's own end is on another machine.
     pub(crate) turned: bool,
@@ -185,6 +187,11 @@ impl Session {
     #[must_use]
     pub fn remote(&self) -> &Multiaddr {
         &self.inner.facts.remote
+    }
+
+    /// The address by which the swarm's report of this connection is told from others.
+    fn reported_as(&self) -> &Multiaddr {
+        self.inner.facts.accepted_on.as_ref().unwrap_or(&self.inner.facts.remote)
     }
 
     /// The IP address that the peer's packets come from; `None` behind a relay or a proxy.

@@ -10,10 +10,10 @@ use futures::future::BoxFuture;
 use libp2p::PeerId;
 use libp2p::core::transport::{DialOpts, ListenerId, TransportError as CoreError, TransportEvent};
 use libp2p::core::{ConnectedPoint, Multiaddr, Transport};
-use libp2p::multiaddr::Protocol;
 use libp2p::tcp;
 use socket2::{SockRef, TcpKeepalive};
 
+use crate::address::{PortKind, socket_of};
 use crate::admission::{Admit, Permit};
 use crate::config::{CONNECT_TIMEOUT_MS, IDLE_TIMEOUT_MS, KEEP_ALIVE_MS, TransportConfig};
 use crate::error::TransportError;
@@ -61,16 +61,7 @@ impl TcpTransport {
 
 /// The socket address of `/ip4|ip6/…/tcp/PORT`.
 fn socket_address(address: &Multiaddr) -> Option<SocketAddr> {
-    let mut parts = address.iter();
-    let ip = match parts.next()? {
-        Protocol::Ip4(ip) => ip.into(),
-        Protocol::Ip6(ip) => ip.into(),
-        _ => return None,
-    };
-    match parts.next()? {
-        Protocol::Tcp(port) => Some(SocketAddr::new(ip, port)),
-        _ => None,
-    }
+    socket_of(address).filter(|(_, kind)| *kind == PortKind::Tcp).map(|(socket, _)| socket)
 }
 
 /// Whether nobody listens at an address yet. The port reuse that hole punching needs lets a second process take the same

@@ -207,7 +207,7 @@ impl UpgradeContext {
         };
         let alpn = String::from_utf8_lossy(&negotiated.alpn).into_owned();
         let remote = format_address(connection.remote_address());
-        let facts = SessionFacts { peer_id, remote, direction, turned, key_exchange, alpn, public };
+        let facts = SessionFacts { peer_id, remote, accepted_on: None, direction, turned, key_exchange, alpn, public };
         Ok(Session::new(Carrier::Quic(connection.clone()), facts))
     }
 

@@ -4,7 +4,8 @@ use crate::failure::Failure;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args};
 use eyre::Result;
-use serde::{Deserialize, Serialize};
+use serde::de::{self, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -18,9 +19,11 @@ pub struct Given {
     pub chain: Option<String>,
     /// Addresses that other nodes connect to, comma-separated: `/ip4/IP/udp/PORT/quic-v1`, `/ip4/IP/tcp/PORT`.
     #[arg(long, env = "TRELLIS_LISTEN", value_name = "MULTIADDR", value_delimiter = ',')]
+    #[serde(deserialize_with = "one_or_many")]
     pub listen: Option<Vec<String>>,
     /// Addresses to tell other nodes instead of those listened at, comma-separated; such as `/onion3/NAME:PORT`.
     #[arg(long, env = "TRELLIS_EXTERNAL_ADDRESSES", value_name = "MULTIADDR", value_delimiter = ',')]
+    #[serde(deserialize_with = "one_or_many")]
     pub external_addresses: Option<Vec<String>>,
     /// SOCKS5 proxy that every dial goes through, `socks5://IP:PORT`; Tor's for onion names, I2P's for `.b32.i2p`.
     #[arg(long, env = "TRELLIS_PROXY", value_name = "URL")]
@@ -55,14 +58,17 @@ pub struct Given {
     pub relay_profile: Option<String>,
     /// Addresses of nodes to connect to, comma-separated.
     #[arg(long, env = "TRELLIS_PEERS", value_name = "MULTIADDR", value_delimiter = ',')]
+    #[serde(deserialize_with = "one_or_many")]
     pub peers: Option<Vec<String>>,
     /// Names of DNS seeds to find nodes by, comma-separated or repeated, or `trellis://NODEID@NAME` for a signed tree of that
     /// publisher alone; those of the chain spec otherwise.
     #[arg(long, env = "TRELLIS_DNS_SEED", value_name = "NAME", value_delimiter = ',')]
+    #[serde(deserialize_with = "one_or_many")]
     pub dns_seed: Option<Vec<String>>,
     /// Name servers for the seeds, comma-separated or repeated, the next where one fails: `IP[:PORT]`, `udp://…`, `tcp://…`,
     /// `tls://IP[:PORT]#NAME` or `https://IP[:PORT]/PATH#NAME`; the system's otherwise.
     #[arg(long, env = "TRELLIS_DNS_SERVER", value_name = "ADDR", value_delimiter = ',')]
+    #[serde(deserialize_with = "one_or_many")]
     pub dns_server: Option<Vec<String>>,
     /// PEM file of the authorities of encrypted name servers; the system's otherwise.
     #[arg(long, env = "TRELLIS_DNS_CA", value_name = "FILE")]
@@ -75,6 +81,7 @@ pub struct Given {
     pub require_dnssec: Option<bool>,
     /// Ways to find nodes beside `--peers`, comma-separated: `book`, `dns`, `pex`, `mdns`, `kad`; `off` for none of them.
     #[arg(long, env = "TRELLIS_DISCOVERY", value_name = "SOURCES", value_delimiter = ',')]
+    #[serde(deserialize_with = "one_or_many")]
     pub discovery: Option<Vec<String>>,
     /// Connections that this node dials and keeps at least, as far as it knows nodes to dial.
     #[arg(long, env = "TRELLIS_OUTBOUND_MIN", value_name = "COUNT")]
@@ -90,6 +97,7 @@ pub struct Given {
     pub bandwidth_down: Option<u64>,
     /// Networks that are exempt from the limits per address and from the bandwidth's, comma-separated or repeated.
     #[arg(long, env = "TRELLIS_EXEMPT_NETWORKS", value_name = "NETWORK", value_delimiter = ',')]
+    #[serde(deserialize_with = "one_or_many")]
     pub exempt_networks: Option<Vec<String>>,
     /// Seconds between two discovery rounds; while connections are missing they come sooner.
     #[arg(long, env = "TRELLIS_DISCOVERY_INTERVAL_S", value_name = "SECONDS")]
@@ -99,6 +107,7 @@ pub struct Given {
     pub post_quantum: Option<String>,
     /// JSON-RPC endpoints of the chain, comma-separated; the first that answers is used.
     #[arg(long, env = "TRELLIS_RPC", value_name = "URL", value_delimiter = ',')]
+    #[serde(deserialize_with = "one_or_many")]
     pub rpc: Option<Vec<String>>,
     /// Address of the validator's own JSON-RPC server.
     #[arg(long, env = "TRELLIS_RPC_LISTEN", value_name = "ADDR:PORT")]
@@ -132,6 +141,7 @@ pub struct Given {
     pub jobs_max: Option<u32>,
     /// API keys that the gateway accepts, comma-separated; without one it accepts any key from this machine.
     #[arg(long, env = "TRELLIS_API_KEYS", value_name = "KEY", value_delimiter = ',', hide_env_values = true)]
+    #[serde(deserialize_with = "one_or_many")]
     pub api_keys: Option<Vec<String>>,
     /// Account of the aggregator that settles receipts; on the chain `dev` its test account.
     #[arg(long, env = "TRELLIS_AGGREGATOR", value_name = "ADDRESS")]
@@ -329,6 +339,34 @@ fn read_file(file: &Path) -> Result<Map<String, Value>> {
     Ok(object(&given)?.into_iter().filter(|(_, value)| !value.is_null()).collect())
 }
 
+/// A list of texts, or one text for a list of one; commas stand between several, as in flags.
+fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<String>>, D::Error> {
+    struct OneOrMany;
+
+    impl<'de> Visitor<'de> for OneOrMany {
+        type Value = Option<Vec<String>>;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("a text or a list of texts")
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
+            let words = text.split(',').map(str::trim).filter(|word| !word.is_empty());
+            Ok(Some(words.map(str::to_owned).collect()))
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut texts: A) -> Result<Self::Value, A::Error> {
+            let mut all = Vec::new();
+            while let Some(text) = texts.next_element()? {
+                all.push(text);
+            }
+            Ok(Some(all))
+        }
+    }
+
+    deserializer.deserialize_any(OneOrMany)
+}
+
 fn unknown_key(file: &Path, reason: &str) -> Failure {
     let failure = Failure::usage(format!("{} is not valid: {}", file.display(), reason.trim()));
     let Some(word) = reason.split('`').nth(1) else { return failure };
@@ -389,6 +427,26 @@ mod tests {
         assert_eq!(settled.sources["chain"], Source::File);
         assert_eq!(settled.sources["jobs_max"], Source::Flag);
         assert_eq!(settled.sources["listen"], Source::Default);
+    }
+
+    // row: OPS-10
+    #[test]
+    fn one_text_in_the_file_is_a_list_of_one_and_a_number_is_none() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let file = folder.path().join("config.toml");
+        let listen = |text: &str| {
+            std::fs::write(&file, format!("listen = {text}\n")).expect("write");
+            settle(&Given::default(), None, &file).map(|settled| settled.values.listen)
+        };
+        assert_eq!(listen("\"/ip4/0.0.0.0/tcp/1\"").expect("one"), ["/ip4/0.0.0.0/tcp/1"]);
+        assert_eq!(
+            listen("\"/ip4/0.0.0.0/tcp/1, /ip6/::/tcp/1\"").expect("two"),
+            ["/ip4/0.0.0.0/tcp/1", "/ip6/::/tcp/1"]
+        );
+        assert_eq!(listen("[\"/ip4/0.0.0.0/tcp/1\"]").expect("a list"), ["/ip4/0.0.0.0/tcp/1"]);
+        assert_eq!(listen("\"\"").expect("nothing"), Vec::<String>::new());
+        let error = listen("9700").expect_err("a number").to_string();
+        assert!(error.contains("a text or a list of texts"), "{error}");
     }
 
     // row: OPS-10

@@ -117,8 +117,9 @@ impl World {
                 watch_interval_ms: 20,
                 payment_wait_ms: 5_000,
                 countersign_wait_ms: 5_000,
-                first_token_wait_ms: 1_000,
-                stall_wait_ms: 1_000,
+                // A loaded machine is slow; where silence is the point, the test says how long it lasts.
+                first_token_wait_ms: 30_000,
+                stall_wait_ms: 30_000,
                 ..ProviderConfig::default()
             },
             gateway_config: JobClientConfig {
@@ -128,8 +129,8 @@ impl World {
                 token,
                 risk_limit: RISK,
                 deposit: Wei(RISK.0 * 1_000),
-                first_token_wait_ms: 10_000,
-                stall_wait_ms: 10_000,
+                first_token_wait_ms: 40_000,
+                stall_wait_ms: 40_000,
                 receipt_wait_ms: 10_000,
                 ack_wait_ms: 5_000,
                 pair_root_tick_ms: 20,

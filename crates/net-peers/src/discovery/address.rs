@@ -7,7 +7,7 @@ use libp2p::core::Multiaddr;
 use libp2p::multiaddr::Protocol as Part;
 
 use crate::table::route::relay_of;
-use trellis_net_transport::direct_ip;
+use trellis_net_transport::{PortKind, direct_ip, socket_of};
 
 /// How far an address reaches; the order is from near to far.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -47,7 +47,10 @@ impl AddressClass {
             _ if ip.is_loopback() => Some(Self::Loopback),
             // A link-local address means nothing without the interface, which no record carries.
             0 | 0xfe80..=0xfebf | 0xff00.. => None,
-            0x2001 if second == 0x0db8 => None,
+            // What stands for an IPv4 address, which may be one of any network (Teredo, 6to4, NAT64); discarded; documentation.
+            0x2001 if matches!(second, 0 | 0x0db8) => None,
+            0x2002 | 0x0100 | 0x3fff => None,
+            0x0064 if second == 0xff9b => None,
             0xfc00..=0xfdff => Some(Self::Private),
             _ => Some(Self::Public),
         }
@@ -69,6 +72,9 @@ pub struct AddressGroup(pub [u8; 5]);
 impl AddressGroup {
     /// The group of what this node's operator configured.
     pub const OPERATOR: Self = Self([1, 0, 0, 0, 0]);
+
+    /// The group of peers that are connected without an address of their own: over relays and proxies.
+    pub const UNPLACED: Self = Self([1, 0, 0, 0, 1]);
 
     /// The group of a socket address.
     #[must_use]
@@ -111,25 +117,19 @@ impl PeerAddress {
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let address: Multiaddr = text.parse().ok()?;
-        let mut parts = address.iter();
-        let ip: IpAddr = match parts.next()? {
-            Part::Ip4(ip) => ip.into(),
-            Part::Ip6(ip) => ip.into(),
-            _ => return None,
-        };
-        let port = match parts.next()? {
-            Part::Udp(port) if parts.next()? == Part::QuicV1 => port,
-            Part::Tcp(port) => port,
-            _ => return None,
-        };
+        let (socket, kind) = socket_of(&address)?;
+        let mut parts = address.iter().skip(2);
+        if kind == PortKind::Udp && parts.next()? != Part::QuicV1 {
+            return None;
+        }
         let peer = match parts.next() {
             None => None,
             Some(Part::P2p(peer)) => Some(peer),
             Some(_) => return None,
         };
-        let whole = parts.next().is_none() && port != 0;
-        let socket = SocketAddr::new(ip.to_canonical(), port);
-        AddressClass::of(ip).filter(|_| whole).map(|_| Self { socket, peer })
+        let whole = parts.next().is_none() && socket.port() != 0;
+        let socket = SocketAddr::new(socket.ip().to_canonical(), socket.port());
+        AddressClass::of(socket.ip()).filter(|_| whole).map(|_| Self { socket, peer })
     }
 
     /// How far it reaches; every parsed address has a class.
@@ -167,6 +167,13 @@ pub fn class_of(text: &str) -> Option<AddressClass> {
 #[must_use]
 pub fn without_name(address: &str) -> &str {
     address.split("/p2p/").next().unwrap_or(address)
+}
+
+/// Where an address leads, whoever answers there: up to the name at its end, but over a relay all of it, because many nodes
+/// are behind one.
+#[must_use]
+pub fn place(address: &str) -> &str {
+    if address.contains("/p2p-circuit") { address } else { without_name(address) }
 }
 
 /// Whether an address is one of TCP, without a relay.
@@ -235,6 +242,15 @@ mod tests {
         assert_ne!(group("192.168.1.1:1"), group("192.168.2.1:1"));
         assert_ne!(group("127.0.0.1:1"), group("127.0.0.1:2"));
         assert_ne!(AddressGroup::of_name("a"), AddressGroup::of_name("b"));
+    }
+
+    #[test]
+    fn two_nodes_behind_one_relay_are_at_two_places_and_one_node_under_two_names_at_one() {
+        let bare = "/ip4/11.0.0.1/tcp/1";
+        assert_eq!((place(bare), place(&format!("{bare}/p2p/A"))), (bare, bare));
+        let behind = |name: &str| format!("{bare}/p2p/R/p2p-circuit/p2p/{name}");
+        assert_ne!(place(&behind("A")), place(&behind("B")));
+        assert_ne!(place(&behind("A")), bare);
     }
 
     #[test]

@@ -259,6 +259,17 @@ impl Book {
         self.settle_contests(socket, false, now);
     }
 
+    /// A dial ended in a refusal by whoever is there, because it is full for example: it lives, so it keeps its place, and
+    /// is left alone for a while.
+    pub fn refused(&mut self, socket: SocketAddr, now: UnixMs) {
+        let Some(entry) = self.entries.get_mut(&socket) else { return };
+        entry.dialled = Some(now);
+        let failures_max = if entry.reached.is_some() { FAILURES_TRIED_MAX } else { FAILURES_NEW_MAX };
+        let waits = entry.failures.saturating_add(1).min(failures_max - 1);
+        entry.failures = entry.failures.max(waits);
+        self.settle_contests(socket, true, now);
+    }
+
     /// A handshake succeeded at an address that this node dialled: it moves to *tried*, unless its place there is held;
     /// then the holder is to be tested first.
     pub fn reached(&mut self, address: PeerAddress, node: NodeId, source: AddressGroup, now: UnixMs) {

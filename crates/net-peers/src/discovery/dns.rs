@@ -18,7 +18,7 @@ use std::time::Duration;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use parking_lot::Mutex;
 use thiserror::Error;
-use trellis_primitives::{NodeId, UnixMs};
+use trellis_primitives::{NodeId, NodeRecord, UnixMs};
 
 pub use self::resolver::{DnsConfig, DnsResolver, LookupError, ResolverError};
 pub use self::server::{DnsServer, DnsServerError, DnsWay};
@@ -85,12 +85,12 @@ impl From<LookupError> for SeedError {
 }
 
 /// What a seed said.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct SeedAnswer {
     /// Where nodes are.
     pub addresses: Vec<PeerAddress>,
-    /// Nodes whose signed records say where they are.
-    pub nodes: Vec<(NodeId, Vec<PeerAddress>)>,
+    /// Nodes with their signed records, and what these say of where they are.
+    pub nodes: Vec<(NodeId, NodeRecord, Vec<PeerAddress>)>,
     /// How long the answer is kept, within [`SEED_TTL_MS_MIN`] and [`SEED_TTL_MS_MAX`].
     pub ttl_ms: u64,
     /// Addresses and records that were left out: not dialable, not good, or of a network nearer than the name server.
@@ -166,8 +166,12 @@ impl Seeds {
         for answers in [txt, txt_below] {
             gathered.take(answers, |data, gathered| gathered.text(data))?;
         }
-        for (host, port) in hosts.into_iter().take(SEED_HOSTS_MAX) {
-            let (a, aaaa) = tokio::join!(ask(host.clone(), RecordType::A), ask(host, RecordType::AAAA));
+        // All at once: one host that is never found must not cost the time of the others.
+        let hosts = hosts.into_iter().take(SEED_HOSTS_MAX).map(|(host, port)| async move {
+            let both = tokio::join!(ask(host.clone(), RecordType::A), ask(host, RecordType::AAAA));
+            (both, port)
+        });
+        for ((a, aaaa), port) in futures::future::join_all(hosts).await {
             for answers in [a, aaaa] {
                 gathered.take(answers, |data, gathered| gathered.host(data, port))?;
             }

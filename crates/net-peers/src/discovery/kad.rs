@@ -22,7 +22,8 @@ use trellis_crypto::sha3_256;
 use trellis_primitives::{B256, NodeRecord, Role};
 
 use super::address::AddressClass;
-use super::pex::usable_addresses;
+use super::pex::{other_ways, usable_addresses};
+use crate::table::route::is_circuit;
 
 /// Bytes of a key: SHA3-256 of a domain and a name.
 pub const KEY_BYTES: usize = 32;
@@ -101,6 +102,12 @@ pub(crate) fn config(protocol: StreamProtocol) -> Config {
 pub(crate) fn told_addresses(record: &NodeRecord, nearest: AddressClass) -> Vec<Multiaddr> {
     let usable = usable_addresses(record, nearest);
     usable.iter().take(PROVIDER_ADDRESSES_MAX).filter_map(|address| address.to_string().parse().ok()).collect()
+}
+
+/// The addresses under which a provider's record is kept and told: those, and for one that is at home those over its relays.
+pub(crate) fn provider_addresses(record: &NodeRecord, nearest: AddressClass) -> Vec<Multiaddr> {
+    let circuits = other_ways(record, nearest).into_iter().filter(is_circuit);
+    told_addresses(record, nearest).into_iter().chain(circuits).take(PROVIDER_ADDRESSES_MAX).collect()
 }
 
 /// Who may enter the routing table: whoever serves the protocol *and* was accepted by the handshake. Pure; both facts come

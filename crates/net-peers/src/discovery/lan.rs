@@ -11,7 +11,7 @@ use super::address::{AddressClass, AddressGroup, PeerAddress};
 use super::book::Told;
 use super::{Discovery, Outcome, Source};
 
-/// Addresses that mDNS may tell in one run; more than a house has devices, less than fills the memory.
+/// Addresses that mDNS may tell at once; more than a house has devices, less than fills the memory.
 pub const LAN_ADDRESSES_MAX: usize = 4_096;
 /// The name of the source in the book's buckets.
 const SOURCE_NAME: &str = "mdns";

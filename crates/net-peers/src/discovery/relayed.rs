@@ -9,9 +9,11 @@ use libp2p::PeerId;
 use libp2p::core::Multiaddr;
 use trellis_primitives::{NodeId, UnixMs};
 
+use super::address::AddressGroup;
+use super::crowd::crowded_out;
 use crate::table::route::relay_of;
 
-/// Nodes that are known at once; beyond it the one whose record ends first is forgotten.
+/// Nodes that are known at once; beyond it one of those that the busiest tellers told of is forgotten.
 pub(crate) const NODES_MAX: usize = 1_024;
 /// Addresses of one node.
 pub(crate) const CIRCUITS_MAX: usize = 12;
@@ -24,6 +26,8 @@ const RETRY_MS_MAX: u64 = 60_000;
 struct Behind {
     circuits: Vec<Multiaddr>,
     expires: UnixMs,
+    /// The group of who told of it first.
+    source: AddressGroup,
     failures: u32,
     not_before: UnixMs,
 }
@@ -41,6 +45,7 @@ impl RelayedBook {
         node: NodeId,
         mut circuits: Vec<Multiaddr>,
         expires: UnixMs,
+        source: AddressGroup,
         now: UnixMs,
         wait_ms: u64,
     ) -> bool {
@@ -53,10 +58,11 @@ impl RelayedBook {
             (known.circuits, known.failures, known.not_before) = (circuits, 0, now.plus_ms(wait_ms));
             return true;
         }
-        self.nodes.insert(node, Behind { circuits, expires, failures: 0, not_before: now.plus_ms(wait_ms) });
+        let not_before = now.plus_ms(wait_ms);
+        self.nodes.insert(node, Behind { circuits, expires, source, failures: 0, not_before });
         if self.nodes.len() > NODES_MAX {
-            let first = self.nodes.iter().min_by_key(|(_, known)| known.expires).map(|(node, _)| *node);
-            first.map(|first| self.nodes.remove(&first));
+            let entries = self.nodes.iter().map(|(node, known)| (*node, known.source, known.expires));
+            crowded_out(entries, source).map(|node| self.nodes.remove(&node));
         }
         true
     }
@@ -76,13 +82,14 @@ impl RelayedBook {
     }
 
     /// A dial of a node begins: its addresses, those over TCP and over relays that are connected first, then the rest.
+    /// `None` for a node that is not known, or has to wait after it was not reached.
     pub(crate) fn dialled(
         &mut self,
         node: NodeId,
         connected: &BTreeSet<PeerId>,
         now: UnixMs,
     ) -> Option<[Vec<Multiaddr>; 2]> {
-        let known = self.nodes.get_mut(&node)?;
+        let known = self.nodes.get_mut(&node).filter(|known| known.not_before <= now)?;
         // Until it is told otherwise it has failed, so that nobody dials it a second time meanwhile.
         known.not_before = now.plus_ms(RETRY_MS_MIN.saturating_mul(1 << known.failures.min(16)).min(RETRY_MS_MAX));
         known.failures = known.failures.saturating_add(1);
@@ -103,6 +110,8 @@ impl RelayedBook {
 mod tests {
     use super::*;
 
+    const SOURCE: AddressGroup = AddressGroup::OPERATOR;
+
     fn circuit(relay: PeerId) -> Multiaddr {
         format!("/ip4/11.201.0.2/udp/9700/quic-v1/p2p/{relay}/p2p-circuit").parse().unwrap()
     }
@@ -113,8 +122,8 @@ mod tests {
         let (far, near) = (PeerId::random(), PeerId::random());
         let node = NodeId([7; 32]);
         let mut book = RelayedBook::default();
-        assert!(book.tell(node, vec![circuit(far), circuit(near)], UnixMs(100_000), UnixMs(0), 0));
-        assert!(!book.tell(node, vec![circuit(far), circuit(near)], UnixMs(100_000), UnixMs(0), 0));
+        assert!(book.tell(node, vec![circuit(far), circuit(near)], UnixMs(100_000), SOURCE, UnixMs(0), 0));
+        assert!(!book.tell(node, vec![circuit(far), circuit(near)], UnixMs(100_000), SOURCE, UnixMs(0), 0));
         let [first, rest] = book.dialled(node, &BTreeSet::from([near]), UnixMs(0)).unwrap();
         assert_eq!((first, rest), (vec![circuit(near)], vec![circuit(far)]));
     }
@@ -124,7 +133,7 @@ mod tests {
     fn a_node_that_is_not_reached_waits_longer_each_time_and_a_new_record_ends_the_wait() {
         let node = NodeId([7; 32]);
         let (mut book, relay) = (RelayedBook::default(), PeerId::random());
-        book.tell(node, vec![circuit(relay)], UnixMs(10_000_000), UnixMs(0), 0);
+        book.tell(node, vec![circuit(relay)], UnixMs(10_000_000), SOURCE, UnixMs(0), 0);
         let mut now = UnixMs(0);
         for failures in 0..8 {
             assert_eq!(book.due(now), [node]);
@@ -133,9 +142,10 @@ mod tests {
             assert!(book.due(now.plus_ms(wait - 1)).is_empty());
             now = now.plus_ms(wait);
         }
-        book.dialled(node, &BTreeSet::new(), now);
+        assert!(book.dialled(node, &BTreeSet::new(), now).is_some());
         assert!(book.due(now).is_empty());
-        book.tell(node, vec![circuit(PeerId::random())], UnixMs(10_000_000), now, 0);
+        assert_eq!(book.dialled(node, &BTreeSet::new(), now), None, "however often its connection breaks");
+        book.tell(node, vec![circuit(PeerId::random())], UnixMs(10_000_000), SOURCE, now, 0);
         assert_eq!(book.due(now), [node]);
         assert!(book.due(UnixMs(10_000_000)).is_empty(), "an expired record leads nowhere");
     }
@@ -148,7 +158,7 @@ mod tests {
             let mut id = [0; 32];
             id[..8].copy_from_slice(&n.to_be_bytes());
             let many = (0..100).map(|_| circuit(PeerId::random())).take(CIRCUITS_MAX + 4).collect();
-            book.tell(NodeId(id), many, UnixMs(1_000 + n), UnixMs(0), 0);
+            book.tell(NodeId(id), many, UnixMs(1_000 + n), SOURCE, UnixMs(0), 0);
         }
         assert!(book.nodes.len() <= NODES_MAX);
         assert!(book.nodes.values().all(|known| known.circuits.len() <= CIRCUITS_MAX));

@@ -14,7 +14,7 @@ use trellis_crypto::file::replace;
 use trellis_primitives::NodeId;
 
 use super::address::{AddressClass, AddressGroup, PeerAddress};
-use super::pex::{self, PEX, PEX_TIMEOUT_MS};
+use super::pex::{PEX, PEX_TIMEOUT_MS};
 use super::{Discovery, DiscoveryReport, file};
 use crate::network::Acceptor;
 use crate::peer::{Direction, PeerEvent, PeerInfo};
@@ -118,6 +118,11 @@ fn class_of(remote: Option<PeerAddress>) -> AddressClass {
     remote.and_then(|remote| remote.class()).unwrap_or(AddressClass::Public)
 }
 
+/// The group of who tells.
+fn group_of(remote: Option<PeerAddress>) -> AddressGroup {
+    remote.map_or(AddressGroup::UNPLACED, |remote| AddressGroup::of(remote.socket))
+}
+
 impl Finder {
     fn spawn<F, T>(&self, task: F)
     where
@@ -165,11 +170,20 @@ impl Finder {
                     self.discovery.wake.notify_one();
                     self.lost(peer, reason);
                 }
-                Ok(PeerEvent::Refused { .. } | PeerEvent::Responded { .. } | PeerEvent::Attacked { .. })
-                | Err(broadcast::error::RecvError::Lagged(_)) => {}
+                Ok(PeerEvent::Refused { .. } | PeerEvent::Responded { .. } | PeerEvent::Attacked { .. }) => {}
+                Err(broadcast::error::RecvError::Lagged(_)) => self.catch_up(),
                 Err(broadcast::error::RecvError::Closed) => return,
             }
         }
+    }
+
+    /// Events were lost, as when refusals come in a flood: whoever is connected is learned again.
+    fn catch_up(&self) {
+        let connected = self.shared.table.lock().connected();
+        for peer in connected {
+            self.learn(peer);
+        }
+        self.discovery.wake.notify_one();
     }
 
     /// A handshake succeeded: the peer's record is known good, and an address that this node dialled is proven.
@@ -193,16 +207,12 @@ impl Finder {
         let remote = remote_of(&info);
         let now = self.shared.clock.now();
         if let Some(record) = &info.record {
-            let source = remote.map_or(AddressGroup::OPERATOR, |remote| AddressGroup::of(remote.socket));
-            let addresses = pex::usable_addresses(record, class_of(remote));
-            let mut book = self.discovery.book.lock();
-            book.tell_record(peer, &addresses, source, now);
-            if let (Some(remote), Direction::Outbound) = (remote, info.direction) {
-                book.reached(remote, peer, AddressGroup::OPERATOR, now);
-            }
-            drop(book);
-            if self.discovery.note_ways(peer, record, class_of(remote), now) {
+            let teller = (class_of(remote), group_of(remote));
+            if self.discovery.take_record(peer, record, teller, now).is_some_and(|(_, new_way)| new_way) {
                 self.follow_ways();
+            }
+            if let (Some(remote), Direction::Outbound) = (remote, info.direction) {
+                self.discovery.book.lock().reached(remote, peer, AddressGroup::OPERATOR, now);
             }
             if let Some(signed) = self.shared.table.lock().signed_record_of(peer) {
                 self.discovery.records.lock().keep(peer, record, signed);
@@ -306,6 +316,7 @@ impl Finder {
         };
         let written = tokio::task::spawn_blocking(move || replace(&path, &bytes).map_err(|error| (path, error)));
         if let Ok(Err((path, error))) = written.await {
+            self.discovery.dirty.store(true, Ordering::Relaxed);
             tracing::warn!(path = %path.display(), %error, "the address book was not saved");
         }
     }

@@ -300,10 +300,13 @@ impl GuardState {
 
     pub(crate) fn record(&mut self, peer: NodeId, now: UnixMs) -> &mut Record {
         if self.records.len() >= RECORDS_MAX && !self.records.contains_key(&peer) {
-            // First those that are neither banned nor here, oldest first; then the bans that end soonest.
+            // First those that are neither banned nor here, oldest first, strangers before those that were here for long,
+            // so that made-up names push no good one out; then the bans that end soonest.
+            let long = self.proven_online_ms.unwrap_or(PROVEN_ONLINE_MS);
             let order = |record: &Record| {
                 let banned = record.banned(now).map(|ban| ban.end());
-                (record.live.connected, banned.is_some(), banned.unwrap_or(record.seen))
+                let known = record.reputation.inputs().online_ms >= long;
+                (record.live.connected, banned.is_some(), known, banned.unwrap_or(record.seen))
             };
             let last = self.records.iter().min_by_key(|(id, record)| (order(record), **id)).map(|(id, _)| *id);
             if let Some(last) = last {

@@ -6,7 +6,9 @@ use trellis_crypto::record::verify_record;
 use trellis_primitives::{B256, Bytes, NodeId, NodeRecord, RoleSet, SignedNodeRecord, UnixMs};
 
 use super::{Hello, NONCE_BYTES, USER_AGENT_BYTES_MAX};
-use crate::config::{CLOCK_SKEW_MS_MAX, PROTOCOL_VERSION_MAX, PROTOCOL_VERSION_MIN, REGION_BYTES_MAX};
+use crate::config::{
+    CLOCK_SKEW_MS_MAX, OWN_RECORD_MS_MAX, PROTOCOL_VERSION_MAX, PROTOCOL_VERSION_MIN, REGION_BYTES_MAX,
+};
 use crate::reason::RefusalReason;
 
 /// Nonces remembered; the oldest are forgotten beyond it.
@@ -123,6 +125,9 @@ impl Checker {
         if hello.region.len() > REGION_BYTES_MAX {
             return Err(malformed(format!("region of {} bytes", hello.region.len())));
         }
+        if hello.user_agent.chars().chain(hello.region.chars()).any(char::is_control) {
+            return Err(malformed("control characters in the user agent or the region".to_owned()));
+        }
         let nonce = <[u8; NONCE_BYTES]>::try_from(hello.nonce.as_slice())
             .map_err(|_| malformed(format!("nonce of {} bytes", hello.nonce.len())))?;
         if hello.network_magic != self.network_magic {
@@ -159,6 +164,11 @@ impl Checker {
         if record.network_magic != self.network_magic {
             let detail = format!("record of network {:#010x}", record.network_magic);
             return Err(Refusal::new(RefusalReason::WrongNetwork, detail));
+        }
+        let ahead_ms = record.expires().ms_since(around.now);
+        if ahead_ms > OWN_RECORD_MS_MAX {
+            let detail = format!("record that expires in {ahead_ms} ms, at most {OWN_RECORD_MS_MAX} allowed");
+            return Err(Refusal::new(RefusalReason::Malformed, detail));
         }
         if u32::from(record.roles.0) != hello.roles {
             return Err(bad(format!("roles {:#x}, signed {:#x}", hello.roles, record.roles.0)));

@@ -5,7 +5,7 @@ use trellis_crypto::{AccountKey, HybridKey};
 use trellis_primitives::{B256, NodeId, NodeRecord, RoleSet, UnixMs};
 
 use super::*;
-use crate::config::CLOCK_SKEW_MS_MAX;
+use crate::config::{CLOCK_SKEW_MS_MAX, OWN_RECORD_MS_MAX};
 use crate::error::RefusedBy;
 
 const NOW: UnixMs = UnixMs(1_800_000_000_000);
@@ -16,6 +16,10 @@ fn checker() -> Checker {
 }
 
 fn hello_of(seed: u64) -> (Hello, NodeId) {
+    hello_until(seed, NOW.plus_ms(1_000))
+}
+
+fn hello_until(seed: u64, expires: UnixMs) -> (Hello, NodeId) {
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
     let node = HybridKey::generate(&mut rng).unwrap();
     let account = AccountKey::generate(&mut rng);
@@ -28,7 +32,7 @@ fn hello_of(seed: u64) -> (Hello, NodeId) {
         addresses: vec!["/ip4/127.0.0.1/udp/9700/quic-v1".to_owned()],
         models: vec![],
         sequence: 1,
-        expires_ms: NOW.0 + 1_000,
+        expires_ms: expires.0,
     };
     let hello = Hello {
         version_min: 1,
@@ -81,10 +85,23 @@ fn every_wrong_field_is_refused_by_its_own_name() {
     assert_eq!(refused(|hello| hello.nonce = vec![]), RefusalReason::Malformed);
     assert_eq!(refused(|hello| hello.user_agent = "x".repeat(129)), RefusalReason::Malformed);
     assert_eq!(refused(|hello| hello.region = "x".repeat(33)), RefusalReason::Malformed);
+    assert_eq!(refused(|hello| hello.user_agent = "trellis\u{1b}[2J".to_owned()), RefusalReason::Malformed);
+    assert_eq!(refused(|hello| hello.region = "a\nb".to_owned()), RefusalReason::Malformed);
     assert_eq!(refused(|hello| hello.record.truncate(50)), RefusalReason::Malformed);
     assert_eq!(refused(|hello| *hello.record.last_mut().unwrap() ^= 1), RefusalReason::BadSignature);
     assert_eq!(refused(|hello| hello.roles = 1), RefusalReason::BadSignature);
     assert_eq!(refused(|hello| hello.record = hello_of(2).0.record), RefusalReason::BadSignature);
+}
+
+// row: NET-20, NET-34
+#[test]
+fn a_record_that_claims_to_outlive_every_other_is_refused_so_that_nobody_passes_it_on() {
+    let (long, id) = hello_until(1, NOW.plus_ms(OWN_RECORD_MS_MAX));
+    check(&long, id, &mut NonceCache::default()).unwrap();
+    for expires in [NOW.plus_ms(OWN_RECORD_MS_MAX + 1), UnixMs(u64::MAX)] {
+        let (eternal, id) = hello_until(1, expires);
+        assert_eq!(check(&eternal, id, &mut NonceCache::default()).unwrap_err().reason, RefusalReason::Malformed);
+    }
 }
 
 // row: NET-21

@@ -53,7 +53,8 @@ impl Health {
 
     /// A node answered at an address.
     pub fn answered(&mut self, id: NodeId, address: PeerAddress, record: Bytes, now: UnixMs) {
-        let before = self.nodes.get(&id).map_or(1.0, |node| node.reliability);
+        // A newcomer is named, after those that have answered for longer; so a crowd of new names pushes no old one out.
+        let before = self.nodes.get(&id).map_or(RELIABILITY_MIN, |node| node.reliability);
         let reliability = before + (1.0 - before) * PROBE_WEIGHT;
         self.nodes.insert(id, Node { address, record, reliability, answered: now, failures: 0 });
         if self.nodes.len() > NODES_MAX {
@@ -127,7 +128,7 @@ mod tests {
     #[test]
     fn a_node_that_stops_answering_leaves_the_zone_and_is_forgotten_in_the_end() {
         let mut health = Health::default();
-        health.answered(id(1), at("11.0.0.1"), Bytes::new(), NOW);
+        (0..30).for_each(|_| health.answered(id(1), at("11.0.0.1"), Bytes::new(), NOW));
         let named = |health: &Health| health.healthy(AddressClass::Public, UnixMs(0), 9).len();
         assert_eq!(named(&health), 1);
         (0..2).for_each(|_| health.silent(at("11.0.0.1")));
@@ -156,5 +157,16 @@ mod tests {
             health.answered(id(n as u32), at("11.0.0.1"), Bytes::new(), NOW);
         }
         assert_eq!(health.len(), NODES_MAX);
+    }
+
+    // row: NET-33, NET-37
+    #[test]
+    fn a_crowd_of_new_names_pushes_no_old_one_out_of_memory_or_zone() {
+        let mut health = Health::default();
+        (0..3).for_each(|_| health.answered(id(u32::MAX), at("11.0.0.1"), Bytes::new(), NOW));
+        for n in 0..2 * NODES_MAX as u32 {
+            health.answered(id(n), at(&format!("12.{}.0.1", n % 250)), Bytes::new(), UnixMs(2_000));
+        }
+        assert_eq!(health.healthy(AddressClass::Public, UnixMs(0), 9)[0].0, id(u32::MAX));
     }
 }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use libp2p::core::Multiaddr;
-use libp2p::multiaddr::Protocol as Part;
 use rand::Rng;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -14,7 +13,7 @@ use trellis_primitives::NodeId;
 
 use super::{Command, NodeShared, sentry};
 use crate::config::OPEN_TIMEOUT_MS;
-use crate::discovery::address::without_name;
+use crate::discovery::address::place;
 use crate::error::{DialError, OpenError};
 use crate::frame::{FrameError, read_frame, write_frame};
 use crate::guard::{Added, Conduct, Door, Guard, Pattern, Priority, Response, Threat};
@@ -22,6 +21,7 @@ use crate::network::{Acceptor, NetStream, Pong, Protocol};
 use crate::peer::Path;
 use crate::reason::{DisconnectReason, RefusalReason};
 use crate::redial::keep_connected;
+use crate::table::route::target_of;
 use crate::watch::Offence;
 
 /// Echoes frames back, for `trellis ping`.
@@ -128,14 +128,11 @@ impl NodeShared {
 
     /// A dial found nobody: it counts against the identity that the address names, if that one is known.
     pub(super) fn unreachable(&self, address: &str) {
-        let peer = address.parse::<Multiaddr>().ok().and_then(|address| {
-            address.iter().find_map(|part| match part {
-                Part::P2p(peer) => Some(peer),
-                _ => None,
-            })
-        });
+        // Behind a relay it is whoever was to answer there; the relay has done nothing wrong.
+        let peer = address.parse::<Multiaddr>().ok().as_ref().and_then(target_of);
         let node = peer.and_then(|peer| self.table.lock().pinned(&peer));
-        if let Some(node) = node {
+        // Anybody can name an address where a node is not: one that is here is not away.
+        if let Some(node) = node.filter(|node| !self.is_connected(*node)) {
             self.guard.report(node, Conduct::Unreachable);
         }
     }
@@ -163,17 +160,20 @@ impl NodeShared {
             if priority == Priority::High {
                 let seed = self.rng.lock().random();
                 self.keep(address, seed);
+            } else if let Some(before) = self.kept.lock().remove(address) {
+                // It was wanted more before.
+                before.cancel();
             }
         }
         reached
     }
 
     pub(super) fn forget_added(&self, address: Option<&str>, peer: Option<NodeId>) -> Vec<String> {
-        let mut names: Vec<String> = address.map(|address| without_name(address).to_owned()).into_iter().collect();
+        let mut names: Vec<String> = address.map(|address| place(address).to_owned()).into_iter().collect();
         if let Some(standing) = peer.and_then(|peer| self.guard.standing(peer)) {
-            names.extend(standing.addresses.iter().map(|known| without_name(&known.address).to_owned()));
+            names.extend(standing.addresses.iter().map(|known| place(&known.address).to_owned()));
         }
-        let removed = self.guard.remove_added(|added| names.iter().any(|name| name == without_name(&added.address)));
+        let removed = self.guard.remove_added(|added| names.iter().any(|name| name == place(&added.address)));
         let mut kept = self.kept.lock();
         for added in &removed {
             if let Some(token) = kept.remove(&added.address) {

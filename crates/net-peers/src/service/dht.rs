@@ -7,12 +7,16 @@ use libp2p::PeerId;
 use libp2p::core::transport::PortUse;
 use libp2p::core::{Endpoint, Multiaddr};
 use libp2p::kad::{self, Mode};
+use libp2p::multiaddr::Protocol as Part;
 use libp2p::swarm::{
     ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm,
 };
 
+use trellis_net_transport::direct_ip;
+
 use crate::discovery::address::{AddressClass, PeerAddress};
 use crate::discovery::kad::store::ProviderStore;
+use crate::table::route::{relay_of, target_of};
 
 type Inner = kad::Behaviour<ProviderStore>;
 
@@ -40,19 +44,22 @@ impl Dht {
         dht
     }
 
-    /// The addresses under which a provider that a running look-up found can be dialled.
-    pub(super) fn addresses_of(&mut self, peer: PeerId) -> Vec<PeerAddress> {
+    /// The addresses at which a provider that a running look-up found is said to be.
+    pub(super) fn addresses_of(&mut self, peer: PeerId) -> Vec<Multiaddr> {
         let (none, role) = (ConnectionId::new_unchecked(0), Endpoint::Dialer);
         // The library tells a look-up's addresses to the dialler alone, so this asks as the dialler does.
-        let known = self.kad.handle_pending_outbound_connection(none, Some(peer), &[], role).unwrap_or_default();
-        let mut addresses: Vec<PeerAddress> = Vec::new();
-        for address in known.iter().filter_map(|address| self.dialable(address)) {
-            let address = PeerAddress { peer: Some(peer), ..address };
-            if !addresses.contains(&address) {
-                addresses.push(address);
-            }
-        }
-        addresses
+        self.kad.handle_pending_outbound_connection(none, Some(peer), &[], role).unwrap_or_default()
+    }
+
+    /// The address, if it is one of a peer over a relay and may be dialled; the peer's name stands at its end.
+    pub(super) fn circuit_to(&self, address: &Multiaddr, peer: PeerId) -> Option<Multiaddr> {
+        let relay = relay_of(address).filter(|relay| *relay != peer)?;
+        let class = direct_ip(address).and_then(AddressClass::of)?;
+        let nearest = self.widest.unwrap_or(AddressClass::Public);
+        let place = address.iter().take_while(|part| !matches!(part, Part::P2p(_)));
+        let circuit = place.chain([Part::P2p(relay), Part::P2pCircuit, Part::P2p(peer)]).collect();
+        let to_it = target_of(address).is_none_or(|named| named == peer);
+        (to_it && nearest.may_share(class)).then_some(circuit)
     }
 
     /// The address, if one that was heard of in this network may be dialled.
@@ -136,5 +143,33 @@ impl NetworkBehaviour for Dht {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
         self.kad.poll(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::discovery::kad::{config, protocol};
+    use trellis_primitives::B256;
+
+    // row: NET-35, NET-42
+    #[tokio::test]
+    async fn a_circuit_that_is_told_is_dialled_only_to_its_own_peer_and_over_a_relay_no_nearer_than_this_network() {
+        let local = PeerId::random();
+        let kad = kad::Behaviour::with_config(local, ProviderStore::new(local), config(protocol(&B256::ZERO).unwrap()));
+        let mut dht = Dht::new(kad, &[]);
+        let (relay, peer) = (PeerId::random(), PeerId::random());
+        let at = |text: String| text.parse::<Multiaddr>().unwrap();
+        let whole = at(format!("/ip4/8.8.8.8/udp/1/quic-v1/p2p/{relay}/p2p-circuit/p2p/{peer}"));
+        let bare = at(format!("/ip4/8.8.8.8/udp/1/quic-v1/p2p/{relay}/p2p-circuit"));
+        let near = at(format!("/ip4/192.168.1.1/tcp/1/p2p/{relay}/p2p-circuit"));
+        assert_eq!(dht.circuit_to(&whole, peer), Some(whole.clone()));
+        assert_eq!(dht.circuit_to(&bare, peer), Some(whole.clone()));
+        assert_eq!(dht.circuit_to(&whole, local), None, "another's");
+        assert_eq!(dht.circuit_to(&bare, relay), None, "a relay is not behind itself");
+        assert_eq!(dht.circuit_to(&near, peer), None);
+        dht.seen(&at("/ip4/192.168.1.2/udp/1/quic-v1".to_owned()));
+        assert!(dht.circuit_to(&near, peer).is_some());
+        assert_eq!(dht.circuit_to(&at("/ip4/8.8.8.8/udp/1/quic-v1".to_owned()), peer), None);
     }
 }

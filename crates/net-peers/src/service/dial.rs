@@ -19,7 +19,7 @@ use super::turn::leads_to;
 use super::{Command, NodeShared};
 use crate::config::{CONNECT_TIMEOUT_MS, HANDSHAKE_TIMEOUT_MS, TCP_AFTER_MS, TURN_AFTER_MS};
 use crate::dark::{DARK_SCHEME, DarkAddress, DarkAddressError, Host};
-use crate::error::{DialError, RefusedBy};
+use crate::error::{DialError, RefusedBy, printable};
 use crate::reason::RefusalReason;
 use crate::table::route::{relay_of, target_of};
 
@@ -279,7 +279,8 @@ pub(super) fn dial_error(address: &str, error: &SwarmDialError) -> DialError {
         },
         other => other.to_string(),
     };
-    DialError::Unreachable { address, detail }
+    // The transport's account quotes what the peer said when it closed.
+    DialError::Unreachable { address, detail: printable(&detail) }
 }
 
 #[cfg(test)]

@@ -28,9 +28,11 @@ pub(super) async fn evict_idle(shared: Arc<NodeShared>) {
             kept.extend(shared.relays_kept());
             shared.table.lock().idle_beyond(usize::try_from(size).unwrap_or(usize::MAX), idle_ms, now, &kept)
         };
-        for peer in idle {
+        // Each has its own time to say goodbye: who takes all of it holds up nobody.
+        let parting = idle.into_iter().map(|peer| {
             tracing::debug!(%peer, "idle connection evicted");
-            shared.disconnect(peer, DisconnectReason::Inactivity).await;
-        }
+            shared.disconnect(peer, DisconnectReason::Inactivity)
+        });
+        futures::future::join_all(parting).await;
     }
 }

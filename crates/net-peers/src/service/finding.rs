@@ -45,12 +45,37 @@ pub(crate) enum FindingCommand {
 pub(crate) struct Found {
     pub(crate) peer: PeerId,
     pub(crate) addresses: Vec<PeerAddress>,
+    /// Addresses over relays.
+    pub(crate) circuits: Vec<Multiaddr>,
+}
+
+impl Found {
+    const fn new(peer: PeerId) -> Self {
+        Self { peer, addresses: Vec::new(), circuits: Vec::new() }
+    }
+
+    /// Takes what was told of where it is, as far as it may be dialled.
+    fn take(&mut self, told: &[Multiaddr], dht: &Dht) {
+        for address in told {
+            if let Some(address) = dht.dialable(address) {
+                let address = PeerAddress { peer: Some(self.peer), ..address };
+                if self.addresses.len() < dht::PROVIDER_ADDRESSES_MAX && !self.addresses.contains(&address) {
+                    self.addresses.push(address);
+                }
+            } else if let Some(circuit) = dht.circuit_to(address, self.peer)
+                && self.circuits.len() < dht::PROVIDER_ADDRESSES_MAX
+                && !self.circuits.contains(&circuit)
+            {
+                self.circuits.push(circuit);
+            }
+        }
+    }
 }
 
 struct Lookup {
     reply: oneshot::Sender<Vec<Found>>,
     key: [u8; KEY_BYTES],
-    found: BTreeMap<PeerId, Vec<PeerAddress>>,
+    found: BTreeMap<PeerId, Found>,
 }
 
 /// What the service remembers of it.
@@ -58,7 +83,7 @@ struct Lookup {
 pub(super) struct FindingState {
     doorway: Doorway,
     lookups: HashMap<QueryId, Lookup>,
-    /// Addresses that mDNS told of in this run.
+    /// Addresses that mDNS told of and that have not expired.
     heard: usize,
 }
 
@@ -113,7 +138,10 @@ impl Finder<'_> {
             | FindingEvent::MdnsV6(mdns::Event::Discovered(found)) => {
                 self.on_lan(&found);
             }
-            FindingEvent::MdnsV4(mdns::Event::Expired(_)) | FindingEvent::MdnsV6(mdns::Event::Expired(_)) => {}
+            FindingEvent::MdnsV4(mdns::Event::Expired(gone)) | FindingEvent::MdnsV6(mdns::Event::Expired(gone)) => {
+                // A machine that sleeps and wakes is told of anew each time.
+                self.state.heard = self.state.heard.saturating_sub(gone.len());
+            }
             FindingEvent::Dht(event) => self.on_kad(event),
         }
     }
@@ -208,7 +236,7 @@ impl Finder<'_> {
         keys: impl IntoIterator<Item = [u8; KEY_BYTES]>,
     ) {
         let Some(dht) = self.behaviour.dht.as_mut() else { return };
-        let addresses = dht::told_addresses(record, self.shared.class_of_peer(node));
+        let addresses = dht::provider_addresses(record, self.shared.class_of_peer(node));
         for key in keys {
             let key = RecordKey::new(&key);
             let record = ProviderRecord { key, provider, expires: None, addresses: addresses.clone() };
@@ -260,22 +288,18 @@ impl Finder<'_> {
             if lookup.found.len() >= FOUND_MAX && !lookup.found.contains_key(&provider) {
                 return;
             }
-            let mut addresses = dht.addresses_of(provider);
-            let own = stored.iter().filter(|record| record.provider == provider);
-            addresses.extend(own.flat_map(|record| &record.addresses).filter_map(|address| dht.dialable(address)));
-            addresses.iter_mut().for_each(|address| address.peer = Some(provider));
-            let known = lookup.found.entry(provider).or_default();
-            for address in addresses {
-                if known.len() < dht::PROVIDER_ADDRESSES_MAX && !known.contains(&address) {
-                    known.push(address);
-                }
+            let told = dht.addresses_of(provider);
+            let found = lookup.found.entry(provider).or_insert_with(|| Found::new(provider));
+            found.take(&told, dht);
+            for record in stored.iter().filter(|record| record.provider == provider) {
+                found.take(&record.addresses, dht);
             }
         }
     }
 
     fn finish(&mut self, query: QueryId) {
         if let Some(lookup) = self.state.lookups.remove(&query) {
-            let found = lookup.found.into_iter().map(|(peer, addresses)| Found { peer, addresses }).collect();
+            let found = lookup.found.into_values().collect();
             // Whoever asked may have given up.
             let _ = lookup.reply.send(found);
         }

@@ -13,6 +13,7 @@ mod records;
 pub(super) mod strangers;
 mod tally;
 mod tidy;
+mod trials;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -23,7 +24,7 @@ use libp2p::multiaddr::Protocol as Part;
 use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{ConnectionId, NetworkBehaviour};
-use libp2p::{PeerId, Swarm, autonat, dcutr, identify, relay};
+use libp2p::{PeerId, Swarm, dcutr, identify, relay};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use trellis_net_reach::contacted::Contacted;
@@ -36,6 +37,7 @@ use trellis_primitives::{NodeId, UnixMs};
 pub(crate) use self::door::RelayDoor;
 use self::observed::{Observed, candidates};
 pub(super) use self::tally::Tallied;
+use self::trials::{Tester, Trials};
 use super::NodeShared;
 use super::swarm::Behaviour;
 use super::turn::TurnWay;
@@ -55,9 +57,9 @@ pub(crate) struct Reach {
     relay_client: relay::client::Behaviour,
     dcutr: Toggle<dcutr::Behaviour>,
     observed: Observed,
-    tester: Toggle<autonat::v2::client::Behaviour>,
+    tester: Toggle<Tester>,
     /// Tries others' addresses; only where this node is in the open itself.
-    tries: Toggle<autonat::v2::server::Behaviour>,
+    tries: Toggle<Trials>,
 }
 
 impl Reach {
@@ -75,8 +77,8 @@ impl Reach {
             relay_client: client,
             dcutr: Toggle::from(in_the_clear.then(|| dcutr::Behaviour::new(local))),
             observed: Observed::default(),
-            tester: Toggle::from(in_the_clear.then(autonat::v2::client::Behaviour::default)),
-            tries: Toggle::from((in_the_open && in_the_clear).then(autonat::v2::server::Behaviour::default)),
+            tester: Toggle::from(in_the_clear.then(|| Tester::new(door.clock()))),
+            tries: Toggle::from((in_the_open && in_the_clear).then(|| Trials::new(door.clock()))),
         }
     }
 }
@@ -100,7 +102,7 @@ pub(super) fn begin(shared: &Arc<NodeShared>) {
 /// What the handle, the tasks and the service share.
 pub(crate) struct ReachShared {
     keeper: Mutex<RelayKeeper<PeerId>>,
-    way: Mutex<WayIn<Multiaddr>>,
+    way: Mutex<WayIn<Multiaddr, PeerId>>,
     /// Whom this node has written to.
     contacted: Arc<Mutex<Contacted>>,
     /// Ports of the router that lead here.
@@ -304,6 +306,7 @@ impl Reaching {
         if !shared.table.lock().is_dialled_direct(connection) {
             return;
         }
+        shared.reach.way.lock().seen(&info.observed_addr, shared.clock.now().0);
         let listening = shared.listening.lock().clone();
         for candidate in candidates(&info.observed_addr, &listening) {
             Self::candidate(swarm, &candidate);
@@ -333,7 +336,8 @@ impl Reaching {
                 let ip = direct_ip(&event.tested_addr);
                 let own = shared.listening.lock().iter().any(|at| ip.is_some() && direct_ip(at) == ip)
                     || shared.reach.mapped.lock().contains(&event.tested_addr);
-                shared.reach.way.lock().tried(event.tested_addr, own, reached, shared.clock.now().0);
+                let now_ms = shared.clock.now().0;
+                shared.reach.way.lock().tried(event.tested_addr, event.server, own, reached, now_ms);
                 shared.reach.wake.notify_one();
             }
             ReachEvent::Observed(never) => match never {},

@@ -102,6 +102,8 @@ pub(super) fn build(
     let limits = ConnectionLimits::default()
         .with_max_pending_incoming(Some(PENDING_INBOUND_MAX))
         .with_max_established(Some(connections_max))
+        // Whoever fills the places with connections that never shake hands must not keep this node from dialling.
+        .with_max_established_incoming(Some(connections_max - connections_max / 4))
         .with_max_established_per_peer(Some(CONNECTIONS_PER_PEER_MAX));
     let shared = streams.shared();
     let identify = identify::Config::new(IDENTIFY_PROTOCOL.to_owned(), identity.public())
@@ -305,6 +307,8 @@ impl Service {
             }
             SwarmEvent::ExpiredListenAddr { address, .. } => {
                 self.shared.listening.lock().retain(|known| *known != address);
+                // A relay had told it to everybody.
+                self.swarm.remove_external_address(&address);
             }
             SwarmEvent::Behaviour(BehaviourEvent::Ping(ping::Event { connection, result: Ok(rtt), .. })) => {
                 let ms = rtt.as_secs_f64() * 1_000.0;

@@ -22,6 +22,8 @@ pub(crate) struct Route {
     pub(crate) turned: bool,
     /// Which one, where the address names it.
     pub(crate) relay: Option<PeerId>,
+    /// Where the other end was dialled or came from.
+    pub(crate) at: Multiaddr,
     /// The address of the other end; for a relayed one that of the circuit.
     pub(crate) address: String,
     /// Since when it stands.
@@ -40,7 +42,8 @@ impl Route {
             }
             ConnectedPoint::Listener { local_addr, send_back_addr } => (local_addr, send_back_addr.to_string()),
         };
-        Self { relayed: endpoint.is_relayed(), turned, relay: relay_of(way), address, since, superseded: false }
+        let at = endpoint.get_remote_address().clone();
+        Self { relayed: endpoint.is_relayed(), turned, relay: relay_of(way), at, address, since, superseded: false }
     }
 }
 

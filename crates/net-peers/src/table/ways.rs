@@ -158,7 +158,7 @@ impl Table {
                 node: *node,
                 latency_us: entry.round_trip.latest_us(),
                 region: accepted.region.clone(),
-                at: self.routes.get(direct).and_then(|route| route.address.parse().ok()),
+                at: self.routes.get(direct).map(|route| route.at.clone()),
                 addresses: accepted.record.addresses.clone(),
                 over_tcp: self.choices(*node).iter().any(|choice| choice.tcp),
             })

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 /// Relays with a reservation, unless the caller wants another number.
 pub const RELAYS_WANTED: usize = 2;
-/// Relays that are known at once; beyond it the worst idle one is forgotten.
+/// Relays that are known at once; beyond it the idle one that failed most is forgotten, if any did.
 pub const RELAYS_KNOWN_MAX: usize = 64;
 /// Connections to relays at once, those with a reservation included: so many are compared by their latency.
 pub const RELAYS_CONNECTED_MAX: usize = 4;
@@ -104,22 +104,32 @@ impl<K: Ord + Clone> RelayKeeper<K> {
         Self { relays: BTreeMap::new(), wanted, changed_ms: None }
     }
 
-    /// Somebody told of a relay; `near` if it says that it is in this node's region.
+    /// Somebody told of a relay; `near` if it says that it is in this node's region. Where all places are taken, only one
+    /// that failed makes room: whoever makes up a great many relays pushes no good one out.
     pub fn told(&mut self, relay: &K, near: bool, now_ms: u64) {
+        self.know(relay, near, |idle| idle.failures > 0, now_ms);
+    }
+
+    /// A relay is connected: it gets a place before those that were only told of.
+    pub fn met(&mut self, relay: &K, near: bool, now_ms: u64) {
+        self.know(relay, near, |_| true, now_ms);
+    }
+
+    fn know(&mut self, relay: &K, near: bool, gives_way: impl Fn(&Relay) -> bool, now_ms: u64) {
         if let Some(known) = self.relays.get_mut(relay) {
             known.near = near;
             return;
         }
-        if self.relays.len() >= RELAYS_KNOWN_MAX && !self.forget_worst() {
+        if self.relays.len() >= RELAYS_KNOWN_MAX && !self.forget_worst(gives_way) {
             return;
         }
         let (stage, since_ms) = (RelayStage::Known, now_ms);
         self.relays.insert(relay.clone(), Relay { stage, since_ms, until_ms: 0, failures: 0, latency_us: None, near });
     }
 
-    /// Makes room by forgetting the idle relay that failed most.
-    fn forget_worst(&mut self) -> bool {
-        let idle = |relay: &Relay| matches!(relay.stage, RelayStage::Known | RelayStage::Resting);
+    /// Makes room by forgetting, of the idle relays that give way, the one that failed most.
+    fn forget_worst(&mut self, gives_way: impl Fn(&Relay) -> bool) -> bool {
+        let idle = |relay: &Relay| matches!(relay.stage, RelayStage::Known | RelayStage::Resting) && gives_way(relay);
         let worst = self.relays.iter().filter(|(_, relay)| idle(relay)).max_by_key(|(_, relay)| relay.failures);
         let worst = worst.map(|(key, _)| key.clone());
         worst.is_some_and(|worst| self.relays.remove(&worst).is_some())

@@ -279,3 +279,25 @@ proptest! {
         prop_assert_eq!(probe.findings(), before);
     }
 }
+
+// row: NET-40
+#[test]
+fn a_public_server_that_names_a_machine_at_home_as_its_other_address_is_not_believed() {
+    let own: SocketAddr = "8.8.8.8:3478".parse().unwrap();
+    let asked = |other: &str| {
+        let mut probe = Probe::new(vec![own], None, None, 0, ChaCha20Rng::seed_from_u64(1));
+        let Step::Send { request, .. } = probe.poll(0) else { panic!("nothing is asked") };
+        let mapped = "9.9.9.9:1".parse().unwrap();
+        let answer = Answer { transaction: request.transaction, mapped, other: Some(other.parse().unwrap()) };
+        probe.on_answer(Socket::Mapping, own, &answer, 1);
+        let mut sent = Vec::new();
+        while let Step::Send { to, .. } = probe.poll(2) {
+            sent.push(to.ip().to_string());
+        }
+        (probe.findings().servers[0].rfc5780, sent.contains(&other.split(':').next().unwrap().to_owned()))
+    };
+    assert_eq!(asked("8.8.4.4:3479"), (true, true));
+    for near in ["192.168.1.1:80", "127.0.0.1:53", "10.0.0.1:3479"] {
+        assert_eq!(asked(near), (false, false), "{near}");
+    }
+}

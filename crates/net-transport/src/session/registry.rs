@@ -29,7 +29,7 @@ struct Waiting {
 
 impl Sessions {
     pub(crate) fn put(&self, session: Session) {
-        let key = (session.peer_id(), session.remote().clone(), session.direction());
+        let key = (session.peer_id(), session.reported_as().clone(), session.direction());
         let mut waiting = self.waiting.lock();
         if waiting.order.len() >= SESSIONS_WAITING_MAX
             && let Some(oldest) = waiting.order.pop_front()
@@ -40,11 +40,12 @@ impl Sessions {
         waiting.by_key.entry(key).or_default().push_back(session);
     }
 
-    /// Takes the session of a connection that the swarm reports, by the address it reports. Of several connections with
-    /// the same peer, address and direction the oldest comes first.
+    /// Takes the session of a connection that the swarm reports, by the address it reports: the remote one, but of a circuit
+    /// that was accepted the local one, because a peer there has none. Of several connections with the same peer, address
+    /// and direction the oldest comes first.
     #[must_use]
-    pub fn take(&self, peer_id: PeerId, remote: &Multiaddr, direction: Direction) -> Option<Session> {
-        let key = (peer_id, without_peer(remote), direction);
+    pub fn take(&self, peer_id: PeerId, address: &Multiaddr, direction: Direction) -> Option<Session> {
+        let key = (peer_id, without_peer(address), direction);
         let mut waiting = self.waiting.lock();
         let mut found = None;
         while let Some(session) = waiting.pop(&key) {

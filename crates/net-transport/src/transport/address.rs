@@ -6,22 +6,19 @@ use libp2p::PeerId;
 use libp2p::core::Multiaddr;
 use libp2p::multiaddr::Protocol;
 
+use crate::address::{PortKind, socket_of};
+
 /// The socket address and the PeerId of a QUIC v1 multiaddress; `None` for any other form.
 pub(crate) fn parse(address: &Multiaddr) -> Option<(SocketAddr, Option<PeerId>)> {
-    let mut parts = address.iter();
-    let ip = match parts.next()? {
-        Protocol::Ip4(ip) => ip.into(),
-        Protocol::Ip6(ip) => ip.into(),
-        _ => return None,
-    };
-    let Protocol::Udp(port) = parts.next()? else { return None };
+    let (socket, _) = socket_of(address).filter(|(_, kind)| *kind == PortKind::Udp)?;
+    let mut parts = address.iter().skip(2);
     let Protocol::QuicV1 = parts.next()? else { return None };
     let peer = match parts.next() {
         None => None,
         Some(Protocol::P2p(peer)) => Some(peer),
         Some(_) => return None,
     };
-    parts.next().is_none().then_some((SocketAddr::new(ip, port), peer))
+    parts.next().is_none().then_some((socket, peer))
 }
 
 /// The multiaddress of a socket address.

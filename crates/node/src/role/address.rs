@@ -20,7 +20,7 @@ const ADDRESSES_TRIED_MAX: usize = 4;
 /// Characters of a v3 onion name.
 const ONION_CHARACTERS: usize = 56;
 /// What every complaint about the form ends with.
-const FORMS: &str = "write IP:PORT, NAME:PORT, /ip4/IP/udp/PORT/quic-v1[/p2p/ID], /ip4/IP/tcp/PORT[/p2p/ID], NAME.onion:PORT, or trellis://ID@HOST:PORT (port 9700 may be left out)";
+const FORMS: &str = "write IP:PORT, NAME:PORT, /ip4/IP/udp/PORT/quic-v1[/p2p/ID], /ip4/IP/tcp/PORT[/p2p/ID], one of these with /p2p/RELAY/p2p-circuit/p2p/ID after it, NAME.onion:PORT, or trellis://ID@HOST:PORT (port 9700 may be left out)";
 
 /// An address whose form is good.
 #[derive(Debug, PartialEq, Eq)]
@@ -28,7 +28,9 @@ pub struct Named {
     host: Host,
     port: u16,
     link: Link,
-    /// `/p2p/…` of a multiaddr.
+    /// The relay that stands there, where the address leads through it.
+    relay: Option<String>,
+    /// `/p2p/…` of a multiaddr: who is to answer in the end.
     peer: Option<String>,
     /// Who has to answer there.
     pub pinned: Option<NodeId>,
@@ -121,7 +123,7 @@ fn named(text: &str, host: Host, port: u16, link: Link, peer: Option<String>) ->
     if port == 0 {
         return Err(bad_port(text, "0"));
     }
-    Ok(Named { host, port, link, peer, pinned: None })
+    Ok(Named { host, port, link, relay: None, peer, pinned: None })
 }
 
 fn multiaddr(text: &str) -> Result<Named, Failure> {
@@ -134,6 +136,15 @@ fn multiaddr(text: &str) -> Result<Named, Failure> {
     };
     if peer.is_some() {
         parts.pop();
+    }
+    if let [place @ .., Part::P2p(relay), Part::P2pCircuit] = parts.as_slice() {
+        let peer = peer.ok_or_else(|| bad_form(text, "it does not say who is behind the relay: /p2p/ID at the end"))?;
+        let place: Multiaddr = place.iter().cloned().collect();
+        let named = multiaddr(&place.to_string())?;
+        if named.relay.is_some() {
+            return Err(bad_form(text, "it leads through more than one relay"));
+        }
+        return Ok(Named { relay: Some(relay.to_string()), peer: Some(peer), ..named });
     }
     if let [onion @ Part::Onion3(_)] = parts.as_slice() {
         // Its text is `/onion3/NAME:PORT`.
@@ -162,7 +173,7 @@ impl Named {
     /// # Errors
     /// A [`Failure`] where a name is not found.
     pub async fn resolve(&self, proxied: bool) -> Result<Vec<String>, Failure> {
-        let peer = self.peer.as_ref().map(|peer| format!("/p2p/{peer}")).unwrap_or_default();
+        let peer = self.names();
         let ips = match &self.host {
             Host::Onion(name) => return Ok(vec![format!("/onion3/{name}:{}{peer}", self.port)]),
             Host::Name(name) if proxied || name.to_ascii_lowercase().ends_with(I2P_ENDING) => {
@@ -195,9 +206,16 @@ impl Named {
         self.pinned.map(|node| DarkAddress { node, host, port: self.port }.to_string())
     }
 
+    /// Who answers there, through whom: what follows the place in a multiaddr.
+    fn names(&self) -> String {
+        let relay = self.relay.as_ref().map(|relay| format!("/p2p/{relay}/p2p-circuit")).unwrap_or_default();
+        let peer = self.peer.as_ref().map(|peer| format!("/p2p/{peer}")).unwrap_or_default();
+        relay + &peer
+    }
+
     fn at(&self, ip: IpAddr) -> String {
         let family = if ip.is_ipv4() { "ip4" } else { "ip6" };
-        let peer = self.peer.as_ref().map(|peer| format!("/p2p/{peer}")).unwrap_or_default();
+        let peer = self.names();
         match self.link {
             Link::Quic => format!("/{family}/{ip}/udp/{}/quic-v1{peer}", self.port),
             Link::Tcp => format!("/{family}/{ip}/tcp/{}{peer}", self.port),
@@ -228,6 +246,24 @@ mod tests {
         assert_eq!(dark.pinned.unwrap().to_string(), id);
         assert_eq!(dark.resolve(false).await.unwrap(), ["/ip4/192.0.2.1/udp/9701/quic-v1"]);
         assert_eq!(dark.dark(), Some(format!("trellis://{id}@192.0.2.1:9701")));
+    }
+
+    // row: NET-71, NET-42
+    #[tokio::test]
+    async fn an_address_over_a_relay_is_taken_as_it_is_told() {
+        let (relay, peer) = (libp2p::PeerId::random(), libp2p::PeerId::random());
+        for place in ["/ip4/192.0.2.1/udp/9700/quic-v1", "/ip6/2001:db8::1/tcp/9701"] {
+            let circuit = format!("{place}/p2p/{relay}/p2p-circuit/p2p/{peer}");
+            assert_eq!(resolved(&circuit).await, [circuit]);
+        }
+        let named = format!("/dns4/localhost/tcp/1/p2p/{relay}/p2p-circuit/p2p/{peer}");
+        let found = format!("/ip4/127.0.0.1/tcp/1/p2p/{relay}/p2p-circuit/p2p/{peer}");
+        assert!(resolved(&named).await.contains(&found));
+        let nobody = format!("/ip4/192.0.2.1/tcp/1/p2p/{relay}/p2p-circuit");
+        assert!(parse(&nobody).unwrap_err().to_string().contains("who is behind the relay"));
+        let twice = format!("/ip4/192.0.2.1/tcp/1/p2p/{relay}/p2p-circuit/p2p/{relay}/p2p-circuit/p2p/{peer}");
+        assert!(parse(&twice).is_err());
+        assert!(parse(&format!("/p2p/{relay}/p2p-circuit/p2p/{peer}")).is_err());
     }
 
     // row: NET-71

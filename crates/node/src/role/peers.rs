@@ -7,7 +7,7 @@ use eyre::Result;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::time::Duration;
-use trellis_net_peers::discovery::address::without_name;
+use trellis_net_peers::discovery::address::place;
 use trellis_net_peers::guard::{Book, KnownAddress, Priority, Standing};
 use trellis_net_peers::{
     DarkAddress, DialError, DisconnectReason, NetworkHandle, PeerInfo, PeerState, RefusalReason, RefusedBy,
@@ -96,8 +96,8 @@ async fn add(network: &NetworkHandle, params: &Value) -> Result<Value> {
 
 /// Nobody is dialled who is here already or kept out.
 fn check_known(network: &NetworkHandle, address: &str) -> Result<(), Failure> {
-    let same = |other: &String| without_name(other) == without_name(address);
-    let peer_id = address.split("/p2p/").nth(1);
+    let same = |other: &String| place(other) == place(address);
+    let peer_id = address.rsplit_once("/p2p/").map(|(_, id)| id);
     let infos = network.peers();
     let here = infos.iter().find(|peer| {
         peer.state == PeerState::Connected
@@ -163,9 +163,8 @@ async fn remove(network: &NetworkHandle, params: &Value) -> Result<Value> {
         (vec![id], Vec::new())
     } else {
         let addresses = address::parse(wanted)?.resolve(network.proxied()).await?;
-        let at = |peer: &PeerInfo| {
-            addresses.iter().any(|one| peer.addresses.iter().any(|own| without_name(own) == without_name(one)))
-        };
+        let at =
+            |peer: &PeerInfo| addresses.iter().any(|one| peer.addresses.iter().any(|own| place(own) == place(one)));
         (network.peers().iter().filter(|peer| at(peer)).filter_map(|peer| peer.id).collect(), addresses)
     };
     let mut forgotten = Vec::new();

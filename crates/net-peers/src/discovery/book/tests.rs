@@ -167,6 +167,25 @@ fn a_source_group_that_tells_of_the_whole_internet_holds_a_sixteenth_of_the_new_
     assert!(hits > 500, "{hits} of 1000 draws with {spam} hostile and {kept} honest addresses");
 }
 
+// row: NET-30, NET-37
+#[test]
+fn a_node_that_refuses_because_it_is_full_keeps_its_place_and_its_name_however_often() {
+    let mut book = book();
+    let (full, heard) = (socket(20, 1, 1, 1), socket(20, 2, 1, 1));
+    book.reached(address(full), id(1), AddressGroup::OPERATOR, NOW);
+    book.tell(Told { node: Some(id(2)), ..told(heard, full) }, NOW);
+    for n in 0..100 {
+        let now = NOW.plus_ms(n * RETRY_MS_MAX);
+        book.refused(full, now);
+        book.refused(heard, now);
+        assert!(book.choose(&mut ChaCha8Rng::seed_from_u64(1), now, |_, _| true).is_none(), "it is left alone");
+    }
+    let (full, heard) = (book.get(full).unwrap(), book.get(heard).unwrap());
+    assert!(full.is_tried() && !full.is_stale(NOW) && !heard.is_stale(NOW));
+    assert_eq!((full.node, heard.node), (Some(id(1)), Some(id(2))));
+    check(&book);
+}
+
 // row: NET-37
 #[test]
 fn nodes_of_one_group_never_push_others_out_of_the_tried_table() {

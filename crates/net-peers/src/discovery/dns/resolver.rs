@@ -167,16 +167,25 @@ impl DnsResolver {
             Err(NetError::Dns(DnsError::Nsec { .. })) => Vec::new(),
             other => answered(other)?,
         };
+        // Judged before anything is left out: a forged alias leads to a zone of its forger, whose signatures hold.
+        let validated = vouched(&records).ok_or_else(bogus)?;
         let records = of_type(records, record_type);
-        if records.iter().any(|record| !matches!(record.proof, Proof::Secure | Proof::Insecure)) {
-            return Err(bogus());
-        }
-        let validated = records.iter().all(|record| record.proof == Proof::Secure);
         if self.require && !validated {
             return Err(LookupError::Unvalidated { name: name.clone(), record_type });
         }
         Ok(Answers { records, validated })
     }
+}
+
+/// Whether DNSSEC vouches for every record of an answer, aliases on the way included; `None` where one is bogus.
+fn vouched(records: &[Record]) -> Option<bool> {
+    // A signature is no answer by itself, and only the one that was used carries a proof.
+    let mut proofs = records.iter().filter(|record| !record.record_type().is_rrsig()).map(|record| record.proof);
+    proofs.try_fold(true, |all, proof| match proof {
+        Proof::Secure => Some(all),
+        Proof::Insecure => Some(false),
+        Proof::Bogus | Proof::Indeterminate => None,
+    })
 }
 
 fn of_type(records: Vec<Record>, record_type: RecordType) -> Vec<Record> {
@@ -248,4 +257,32 @@ fn trust_anchors(config: &DnsConfig) -> Result<(TrustAnchors, Vec<Name>), Resolv
         return Err(failed("no DNSKEY record in it".to_owned()));
     }
     Ok((anchors, zones))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hickory_resolver::proto::rr::RData;
+    use hickory_resolver::proto::rr::rdata::CNAME;
+
+    fn record(name: &str, data: RData, proof: Proof) -> Record {
+        let mut record = Record::from_rdata(Name::from_ascii(name).unwrap(), 60, data);
+        record.proof = proof;
+        record
+    }
+
+    // row: NET-31
+    #[test]
+    fn a_forged_alias_into_a_signed_zone_makes_the_answer_bogus() {
+        let alias = |proof| {
+            let target = Name::from_ascii("a.forger.example.").unwrap();
+            record("seed.example.", RData::CNAME(CNAME(target)), proof)
+        };
+        let host = |proof| record("a.forger.example.", RData::A(std::net::Ipv4Addr::new(8, 8, 8, 8).into()), proof);
+        assert_eq!(vouched(&[alias(Proof::Secure), host(Proof::Secure)]), Some(true));
+        assert_eq!(vouched(&[alias(Proof::Bogus), host(Proof::Secure)]), None);
+        assert_eq!(vouched(&[alias(Proof::Indeterminate), host(Proof::Secure)]), None);
+        assert_eq!(vouched(&[alias(Proof::Insecure), host(Proof::Secure)]), Some(false));
+        assert_eq!(vouched(&[]), Some(true));
+    }
 }

@@ -90,12 +90,15 @@ impl Seeds {
         let (checker, nearest, count) = (self.checker.clone(), self.nearest, walk.records.len());
         let verify = move || {
             let good = walk.records.iter().filter_map(|record| pex::verify(record, &checker, now).ok());
-            let told = good.map(|good| (good.id, pex::usable_addresses(&good.record, nearest)));
-            told.filter(|(_, addresses)| !addresses.is_empty()).collect::<Vec<_>>()
+            let told = good.map(|good| {
+                let addresses = pex::usable_addresses(&good.record, nearest);
+                (good.id, good.record, addresses)
+            });
+            told.filter(|(_, _, addresses)| !addresses.is_empty()).collect::<Vec<_>>()
         };
         let ended = |error: tokio::task::JoinError| SeedError::NoAnswer(error.to_string());
         let nodes = tokio::task::spawn_blocking(verify).await.map_err(ended)?;
-        let addresses = nodes.iter().flat_map(|(_, addresses)| addresses.iter().copied()).collect();
+        let addresses = nodes.iter().flat_map(|(_, _, addresses)| addresses.iter().copied()).collect();
         let left_out = count - nodes.len() + walk.missing;
         let (ttl_ms, validated) = (bounded_ttl_ms(walk.ttl_s), walk.validated);
         Ok(SeedAnswer { addresses, nodes, ttl_ms, left_out, validated })

@@ -17,10 +17,11 @@ use libp2p::kad::{ProviderRecord, Record, RecordKey};
 use parking_lot::Mutex;
 use prost::Message;
 use thiserror::Error as ThisError;
+use trellis_net_transport::socket_of;
 use trellis_primitives::UnixMs;
 
 use super::{KEY_BYTES, PROVIDER_ADDRESSES_MAX, PROVIDER_TTL_MS, read_key};
-use crate::discovery::address::{AddressGroup, PeerAddress};
+use crate::discovery::address::AddressGroup;
 
 /// What the file begins with.
 pub const RECORDS_FILE_MAGIC: [u8; 4] = *b"TRLK";
@@ -88,8 +89,9 @@ struct Kept {
 
 impl Kept {
     fn group(&self) -> Option<AddressGroup> {
-        let address = self.addresses.first().and_then(|address| PeerAddress::parse(&address.to_string()))?;
-        Some(AddressGroup::of(address.socket))
+        // Over a relay it is the relay's.
+        let (socket, _) = socket_of(self.addresses.first()?)?;
+        Some(AddressGroup::of(socket))
     }
 }
 
@@ -98,6 +100,25 @@ struct Inner {
     keys: BTreeMap<[u8; KEY_BYTES], Vec<Kept>>,
     /// What this node itself announces.
     own: BTreeMap<[u8; KEY_BYTES], ProviderRecord>,
+}
+
+impl Inner {
+    /// Forgets one key of the provider that has most of them, if that is not the newcomer, so that a few with a great many
+    /// keys shut nobody out. `false` where there is none to be forgotten.
+    fn make_room(&mut self, newcomer: &PeerId) -> bool {
+        let mut counts: BTreeMap<PeerId, usize> = BTreeMap::new();
+        for one in self.keys.values().flatten() {
+            *counts.entry(one.provider).or_default() += 1;
+        }
+        let own = counts.get(newcomer).copied().unwrap_or_default();
+        let Some((most, count)) = counts.into_iter().max_by_key(|(_, count)| *count) else { return false };
+        if count <= own + 1 {
+            return false;
+        }
+        let alone = self.keys.iter().filter(|(_, list)| list.iter().all(|one| one.provider == most));
+        let first = alone.min_by_key(|(_, list)| list.first().map(|one| one.expires)).map(|(key, _)| *key);
+        first.is_some_and(|key| self.keys.remove(&key).is_some())
+    }
 }
 
 /// The store, shared between the library that asks it and the task that saves it.
@@ -139,7 +160,7 @@ impl ProviderStore {
         if inner.keys.len() >= KEYS_MAX && !inner.keys.contains_key(&key) {
             inner.keys.values_mut().for_each(|list| list.retain(|one| one.expires > now));
             inner.keys.retain(|_, list| !list.is_empty());
-            if inner.keys.len() >= KEYS_MAX {
+            if inner.keys.len() >= KEYS_MAX && !inner.make_room(&kept.provider) {
                 return Err(Error::MaxProvidedKeys);
             }
         }

@@ -7,7 +7,7 @@ use rand::seq::SliceRandom;
 use trellis_crypto::SignatureError;
 use trellis_primitives::{Bytes, NodeId, UnixMs};
 
-use super::{Finder, class_of, remote_of};
+use super::{Finder, class_of, group_of, remote_of};
 use crate::discovery::address::AddressGroup;
 use crate::discovery::book::Told;
 use crate::discovery::dns::{SEED_RETRY_MS, SeedAnswer, SeedError};
@@ -57,8 +57,9 @@ impl Finder {
                 let group = AddressGroup::of_name(&name);
                 let mut book = self.discovery.book.lock();
                 let mut new = 0;
-                for (id, addresses) in &answer.nodes {
-                    if *id != self.shared.local_id && self.is_trusted(*id) {
+                for (id, record, addresses) in &answer.nodes {
+                    let fresh = || self.discovery.numbers.lock().take(*id, record, now);
+                    if *id != self.shared.local_id && self.is_trusted(*id) && fresh() {
                         new += book.tell_record(*id, addresses, group, now);
                     }
                 }
@@ -163,16 +164,16 @@ impl Finder {
         let verify = move || answer.records.iter().map(|record| pex::verify(record, &checker, now)).collect::<Vec<_>>();
         let Ok(results) = tokio::task::spawn_blocking(verify).await else { return (0, 0) };
         let remote = self.info(peer).as_ref().and_then(remote_of);
-        let (class, source) =
-            (class_of(remote), remote.map_or(AddressGroup::OPERATOR, |remote| AddressGroup::of(remote.socket)));
+        let teller = (class_of(remote), group_of(remote));
         let (mut taken, mut new, mut ways, mut violations) = (0, 0, 0, 0);
         for result in results {
             match result {
                 Ok(Verified { id, record }) if id != self.shared.local_id && self.is_trusted(id) => {
-                    taken += 1;
-                    let addresses = pex::usable_addresses(&record, class);
-                    new += self.discovery.book.lock().tell_record(id, &addresses, source, now);
-                    ways += usize::from(self.discovery.note_ways(id, &record, class, now));
+                    if let Some((addresses, new_way)) = self.discovery.take_record(id, &record, teller, now) {
+                        taken += 1;
+                        new += addresses;
+                        ways += usize::from(new_way);
+                    }
                 }
                 Ok(_) => {}
                 Err(error) => {

@@ -10,11 +10,10 @@ use libp2p::PeerId;
 use trellis_primitives::NodeId;
 
 use super::{Finder, outbound, remote_of};
-use crate::dark::DARK_SCHEME;
 use crate::discovery::address::{AddressClass, AddressGroup, PeerAddress};
 use crate::discovery::book::{Book, Entry};
 use crate::discovery::{Outcome, Source};
-use crate::error::DialError;
+use crate::error::{DialError, RefusedBy};
 use crate::peer::PeerInfo;
 use crate::reason::{DisconnectReason, RefusalReason};
 
@@ -71,17 +70,17 @@ impl Finder {
     pub(super) async fn dial_lists(&self) {
         let anchors = std::mem::take(&mut *self.discovery.anchors.lock());
         let listed: Vec<&String> = self.discovery.config.compiled_in.iter().filter(|_| self.is_short()).collect();
-        let dark = listed.iter().filter(|text| text.starts_with(DARK_SCHEME)).map(|text| self.dial_dark(text));
+        let named = listed.iter().filter(|text| PeerAddress::parse(text).is_none()).map(|text| self.dial_named(text));
         let bare = listed.iter().filter_map(|text| PeerAddress::parse(text)).collect();
         tokio::join!(
             self.dial_list(Source::Anchors, anchors),
             self.dial_list(Source::CompiledIn, bare),
-            futures::future::join_all(dark)
+            futures::future::join_all(named)
         );
     }
 
-    /// Dials a listed address that names who has to answer.
-    async fn dial_dark(&self, text: &str) {
+    /// Dials a listed address that is no bare socket: a dark one, one over a relay, one that a proxy looks up.
+    async fn dial_named(&self, text: &str) {
         let now = self.shared.clock.now();
         match self.shared.dial(text).await {
             Ok(_) => self.discovery.report(&Source::CompiledIn, Outcome::Found, 1, format!("connected to {text}"), now),
@@ -195,6 +194,7 @@ impl Finder {
                             RefusalReason::WrongNetwork | RefusalReason::WrongGenesis | RefusalReason::SelfConnection,
                         ..
                     } => book.forget(address.socket),
+                    DialError::Refused { by: RefusedBy::Them, .. } => book.refused(address.socket, now),
                     _ => book.failed(address.socket, now),
                 }
                 false

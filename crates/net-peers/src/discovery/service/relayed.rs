@@ -73,7 +73,7 @@ impl Finder {
     pub(super) fn lost(&self, peer: NodeId, reason: DisconnectReason) {
         if reason == DisconnectReason::NetworkError {
             self.spawn(move |finder| async move {
-                if !finder.shared.is_connected(peer) {
+                if !finder.shared.is_connected(peer) && finder.shared.guard.ban_of(peer).is_none() {
                     finder.dial_relayed(peer).await;
                 }
             });

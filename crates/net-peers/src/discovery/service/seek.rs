@@ -122,12 +122,17 @@ impl Finder {
             if let Some(node) = self.shared.table.lock().connected_by_peer_id(&found.peer) {
                 return Some(node);
             }
+            let connected = || self.shared.table.lock().connected_by_peer_id(&found.peer);
             for address in found.addresses {
                 if self.dial(address).await {
-                    return self.shared.table.lock().connected_by_peer_id(&found.peer);
+                    return connected();
                 }
             }
-            None
+            if found.circuits.is_empty() {
+                return None;
+            }
+            let reached = self.shared.dial_any(Some(found.peer), found.circuits).await;
+            reached.ok().and_then(|_| connected())
         });
         futures::stream::iter(dials).buffer_unordered(DIALS_MAX).filter_map(|node| async move { node }).collect().await
     }

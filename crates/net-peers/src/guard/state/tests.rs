@@ -295,3 +295,21 @@ fn under_attack_everything_costs_a_peer_of_no_standing_more_and_then_no_longer()
     assert_eq!(passed(&mut state, id(2), NOW), super::super::rates::CONTROL_MESSAGES_PER_MINUTE);
     assert!(!state.under_attack(NOW.plus_ms(2 * ALARM_WINDOW_MS)));
 }
+
+// row: NET-50, NET-52
+#[test]
+fn made_up_names_push_no_known_peer_out_of_the_memory() {
+    let mut state = GuardState::new(Thresholds::default());
+    let known = NodeId([0xee; 32]);
+    state.arrived(known, &Arrival::default(), UnixMs(1));
+    state.tick(UnixMs(1).plus_ms(PROVEN_ONLINE_MS));
+    state.left(known, false, UnixMs(1).plus_ms(PROVEN_ONLINE_MS));
+    let later = UnixMs(1).plus_ms(2 * PROVEN_ONLINE_MS);
+    for n in 0..2 * RECORDS_MAX as u64 {
+        let mut id = [0; 32];
+        id[..8].copy_from_slice(&n.to_be_bytes());
+        state.report(NodeId(id), Conduct::Valid { messages: 1 }, later);
+    }
+    assert!(state.records.len() <= RECORDS_MAX);
+    assert!(state.is_proven(known, later));
+}

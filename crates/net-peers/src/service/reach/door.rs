@@ -80,6 +80,11 @@ impl RelayDoor {
         behaviour
     }
 
+    /// The clock by which peers are given their allowances.
+    pub(super) fn clock(&self) -> SharedClock {
+        Arc::clone(&self.clock)
+    }
+
     fn lets(
         &self,
         peer: PeerId,

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use libp2p::PeerId;
 use libp2p::core::Multiaddr;
+use libp2p::multiaddr::Protocol as Part;
 use trellis_net_reach::reachability::Reachability;
 use trellis_net_reach::relay::keeper::{RELAYS_KNOWN_MAX, RelayAction, RelayEvent, RelayStage};
 use trellis_primitives::{NodeId, UnixMs};
@@ -31,11 +32,32 @@ const TCP_EVERY_MS: u64 = 30_000;
 #[derive(Default)]
 struct Keeping {
     connected: BTreeSet<PeerId>,
+    /// Of the list of relays that records tell of.
+    told_version: u64,
+    /// The addresses of each connected relay.
+    places: BTreeMap<PeerId, Places>,
     verdict: Option<Reachability>,
     /// Its addresses that peers have connected to.
     confirmed: Vec<Multiaddr>,
     probed: BTreeMap<PeerId, UnixMs>,
     tcp_tried: Option<UnixMs>,
+}
+
+/// The addresses of a relay's record, read once.
+struct Places {
+    /// As the record has them.
+    told: Vec<String>,
+    addresses: Vec<Multiaddr>,
+    /// Those of the widest class, without names.
+    widest: Vec<String>,
+}
+
+impl Places {
+    fn of(told: &[String]) -> Self {
+        let addresses = told.iter().filter_map(|text| text.parse().ok()).collect();
+        let widest = worth_telling(told).iter().map(|text| without_name(text).to_owned()).collect();
+        Self { told: told.to_vec(), addresses, widest }
+    }
 }
 
 /// Keeps this node reachable until its network closes.
@@ -59,6 +81,7 @@ impl Keeping {
         let now = shared.clock.now();
         let relays: Vec<RelayPeer> =
             if shared.config.relays_wanted > 0 { shared.table.lock().relays() } else { Vec::new() };
+        self.read(&relays);
         self.tell(shared, &relays, now);
         let verdict = self.judge(shared, now);
         let needed = verdict == Reachability::Private && shared.config.relay.is_none() && shared.config.proxy.is_none();
@@ -72,14 +95,28 @@ impl Keeping {
         }
         let confirmed = shared.reach.way.lock().confirmed(now.0);
         let others = std::mem::replace(&mut self.confirmed, confirmed) != self.confirmed;
-        if renew_circuits(shared, &relays) || others {
+        if self.renew_circuits(shared, &relays) || others {
             shared.tell_record();
+        }
+    }
+
+    /// Reads the addresses of connected relays that are new or have changed.
+    fn read(&mut self, relays: &[RelayPeer]) {
+        self.places.retain(|peer, _| relays.iter().any(|relay| relay.peer == *peer));
+        for relay in relays {
+            if self.places.get(&relay.peer).is_none_or(|places| places.told != relay.addresses) {
+                self.places.insert(relay.peer, Places::of(&relay.addresses));
+            }
         }
     }
 
     /// Tells the keeper who is connected and who was told of.
     fn tell(&mut self, shared: &NodeShared, relays: &[RelayPeer], now: UnixMs) {
-        let told = shared.discovery.as_ref().map(|discovery| discovery.relays()).unwrap_or_default();
+        let told = shared.discovery.as_ref().and_then(|discovery| discovery.relays_since(self.told_version, now));
+        let told = told.map_or_else(Vec::new, |told| {
+            self.told_version = told.version;
+            told.relays
+        });
         let here = |region: &str| !region.is_empty() && region == shared.config.region;
         let mut keeper = shared.reach.keeper.lock();
         let mut known = shared.reach.known.lock();
@@ -89,12 +126,14 @@ impl Keeping {
         }
         let connected: BTreeSet<PeerId> = relays.iter().map(|relay| relay.peer).collect();
         for relay in relays {
-            keeper.told(&relay.peer, here(&relay.region), now.0);
+            keeper.met(&relay.peer, here(&relay.region), now.0);
             keeper.event(&relay.peer, RelayEvent::Connected, now.0);
             if let Some(us) = relay.latency_us {
                 keeper.event(&relay.peer, RelayEvent::Latency { us }, now.0);
             }
-            known.insert(relay.peer, relay.addresses.iter().filter_map(|text| text.parse().ok()).collect());
+            if let Some(places) = self.places.get(&relay.peer) {
+                known.insert(relay.peer, places.addresses.clone());
+            }
         }
         for gone in self.connected.difference(&connected) {
             keeper.event(gone, RelayEvent::Lost, now.0);
@@ -174,8 +213,9 @@ impl Keeping {
             return;
         }
         let place = |relay: &RelayPeer| {
-            let places = relay.addresses.iter().filter_map(|text| without_name(text).parse::<Multiaddr>().ok());
-            places.filter(is_tcp).map(|at| (relay.peer, at)).next()
+            let mut places = self.places.get(&relay.peer)?.addresses.iter().filter(|at| is_tcp(at));
+            let place = places.next()?.iter().take_while(|part| !matches!(part, Part::P2p(_))).collect();
+            Some((relay.peer, place))
         };
         if let Some((relay, at)) = relays.iter().find_map(place) {
             self.tcp_tried = Some(now);
@@ -191,6 +231,29 @@ impl Keeping {
             (held || stage == RelayStage::Connected && latency.is_none()).then_some(*peer)
         };
         keeper.all().filter_map(of).collect()
+    }
+
+    /// Puts together this node's addresses over its relays. `true` if they changed.
+    fn renew_circuits(&self, shared: &NodeShared, relays: &[RelayPeer]) -> bool {
+        let reserved: BTreeSet<PeerId> = shared.reach.keeper.lock().reserved().copied().collect();
+        let mut circuits = Vec::new();
+        for relay in relays.iter().filter(|relay| reserved.contains(&relay.peer)) {
+            let at = relay.at.iter().map(ToString::to_string).map(|text| without_name(&text).to_owned());
+            let mut places: Vec<String> = at.collect();
+            for told in self.places.get(&relay.peer).map(|places| places.widest.as_slice()).unwrap_or_default() {
+                if !places.contains(told) {
+                    places.push(told.clone());
+                }
+            }
+            let way = |place: &String| format!("{place}/p2p/{}/p2p-circuit", relay.peer);
+            circuits.extend(places.iter().take(ADDRESSES_PER_RELAY_MAX).map(way));
+        }
+        let mut before = shared.reach.circuits.lock();
+        if *before == circuits {
+            return false;
+        }
+        *before = circuits;
+        true
     }
 }
 
@@ -210,28 +273,4 @@ async fn probe_one(shared: Arc<NodeShared>, node: NodeId, peer: PeerId) {
             shared.reach.event(&peer, RelayEvent::Lost, shared.clock.now().0);
         }
     }
-}
-
-/// Puts together this node's addresses over its relays. `true` if they changed.
-fn renew_circuits(shared: &NodeShared, relays: &[RelayPeer]) -> bool {
-    let reserved: BTreeSet<PeerId> = shared.reach.keeper.lock().reserved().copied().collect();
-    let mut circuits = Vec::new();
-    for relay in relays.iter().filter(|relay| reserved.contains(&relay.peer)) {
-        let at = relay.at.iter().map(ToString::to_string).map(|text| without_name(&text).to_owned());
-        let mut places: Vec<String> = at.collect();
-        for told in worth_telling(&relay.addresses) {
-            let told = without_name(&told).to_owned();
-            if !places.contains(&told) {
-                places.push(told);
-            }
-        }
-        let way = |place: &String| format!("{place}/p2p/{}/p2p-circuit", relay.peer);
-        circuits.extend(places.iter().take(ADDRESSES_PER_RELAY_MAX).map(way));
-    }
-    let mut before = shared.reach.circuits.lock();
-    if *before == circuits {
-        return false;
-    }
-    *before = circuits;
-    true
 }

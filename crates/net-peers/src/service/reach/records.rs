@@ -11,13 +11,13 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::Semaphore;
 use trellis_primitives::{Bytes, NODE_RECORD_BYTES_MAX, NodeId};
 
-use crate::config::OPEN_TIMEOUT_MS;
+use crate::config::{OPEN_TIMEOUT_MS, OWN_RECORD_MS_MAX};
 use crate::discovery::pex::{self, PexError, Verified};
 use crate::error::OpenError;
 use crate::frame::{FrameError, read_frame, write_frame};
 use crate::guard::{Conduct, Pattern};
 use crate::network::{Acceptor, NetStream, Protocol};
-use crate::service::NodeShared;
+use crate::service::{Command, FindingCommand, NodeShared};
 
 /// Carries a renewed record.
 pub(crate) const RECORD: Protocol = Protocol("/trellis/record/1");
@@ -134,9 +134,19 @@ async fn take_one(shared: &Arc<NodeShared>, peer: NodeId, mut stream: NetStream)
     if id != peer {
         return Err(RecordError::Other);
     }
-    shared.report(peer, Conduct::Valid { messages: 1 });
+    let (actual_ms, max_ms) = (record.expires().ms_since(now), OWN_RECORD_MS_MAX);
+    if actual_ms > max_ms {
+        return Err(PexError::TooLongLived { actual_ms, max_ms }.into());
+    }
     if shared.table.lock().renew_record(peer, record, frame.into()) {
+        // The same record again is worth nothing, or a good name could be made of it.
+        shared.report(peer, Conduct::Valid { messages: 1 });
         shared.learn_record(peer);
+        // Where it sells, it sells at its new addresses; should the queue be full, the table hears of them later.
+        let name = shared.table.lock().connection_to(peer).map(|handle| handle.session.peer_id());
+        if let Some(name) = name {
+            let _ = shared.commands.try_send(Command::Find(FindingCommand::Refresh(vec![name])));
+        }
     }
     Ok(())
 }

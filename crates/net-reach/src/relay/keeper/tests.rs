@@ -138,6 +138,29 @@ fn happens() -> impl Strategy<Value = Happens> {
     ]
 }
 
+// row: NET-42, NET-56
+#[test]
+fn a_great_many_made_up_relays_push_out_none_that_has_not_failed() {
+    let mut keeper = RelayKeeper::new(RELAYS_WANTED);
+    for relay in 0..RELAYS_KNOWN_MAX as u32 {
+        keeper.told(&relay, false, 0);
+    }
+    for made_up in 1_000..2_000u32 {
+        keeper.told(&made_up, true, 1);
+    }
+    assert!(keeper.all().all(|(relay, ..)| *relay < RELAYS_KNOWN_MAX as u32));
+    // One that is connected is known all the same.
+    keeper.met(&9_000, false, 1);
+    assert!(keeper.all().any(|(relay, ..)| *relay == 9_000));
+    // One that fails makes room.
+    let Some(RelayAction::Connect(first)) = keeper.step(true, 2).into_iter().next() else {
+        panic!("nobody is dialled")
+    };
+    keeper.event(&first, RelayEvent::Failed, 3);
+    keeper.told(&5_000, false, 4);
+    assert!(keeper.all().any(|(relay, ..)| *relay == 5_000) && keeper.all().all(|(relay, ..)| *relay != first));
+}
+
 proptest! {
     // row: NET-42, NET-56
     #[test]

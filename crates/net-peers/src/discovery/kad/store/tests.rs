@@ -46,10 +46,18 @@ fn keys_addresses_and_values_are_bounded() {
     let kept = &store.providers(&key(0))[0];
     assert_eq!(kept.addresses.len(), PROVIDER_ADDRESSES_MAX);
     assert!(kept.addresses.iter().all(|address| address.len() <= ADDRESS_BYTES_MAX));
+    let busy = PeerId::random();
+    let of =
+        |provider_of: PeerId, number: u32| ProviderRecord { provider: provider_of, ..provider(number, [11, 0, 0, 1]) };
     for n in 1..u32::try_from(KEYS_MAX).unwrap() {
-        store.add_provider(provider(n, [11, 0, 0, 1])).unwrap();
+        store.add_provider(of(busy, n)).unwrap();
     }
-    assert!(store.add_provider(provider(u32::MAX, [11, 0, 0, 1])).is_err());
+    assert!(store.add_provider(of(busy, u32::MAX)).is_err());
+    // Others are not shut out by one that has a great many keys.
+    let other = PeerId::random();
+    store.add_provider(of(other, u32::MAX)).unwrap();
+    assert_eq!(store.providers(&key(u32::MAX))[0].provider, other);
+    assert_eq!(store.inner.lock().keys.len(), KEYS_MAX);
     store.add_provider(provider(3, [12, 0, 0, 1])).unwrap();
     let short = ProviderRecord::new(RecordKey::new(b"short"), PeerId::random(), Vec::new());
     assert!(store.add_provider(short).is_err());
