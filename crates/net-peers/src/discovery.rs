@@ -24,7 +24,6 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
-use libp2p::PeerId;
 use libp2p::core::Multiaddr;
 use parking_lot::Mutex;
 use rand::{Rng, RngCore};
