@@ -9,7 +9,7 @@ use crate::supervised::until_told_to_end;
 use eyre::Result;
 use futures::StreamExt;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -124,35 +124,40 @@ impl Seeder {
         }
     }
 
-    /// Dials everything that is known, remembered nodes first.
+    /// Dials everything that is known, remembered nodes first, and then where those that answered say that they listen.
     async fn crawl(&mut self) {
-        let network = &self.base.network;
+        let network = self.base.network.clone();
         let remembered = self.health.addresses().into_iter();
         let known = network.known_addresses();
         let heard = known.iter().filter_map(|text| PeerAddress::parse(text));
         let here = network.peers().into_iter().filter(|peer| peer.connected_since.is_some());
         let here: Vec<PeerAddress> = here.filter_map(|peer| PeerAddress::parse(peer.addresses.first()?)).collect();
-        let mut places = BTreeMap::new();
-        let mut order = Vec::new();
-        for address in remembered.chain(here).chain(heard) {
-            if places.insert(address.socket, address).is_none() && order.len() < PROBES_MAX {
-                order.push(address.socket);
-            }
-        }
-        let probes = order.into_iter().filter_map(|socket| places.get(&socket).copied());
-        let probes = probes.map(|address| async move { (address, network.dial(&address.to_string()).await) });
-        let mut answers = futures::stream::iter(probes).buffer_unordered(PROBES_AT_ONCE);
-        while let Some((address, answer)) = answers.next().await {
-            match answer {
-                Ok(id) => note(network, &mut self.health, id, address, self.base.clock.now()),
-                Err(_) => self.health.silent(address),
-            }
-        }
-        drop(answers);
+        let mut places = BTreeSet::new();
+        let all = remembered.chain(here).chain(heard);
+        let first = all.filter(|address| places.insert(address.socket)).take(PROBES_MAX).collect();
+        let elsewhere = self.probe(&network, first).await;
+        let second = elsewhere.into_iter().filter(|address| places.insert(address.socket)).take(PROBES_MAX).collect();
+        self.probe(&network, second).await;
         let connected = network.peers().into_iter().filter(|peer| peer.connected_since.is_some());
         for id in connected.filter_map(|peer| peer.id).skip(KEPT) {
             network.disconnect(id, DisconnectReason::UserRequest).await;
         }
+    }
+
+    /// Dials addresses; gives where nodes that answered say that they listen instead.
+    async fn probe(&mut self, network: &NetworkHandle, addresses: Vec<PeerAddress>) -> Vec<PeerAddress> {
+        // Without a name: a node that is connected already would answer under its own wherever it is said to be.
+        let bare = addresses.into_iter().map(|address| PeerAddress { peer: None, ..address });
+        let probes = bare.map(|address| async move { (address, network.dial(&address.to_string()).await) });
+        let mut answers = futures::stream::iter(probes).buffer_unordered(PROBES_AT_ONCE);
+        let mut elsewhere = Vec::new();
+        while let Some((address, answer)) = answers.next().await {
+            match answer {
+                Ok(id) => elsewhere.extend(note(network, &mut self.health, id, address, self.base.clock.now())),
+                Err(_) => self.health.silent(address),
+            }
+        }
+        elsewhere
     }
 
     /// Publishes what changed, and a tree anew before it runs out.
@@ -214,16 +219,24 @@ impl Seeder {
     }
 }
 
-/// A node answered: where it can be dialled, and its record.
-fn note(network: &NetworkHandle, health: &mut Health, id: NodeId, address: PeerAddress, now: UnixMs) {
-    let info = network.peers().into_iter().find(|peer| peer.id == Some(id));
-    // Who dialled us is known by the port of his dial, which answers nobody: the record says where he listens.
-    let told = info.as_ref().and_then(|info| info.record.as_ref()).map(|record| record.addresses.clone());
-    let told: Vec<PeerAddress> = told.unwrap_or_default().iter().filter_map(|text| PeerAddress::parse(text)).collect();
-    let listens = told.iter().any(|own| own.socket == address.socket);
-    let place = if listens { Some(address) } else { told.first().copied() };
-    let peer = info.and_then(|info| info.peer_id.parse().ok()).or(address.peer);
-    if let (Some(place), Some(record)) = (place, network.signed_record(id)) {
-        health.answered(id, PeerAddress { peer, ..place }, record, now);
+/// A node answered at an address. Only where it was dialled and says that it listens it is remembered: who dialled this
+/// node is known by the port of his dial, which may answer nobody, and what a record says alone may be somebody else's
+/// address. Gives where it says that it listens, if that is elsewhere.
+fn note(
+    network: &NetworkHandle,
+    health: &mut Health,
+    id: NodeId,
+    address: PeerAddress,
+    now: UnixMs,
+) -> Option<PeerAddress> {
+    let info = network.peers().into_iter().find(|peer| peer.id == Some(id))?;
+    let told = info.record.as_ref().map(|record| record.addresses.as_slice()).unwrap_or_default();
+    let told: Vec<PeerAddress> = told.iter().filter_map(|text| PeerAddress::parse(text)).collect();
+    if !told.iter().any(|own| own.socket == address.socket) {
+        return told.first().copied();
     }
+    if let Some(record) = network.signed_record(id) {
+        health.answered(id, PeerAddress { peer: info.peer_id.parse().ok(), ..address }, record, now);
+    }
+    None
 }
