@@ -11,6 +11,7 @@ pub mod address;
 pub mod book;
 pub mod dns;
 pub mod file;
+pub mod hidden;
 pub mod kad;
 pub mod lan;
 pub mod pex;
@@ -33,6 +34,7 @@ use trellis_crypto::file::set_aside;
 use trellis_net_reach::relay::keeper::RELAYS_KNOWN_MAX;
 use trellis_primitives::{NodeId, NodeRecord, Role, UnixMs};
 
+use crate::config::NetConfig;
 use crate::handshake::Checker;
 
 pub use self::dns::{DnsConfig, DnsServer, DnsServerError};
@@ -43,6 +45,7 @@ pub(crate) use self::service::start;
 use self::address::{AddressClass, PeerAddress};
 use self::book::Book;
 use self::dns::Seeds;
+use self::hidden::{HiddenBook, Networks};
 use self::kad::store::ProviderStore;
 use self::pex::{AnswerLimiter, Records, other_ways, peer_of, usable_addresses};
 use self::relayed::RelayedBook;
@@ -113,6 +116,7 @@ impl Default for DiscoveryConfig {
 /// What the tasks of discovery share.
 pub(crate) struct Discovery {
     pub(crate) config: DiscoveryConfig,
+    networks: Networks,
     seeds: Seeds,
     book: Mutex<Book>,
     records: Mutex<Records>,
@@ -150,7 +154,7 @@ impl Discovery {
     /// Opens the book; one that cannot be used is set aside with a warning.
     pub(crate) fn open(
         config: DiscoveryConfig,
-        configured: &[String],
+        node: &NetConfig,
         checker: &Checker,
         now: UnixMs,
         mut rng: ChaCha8Rng,
@@ -175,6 +179,7 @@ impl Discovery {
             }
         };
         let dns = config.dns_seeds.iter().take(SEEDS_MAX).cloned().map(Source::Dns);
+        let configured = &node.bootstrap;
         let mut sources = vec![Source::Book, Source::Anchors];
         sources.extend((!configured.is_empty()).then_some(Source::Config));
         sources.extend((!config.compiled_in.is_empty()).then_some(Source::CompiledIn));
@@ -200,6 +205,7 @@ impl Discovery {
             dirty: AtomicBool::new(false),
             wake: Notify::new(),
             entered: Notify::new(),
+            networks: Networks::of(node.proxy.as_ref()),
             store,
             metrics,
             config,
@@ -211,11 +217,37 @@ impl Discovery {
         self.relays.lock().iter().map(|(peer, addresses)| (*peer, addresses.clone())).collect()
     }
 
+    /// The QUIC addresses that a verified record tells and that this node may dial.
+    fn direct_addresses(&self, record: &NodeRecord, teller: AddressClass) -> Vec<PeerAddress> {
+        if self.networks == Networks::Hidden { Vec::new() } else { usable_addresses(record, teller) }
+    }
+
+    /// Takes up again who is known by a hidden name, and nothing else is known of.
+    fn recall_hidden(&self, now: UnixMs) {
+        if self.networks == Networks::Clear {
+            return;
+        }
+        let book = self.book.lock();
+        let mut relayed = self.relayed.lock();
+        for (node, known) in book.hidden.all().filter(|(_, known)| HiddenBook::ends(known) > now) {
+            if !relayed.knows(node) {
+                relayed.tell(node, known.addresses.clone(), HiddenBook::ends(known), now, 0);
+            }
+        }
+    }
+
     /// Takes what a verified record tells beside QUIC addresses: that its node is a relay, and how else it is reached.
     /// `true` if there is a new way.
     fn note_ways(&self, node: NodeId, record: &NodeRecord, teller: AddressClass, now: UnixMs) -> bool {
-        let direct = usable_addresses(record, teller);
-        let others = other_ways(record, teller);
+        let direct = self.direct_addresses(record, teller);
+        let mut others = other_ways(record, teller, self.networks);
+        if self.networks != Networks::Clear {
+            let mut book = self.book.lock();
+            book.hidden.tell(node, &others, now);
+            // Where it was reached counts, whatever its record says.
+            let known = book.hidden.get(node).map(|known| known.addresses.clone()).unwrap_or_default();
+            others.extend(known.into_iter().filter(|address| !others.contains(address)).collect::<Vec<_>>());
+        }
         if let Some(peer) = peer_of(record)
             && record.roles.contains(Role::Relay)
         {

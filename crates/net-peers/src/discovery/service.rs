@@ -13,8 +13,11 @@ use tokio::sync::{Semaphore, broadcast};
 use trellis_crypto::file::replace;
 use trellis_primitives::NodeId;
 
-use super::address::{AddressClass, AddressGroup, PeerAddress};
-use super::pex::{self, PEX, PEX_TIMEOUT_MS};
+use libp2p::core::Multiaddr;
+
+use super::address::{AddressClass, AddressGroup, PeerAddress, without_name};
+use super::hidden::{Networks, is_hidden_place};
+use super::pex::{PEX, PEX_TIMEOUT_MS};
 use super::{Discovery, DiscoveryReport, file};
 use crate::network::Acceptor;
 use crate::peer::{Direction, PeerEvent, PeerInfo};
@@ -113,9 +116,11 @@ fn remote_of(peer: &PeerInfo) -> Option<PeerAddress> {
     peer.addresses.first().and_then(|text| PeerAddress::parse(text)).map(|address| PeerAddress { peer: id, ..address })
 }
 
-/// How near a peer is; one at an address that cannot be classed is as far as can be.
-fn class_of(remote: Option<PeerAddress>) -> AddressClass {
-    remote.and_then(|remote| remote.class()).unwrap_or(AddressClass::Public)
+/// The hidden name at which this node has dialled a peer.
+fn hidden_remote(peer: &PeerInfo) -> Option<Multiaddr> {
+    let address = peer.addresses.first().filter(|_| peer.direction == Direction::Outbound)?;
+    let address = format!("{}/p2p/{}", without_name(address), peer.peer_id).parse().ok()?;
+    is_hidden_place(&address).then_some(address)
 }
 
 impl Finder {
@@ -132,6 +137,13 @@ impl Finder {
                 () = task => {}
             }
         });
+    }
+
+    /// How near a peer is; one at an address that cannot be classed is as far as can be. So is everybody where there is a
+    /// proxy: who comes through an onion service comes from loopback.
+    fn class_of(&self, remote: Option<PeerAddress>) -> AddressClass {
+        let near = remote.filter(|_| self.discovery.networks == Networks::Clear);
+        near.and_then(|remote| remote.class()).unwrap_or(AddressClass::Public)
     }
 
     fn info(&self, peer: NodeId) -> Option<PeerInfo> {
@@ -194,14 +206,18 @@ impl Finder {
         let now = self.shared.clock.now();
         if let Some(record) = &info.record {
             let source = remote.map_or(AddressGroup::OPERATOR, |remote| AddressGroup::of(remote.socket));
-            let addresses = pex::usable_addresses(record, class_of(remote));
+            let class = self.class_of(remote);
+            let addresses = self.discovery.direct_addresses(record, class);
             let mut book = self.discovery.book.lock();
             book.tell_record(peer, &addresses, source, now);
             if let (Some(remote), Direction::Outbound) = (remote, info.direction) {
                 book.reached(remote, peer, AddressGroup::OPERATOR, now);
             }
+            if let Some(name) = hidden_remote(&info) {
+                book.hidden.reached(peer, name, now);
+            }
             drop(book);
-            if self.discovery.note_ways(peer, record, class_of(remote), now) {
+            if self.discovery.note_ways(peer, record, class, now) {
                 self.follow_ways();
             }
             if let Some(signed) = self.shared.table.lock().signed_record_of(peer) {
@@ -243,6 +259,7 @@ impl Finder {
         self.discovery.metrics.rounds.inc();
         let now = self.shared.clock.now();
         self.discovery.records.lock().expire(now);
+        self.discovery.recall_hidden(now);
         let known = async {
             self.dial_lists().await;
             tokio::join!(self.fill(), self.fill_relayed());

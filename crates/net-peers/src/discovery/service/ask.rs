@@ -7,7 +7,7 @@ use rand::seq::SliceRandom;
 use trellis_crypto::SignatureError;
 use trellis_primitives::{Bytes, NodeId, UnixMs};
 
-use super::{Finder, class_of, remote_of};
+use super::{Finder, remote_of};
 use crate::discovery::address::AddressGroup;
 use crate::discovery::book::Told;
 use crate::discovery::dns::{SEED_RETRY_MS, SeedAnswer, SeedError};
@@ -163,13 +163,13 @@ impl Finder {
         let Ok(results) = tokio::task::spawn_blocking(verify).await else { return (0, 0) };
         let remote = self.info(peer).as_ref().and_then(remote_of);
         let (class, source) =
-            (class_of(remote), remote.map_or(AddressGroup::OPERATOR, |remote| AddressGroup::of(remote.socket)));
+            (self.class_of(remote), remote.map_or(AddressGroup::OPERATOR, |remote| AddressGroup::of(remote.socket)));
         let (mut taken, mut new, mut ways, mut violations) = (0, 0, 0, 0);
         for result in results {
             match result {
                 Ok(Verified { id, record }) if id != self.shared.local_id && self.is_trusted(id) => {
                     taken += 1;
-                    let addresses = pex::usable_addresses(&record, class);
+                    let addresses = self.discovery.direct_addresses(&record, class);
                     new += self.discovery.book.lock().tell_record(id, &addresses, source, now);
                     ways += usize::from(self.discovery.note_ways(id, &record, class, now));
                 }
@@ -221,7 +221,7 @@ impl Finder {
     /// This node's own record, then those of others in random order: of nodes connected now, and of nodes that this node
     /// has reached by a dial of its own.
     fn records_for(&self, asker: NodeId, now: UnixMs) -> Result<Vec<Bytes>, SignatureError> {
-        let class = class_of(self.info(asker).as_ref().and_then(remote_of));
+        let class = self.class_of(self.info(asker).as_ref().and_then(remote_of));
         let mut others = self.discovery.records.lock().tellable(class, now);
         others.retain(|(id, _)| {
             let connected = self.shared.table.lock().is_connected(*id);
