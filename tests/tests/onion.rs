@@ -23,13 +23,23 @@ const P2P_PORT: u16 = 9701;
 /// The chain's JSON-RPC, on loopback of the provider's home and, over Tor, on that of the gateway's.
 const RPC_PORT: u16 = 8545;
 
-/// Starts a role that has no address but an onion one, if any, and no way out but Tor.
-fn hidden(lab: &Lab, host: &str, role: &str, account: &str, listen: u16, more: &[&str]) -> Node {
-    let listen = format!("/ip4/127.0.0.1/tcp/{listen}");
-    let proxy = format!("socks5://{SOCKS}");
-    let hidden = ["--listen", &listen, "--proxy", &proxy, "--onion-only", "true"];
-    let common = ["--chain", "dev", "--metrics-listen", "off", "--dev-account", account];
-    lab.node(host, &[&[role], &hidden[..], &common, more].concat())
+/// Homes whose nodes have no address but an onion one, if any, and no way out but Tor.
+struct Hidden<'a> {
+    lab: &'a Lab,
+    folder: tempfile::TempDir,
+}
+
+impl Hidden<'_> {
+    /// Starts a role, in the folder that it had before.
+    fn node(&self, host: &str, role: &str, account: &str, listen: u16, more: &[&str]) -> Node {
+        let listen = format!("/ip4/127.0.0.1/tcp/{listen}");
+        let proxy = format!("socks5://{SOCKS}");
+        let hidden = ["--listen", &listen, "--proxy", &proxy, "--onion-only", "true"];
+        let common = ["--chain", "dev", "--metrics-listen", "off", "--dev-account", account];
+        let folder = self.folder.path().join(role);
+        std::fs::create_dir_all(&folder).unwrap();
+        self.lab.inside(host, || Node::start_in(&folder, &[&[role], &hidden[..], &common, more].concat()))
+    }
 }
 
 /// Leads a port of a host's loopback to the same port of the onion service, for what knows no proxy itself.
@@ -93,41 +103,57 @@ fn only_peer(node: &Node) -> (Value, String) {
     (peers[0].clone(), format!("{info}\n{export}"))
 }
 
-// row: NET-47
+/// A paid job from the provider's home to the gateway's.
+fn sells(lab: &Lab, how: &str, began: Instant) {
+    assert!(finds_a_provider(lab, "h2", PATIENCE), "no provider {how}");
+    let answer = job_at(lab, "h2", chat("What is the capital of France?", 12, true));
+    assert!(answer.is_paid_answer() && answer.pieces > 1, "{how}: {answer:?}");
+    let first_ms = answer.first_piece_ms.unwrap_or_default();
+    println!("a paid answer {how} after {:?}, its first text after {first_ms} ms", began.elapsed());
+}
+
+/// Neither side can tell anything of the other's clear addresses.
+fn nobody_knows_where(gateway: &Node, provider: &Node, address: &str) {
+    let (seen, told) = only_peer(gateway);
+    assert_eq!((&seen["path"], &seen["key_exchange"]), (&"proxied".into(), &"X25519MLKEM768".into()), "{seen:#}");
+    let addresses = seen["addresses"].as_array().unwrap();
+    assert!(addresses.iter().all(|known| known.as_str().unwrap().starts_with(address)), "{seen:#}");
+    let provider_home = ["11.1.0.", "100.64.1.", "192.168.1."];
+    assert!(!provider_home.iter().any(|part| told.contains(part)), "the gateway knows where the provider is: {told}");
+    let (_, told) = only_peer(provider);
+    let gateway_home = ["11.2.0.", "192.168.2."];
+    assert!(!gateway_home.iter().any(|part| told.contains(part)), "the provider knows where the gateway is: {told}");
+}
+
+// row: NET-37, NET-47
 #[test]
 fn an_onion_only_provider_serves_a_paid_job_over_tor_and_nothing_clear_leaves_either_home() {
     let began = Instant::now();
     let lab = Lab::up(&["cgnat", "port-restricted"]);
     let (at_provider, at_gateway) = (Capture::start(&lab, "h1"), Capture::start(&lab, "h2"));
+    let hidden = Hidden { lab: &lab, folder: tempfile::tempdir().unwrap() };
     let rpc = format!("http://127.0.0.1:{RPC_PORT}");
     let (onion, _validator) = std::thread::scope(|scope| {
         let tor = scope.spawn(|| lab.start_tor("h1", &[P2P_PORT, RPC_PORT], &["h1", "h2"]));
-        let validator = hidden(&lab, "h1", "validator", "10", 9700, &["--rpc-listen", &rpc["http://".len()..]]);
+        let validator = hidden.node("h1", "validator", "10", 9700, &["--rpc-listen", &rpc["http://".len()..]]);
         (tor.join().unwrap(), validator)
     });
     println!("Tor and the chain after {:?}", began.elapsed());
     let address = format!("/onion3/{}:80", onion.strip_suffix(".onion").unwrap());
-    let provider = hidden(&lab, "h1", "provider", "11", P2P_PORT, &["--rpc", &rpc, "--external-addresses", &address]);
+    let provider = hidden.node("h1", "provider", "11", P2P_PORT, &["--rpc", &rpc, "--external-addresses", &address]);
     tunnel(&lab, "h2", RPC_PORT, &onion);
     let answers = || ask(&rpc, "eth_chainId", json!([])).is_ok();
     until(PATIENCE, "the onion service is known and leads to the chain", || lab.inside("h2", answers));
-    let more = ["--rpc", &rpc, "--peers", &address, "--http-listen", "127.0.0.1:8080"];
-    let gateway = hidden(&lab, "h2", "gateway", "0", 9702, &more);
-    assert!(finds_a_provider(&lab, "h2", PATIENCE), "no provider over Tor");
-    let answer = job_at(&lab, "h2", chat("What is the capital of France?", 12, true));
-    assert!(answer.is_paid_answer() && answer.pieces > 1, "{answer:?}");
-    println!("a paid answer after {:?}, its first text after {:?} ms", began.elapsed(), answer.first_piece_ms);
+    let more = ["--rpc", &rpc, "--http-listen", "127.0.0.1:8080"];
+    let gateway = hidden.node("h2", "gateway", "0", 9702, &[&more[..], &["--peers", &address]].concat());
+    sells(&lab, "over Tor", began);
+    nobody_knows_where(&gateway, &provider, &address);
+    gateway.trellis(&["peer", "add", "11.201.0.2:9700"]).failed_with(1, &["onion-only"]);
 
-    let (seen, told) = only_peer(&gateway);
-    assert_eq!((&seen["path"], &seen["key_exchange"]), (&"proxied".into(), &"X25519MLKEM768".into()), "{seen:#}");
-    let addresses = seen["addresses"].as_array().unwrap();
-    assert!(addresses.iter().all(|known| known.as_str().unwrap().starts_with(&address)), "{seen:#}");
-    let provider_home = ["11.1.0.", "100.64.1.", "192.168.1."];
-    assert!(!provider_home.iter().any(|part| told.contains(part)), "the gateway knows where the provider is: {told}");
-    let (_, told) = only_peer(&provider);
-    let gateway_home = ["11.2.0.", "192.168.2."];
-    assert!(!gateway_home.iter().any(|part| told.contains(part)), "the provider knows where the gateway is: {told}");
-    assert_eq!(gateway.trellis(&["peer", "add", "11.201.0.2:9700"]).code, 1, "a clear address was dialled");
+    // In its next run it is told of nobody and has its address book.
+    gateway.stop();
+    let _gateway = hidden.node("h2", "gateway", "0", 9702, &more);
+    sells(&lab, "from the address book", began);
 
     // A packet beside Tor, so that a capture that sees none is known to be blind.
     lab.inside("h2", || UdpSocket::bind("0.0.0.0:40000").unwrap().send_to(b"leak", "11.201.0.2:40001")).unwrap();

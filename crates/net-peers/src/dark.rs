@@ -7,10 +7,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
+use libp2p::core::Multiaddr;
+use libp2p::multiaddr::Protocol as Part;
 use thiserror::Error;
 use trellis_primitives::NodeId;
 
 use crate::discovery::P2P_PORT;
+use crate::discovery::hidden::is_hidden_place;
 
 /// What every dark address begins with.
 pub const DARK_SCHEME: &str = "trellis://";
@@ -103,14 +106,34 @@ impl DarkAddress {
         Ok(found.map_err(|error| format!("DNS: {error}"))?.take(RESOLVED_MAX).collect())
     }
 
-    /// A node's dark addresses at these multiaddresses, the widest reaching first.
+    /// A node's dark addresses at these multiaddresses, names inside anonymity networks first, then the widest reaching.
     #[must_use]
     pub fn of(node: NodeId, addresses: &[String]) -> Vec<Self> {
+        let hidden = addresses.iter().filter_map(|text| hidden_name(text));
+        let hidden = hidden.map(|(name, port)| Self { node, host: Host::Name(name), port });
         let parsed = addresses.iter().filter_map(|text| crate::discovery::address::PeerAddress::parse(text));
         let mut parsed: Vec<_> = parsed.collect();
         parsed.sort_by_key(|address| std::cmp::Reverse(address.class()));
         let sockets = parsed.into_iter().map(|address| address.socket);
-        sockets.map(|socket| Self { node, host: Host::Ip(socket.ip()), port: socket.port() }).collect()
+        hidden.chain(sockets.map(|socket| Self { node, host: Host::Ip(socket.ip()), port: socket.port() })).collect()
+    }
+}
+
+/// Name and port of an address inside an anonymity network.
+fn hidden_name(text: &str) -> Option<(String, u16)> {
+    let address: Multiaddr = text.parse().ok().filter(is_hidden_place)?;
+    let mut parts = address.iter();
+    match (parts.next()?, parts.next()) {
+        (onion @ Part::Onion3(_), _) => {
+            // Its text is `/onion3/NAME:PORT`.
+            let text = onion.to_string();
+            let (name, port) = text.strip_prefix("/onion3/")?.split_once(':')?;
+            Some((format!("{name}.onion"), port.parse().ok()?))
+        }
+        (Part::Dns(name) | Part::Dns4(name) | Part::Dns6(name), Some(Part::Tcp(port))) => {
+            Some((name.into_owned(), port))
+        }
+        _ => None,
     }
 }
 
@@ -151,6 +174,25 @@ mod tests {
         let hosts: Vec<String> =
             own.iter().map(|dark| dark.to_string().split_once('@').unwrap().1.to_owned()).collect();
         assert_eq!(hosts, ["11.0.0.1:9700", "192.168.1.1:9700", "127.0.0.1:9700"]);
+    }
+
+    // row: NET-03, NET-47
+    #[test]
+    fn a_node_with_a_hidden_name_gives_a_dark_address_with_it() {
+        let onion = "vww6ybal4bd7szmgncyruucpgfkqahzddi37ktceo3ah7ngmcopnpyyd";
+        let i2p = format!("{}.b32.i2p", "a".repeat(52));
+        let told = [
+            "/ip4/11.0.0.1/tcp/1".to_owned(),
+            format!("/onion3/{onion}:80"),
+            format!("/dns/{i2p}/tcp/9700"),
+            "/dns/node.example/tcp/1".to_owned(),
+        ];
+        let own = DarkAddress::of(NodeId([1; 32]), &told);
+        let own: Vec<String> = own.iter().map(ToString::to_string).collect();
+        let id = "01".repeat(32);
+        let at = |place: &str| format!("trellis://{id}@{place}");
+        assert_eq!(own, [at(&format!("{onion}.onion:80")), at(&format!("{i2p}:9700")), at("11.0.0.1:1")]);
+        assert!(own.iter().all(|dark| dark.parse::<DarkAddress>().is_ok()));
     }
 
     proptest! {

@@ -12,6 +12,7 @@ pub mod book;
 mod crowd;
 pub mod dns;
 pub mod file;
+pub mod hidden;
 pub mod kad;
 pub mod lan;
 pub mod pex;
@@ -32,6 +33,7 @@ use tokio::sync::Notify;
 use trellis_crypto::file::set_aside;
 use trellis_primitives::{NodeId, NodeRecord, Role, UnixMs};
 
+use crate::config::NetConfig;
 use crate::handshake::Checker;
 
 pub use self::dns::{DnsConfig, DnsServer, DnsServerError};
@@ -43,6 +45,7 @@ use self::address::{AddressClass, AddressGroup, PeerAddress};
 use self::book::Book;
 use self::crowd::{Numbers, RelayList, Relays};
 use self::dns::Seeds;
+use self::hidden::{HiddenBook, Networks};
 use self::kad::store::ProviderStore;
 use self::pex::{AnswerLimiter, Records, other_ways, peer_of, usable_addresses};
 use self::relayed::RelayedBook;
@@ -115,6 +118,7 @@ impl Default for DiscoveryConfig {
 /// What the tasks of discovery share.
 pub(crate) struct Discovery {
     pub(crate) config: DiscoveryConfig,
+    networks: Networks,
     seeds: Seeds,
     book: Mutex<Book>,
     records: Mutex<Records>,
@@ -156,7 +160,7 @@ impl Discovery {
     /// Opens the book; one that cannot be used is set aside with a warning.
     pub(crate) fn open(
         config: DiscoveryConfig,
-        configured: &[String],
+        node: &NetConfig,
         checker: &Checker,
         now: UnixMs,
         mut rng: ChaCha8Rng,
@@ -181,6 +185,7 @@ impl Discovery {
             }
         };
         let dns = config.dns_seeds.iter().take(SEEDS_MAX).cloned().map(Source::Dns);
+        let configured = &node.bootstrap;
         let mut sources = vec![Source::Book, Source::Anchors];
         sources.extend((!configured.is_empty()).then_some(Source::Config));
         sources.extend((!config.compiled_in.is_empty()).then_some(Source::CompiledIn));
@@ -208,6 +213,7 @@ impl Discovery {
             wake: Notify::new(),
             told: Notify::new(),
             entered: Notify::new(),
+            networks: Networks::of(node.proxy.as_ref()),
             store,
             metrics,
             config,
@@ -232,9 +238,28 @@ impl Discovery {
         if !self.numbers.lock().take(node, record, now) {
             return None;
         }
-        let direct = usable_addresses(record, teller);
+        let direct = self.direct_addresses(record, teller);
         let new = self.book.lock().tell_record(node, &direct, source, now);
         Some((new, self.note_ways(node, record, &direct, (teller, source), now)))
+    }
+
+    /// The QUIC addresses that a verified record tells and that this node may dial.
+    fn direct_addresses(&self, record: &NodeRecord, teller: AddressClass) -> Vec<PeerAddress> {
+        if self.networks == Networks::Hidden { Vec::new() } else { usable_addresses(record, teller) }
+    }
+
+    /// Takes up again who is known by a hidden name, and nothing else is known of.
+    fn recall_hidden(&self, now: UnixMs) {
+        if self.networks == Networks::Clear {
+            return;
+        }
+        let book = self.book.lock();
+        let mut relayed = self.relayed.lock();
+        for (node, known) in book.hidden.all().filter(|(_, known)| HiddenBook::ends(known) > now) {
+            if !relayed.knows(node) {
+                relayed.tell(node, known.addresses.clone(), HiddenBook::ends(known), AddressGroup::OPERATOR, now, 0);
+            }
+        }
     }
 
     /// Takes what a verified record tells beside QUIC addresses: that its node is a relay, and how else it is reached.
@@ -247,7 +272,14 @@ impl Discovery {
         (teller, source): (AddressClass, AddressGroup),
         now: UnixMs,
     ) -> bool {
-        let others = other_ways(record, teller);
+        let mut others = other_ways(record, teller, self.networks);
+        if self.networks != Networks::Clear {
+            let mut book = self.book.lock();
+            book.hidden.tell(node, &others, now);
+            // Where it was reached counts, whatever its record says.
+            let known = book.hidden.get(node).map(|known| known.addresses.clone()).unwrap_or_default();
+            others.extend(known.into_iter().filter(|address| !others.contains(address)).collect::<Vec<_>>());
+        }
         if let Some(peer) = peer_of(record) {
             let quic = direct.iter().filter_map(|address| address.to_string().parse().ok());
             let places: Vec<Multiaddr> =

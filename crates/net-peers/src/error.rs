@@ -43,6 +43,12 @@ pub enum DialError {
         /// What is wrong with it.
         detail: String,
     },
+    /// The address is of the clear network, where an onion-only node does not go.
+    #[error("{address} is of the clear network, where the onion-only mode does not go")]
+    ClearAddress {
+        /// What was given.
+        address: String,
+    },
     /// The handshake was refused, with the reason's name.
     #[error("refused by {by}: {reason}")]
     Refused {

@@ -321,7 +321,7 @@ fn open_discovery(
 ) -> Option<Arc<Discovery>> {
     let rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
     let (told, metrics) = (config.discovery.clone()?, metrics.discovery.clone());
-    Some(Arc::new(Discovery::open(told, &config.bootstrap, checker, now, rng, metrics, store)))
+    Some(Arc::new(Discovery::open(told, config, checker, now, rng, metrics, store)))
 }
 
 impl NodeShared {

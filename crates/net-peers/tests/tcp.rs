@@ -18,8 +18,8 @@ use rand::SeedableRng;
 use trellis_crypto::{AccountKey, HybridKey};
 use trellis_net_peers::frame::{read_frame, write_frame};
 use trellis_net_peers::{
-    DialError, DisconnectReason, NetConfig, NetworkHandle, Path, PeerState, Policy, Protocol, Proxy, RefusalReason,
-    RefusedBy, StartError, start,
+    DialError, DisconnectReason, DiscoveryConfig, NetConfig, NetworkHandle, Path, PeerState, Policy, Protocol, Proxy,
+    RefusalReason, RefusedBy, StartError, start,
 };
 use trellis_net_reach::relay::budget::RelayProfile;
 use trellis_primitives::{B256, SystemClock};
@@ -245,7 +245,7 @@ async fn an_onion_only_node_reaches_an_onion_service_and_shows_no_clear_address(
     // By IP address, over QUIC or TCP, it dials nobody, and asks the proxy for nothing clear.
     for clear in [bob.listen_addresses()[0].clone(), format!("/ip4/127.0.0.1/udp/{}/quic-v1", service.port())] {
         let bare = clear.split("/p2p/").next().unwrap();
-        assert!(matches!(alice.dial(bare).await, Err(DialError::BadAddress { .. })), "{bare}");
+        assert!(matches!(alice.dial(bare).await, Err(DialError::ClearAddress { .. })), "{bare}");
     }
     let carol = started(3, hidden(&[])).await;
     assert_eq!(carol.dial(&format!("/dns/{i2p}/tcp/9700")).await, Ok(bob.local_id()));
@@ -257,6 +257,39 @@ async fn an_onion_only_node_reaches_an_onion_service_and_shows_no_clear_address(
         let refused = refused.err().expect("no clear socket is opened").to_string();
         assert!(refused.contains("onion-only"), "{refused}");
     }
+}
+
+// row: NET-37, NET-47
+#[tokio::test]
+async fn an_onion_only_node_that_ran_before_is_back_with_an_onion_service_that_nobody_names_to_it() {
+    let bob = tcp_node(2, Policy::Require).await;
+    let service = socket(&bob.listen_addresses()[0]);
+    let proxy = socks::Socks::start(HashMap::from([(format!("{ONION}.onion:80"), service)])).await;
+    let folder = std::env::temp_dir().join(format!("trellis-onion-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let with_book = |bootstrap: &[String]| {
+        let mut config = config(&[]);
+        config.bootstrap = bootstrap.to_vec();
+        config.proxy = Some(Proxy { address: proxy.address, onion_only: true });
+        let book_file = Some(folder.join("peers.book"));
+        let found =
+            DiscoveryConfig { book_file, round_ms: 1_000, mdns: false, kad: false, ..DiscoveryConfig::default() };
+        config.discovery = Some(found);
+        config
+    };
+    let connected = |net: &NetworkHandle| net.peers().iter().any(|info| info.connected_since.is_some());
+    let known = |net: &NetworkHandle| net.discovery().unwrap().book;
+    let alice = started(1, with_book(&[format!("/onion3/{ONION}:80")])).await;
+    until("alice never knew bob", || connected(&alice) && known(&alice).hidden == 1).await;
+    // Bob's record names a clear address, of which an onion-only node has no use.
+    assert_eq!((known(&alice).new, known(&alice).tried), (0, 0));
+    alice.shutdown().await;
+    drop(alice);
+    let alice = started(1, with_book(&[])).await;
+    until("alice is not back with bob", || connected(&alice)).await;
+    let asked = proxy.asked.lock().unwrap().clone();
+    assert!(asked.len() >= 2 && asked.iter().all(|name| *name == format!("{ONION}.onion:80")), "{asked:?}");
+    std::fs::remove_dir_all(folder).unwrap();
 }
 
 // row: NET-47

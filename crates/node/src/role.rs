@@ -154,7 +154,11 @@ pub async fn open_as(
     status.set("version", json!(env!("CARGO_PKG_VERSION")));
     status.set("chain", json!({"id": chain.spec.genesis.chain_id, "genesis": chain.genesis_hash}));
     status.set("ready", json!(false));
-    let own = DarkAddress::of(node_id, &network.listen_addresses());
+    // Where it says that it is; else where it listens.
+    let mut own = DarkAddress::of(node_id, &settings.external_addresses);
+    if own.is_empty() {
+        own = DarkAddress::of(node_id, &network.listen_addresses());
+    }
     status.set("dark_addresses", own.iter().map(ToString::to_string).collect());
     for address in network.listen_addresses().into_iter().take(1) {
         status.endpoint("p2p", address);

@@ -19,6 +19,7 @@ use trellis_primitives::{NodeId, UnixMs};
 
 use self::slots::{Slot, Slots};
 use super::address::{AddressGroup, PeerAddress};
+use super::hidden::HiddenBook;
 
 /// Buckets of *new*.
 pub const NEW_BUCKETS: u16 = 256;
@@ -137,6 +138,8 @@ pub struct BookCounts {
     pub new: usize,
     /// Addresses where a node was reached.
     pub tried: usize,
+    /// Nodes with names inside anonymity networks.
+    pub hidden: usize,
 }
 
 /// The book.
@@ -150,6 +153,8 @@ pub struct Book {
     /// Newcomer and the holder of its place.
     contests: VecDeque<(SocketAddr, SocketAddr)>,
     tried_count: usize,
+    /// Nodes that are known by names inside anonymity networks.
+    pub hidden: HiddenBook,
 }
 
 impl Book {
@@ -164,6 +169,7 @@ impl Book {
             tried: Slots::new(TRIED_BUCKETS),
             contests: VecDeque::new(),
             tried_count: 0,
+            hidden: HiddenBook::default(),
         }
     }
 
@@ -187,12 +193,16 @@ impl Book {
     /// How many addresses are where.
     #[must_use]
     pub fn counts(&self) -> BookCounts {
-        BookCounts { new: self.entries.len() - self.tried_count, tried: self.tried_count }
+        let (tried, hidden) = (self.tried_count, self.hidden.len());
+        BookCounts { new: self.entries.len() - tried, tried, hidden }
     }
 
     /// Whether a node was ever reached at one of the identity's addresses.
     #[must_use]
     pub fn was_reached(&self, node: NodeId) -> bool {
+        if self.hidden.get(node).is_some_and(|hidden| hidden.reached.is_some()) {
+            return true;
+        }
         let addresses = self.by_node.get(&node).map(Vec::as_slice).unwrap_or_default();
         addresses.iter().any(|socket| self.entries.get(socket).is_some_and(Entry::is_tried))
     }

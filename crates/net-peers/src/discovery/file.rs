@@ -14,6 +14,7 @@ use trellis_primitives::{NodeId, UnixMs};
 
 use super::address::{AddressClass, AddressGroup, PeerAddress};
 use super::book::{Book, Saved};
+use super::hidden::Hidden;
 
 /// What the file begins with.
 pub const BOOK_FILE_MAGIC: [u8; 4] = *b"TRLB";
@@ -76,6 +77,19 @@ struct SavedAddress {
     tried: bool,
 }
 
+/// One node with names inside anonymity networks.
+#[derive(Clone, PartialEq, Message)]
+struct SavedHidden {
+    #[prost(bytes = "vec", tag = "1")]
+    node: Vec<u8>,
+    #[prost(string, repeated, tag = "2")]
+    addresses: Vec<String>,
+    #[prost(uint64, tag = "3")]
+    heard_ms: u64,
+    #[prost(uint64, tag = "4")]
+    reached_ms: u64,
+}
+
 /// The body.
 #[derive(Clone, PartialEq, Message)]
 struct BookFile {
@@ -87,6 +101,26 @@ struct BookFile {
     addresses: Vec<SavedAddress>,
     #[prost(message, repeated, tag = "4")]
     anchors: Vec<SavedAddress>,
+    #[prost(message, repeated, tag = "5")]
+    hidden: Vec<SavedHidden>,
+}
+
+impl SavedHidden {
+    fn of((node, known): (NodeId, &Hidden)) -> Self {
+        Self {
+            node: node.0.to_vec(),
+            addresses: known.addresses.iter().map(ToString::to_string).collect(),
+            heard_ms: known.heard.0,
+            reached_ms: known.reached.map_or(0, |reached| reached.0),
+        }
+    }
+
+    fn read(&self) -> Option<(NodeId, Hidden)> {
+        let node = NodeId(self.node.as_slice().try_into().ok()?);
+        let addresses = self.addresses.iter().filter_map(|text| text.parse().ok()).collect();
+        let reached = Some(UnixMs(self.reached_ms)).filter(|reached| reached.0 > 0);
+        Some((node, Hidden { addresses, heard: UnixMs(self.heard_ms), reached }))
+    }
 }
 
 impl SavedAddress {
@@ -159,6 +193,7 @@ pub fn encode(book: &Book, anchors: &[PeerAddress], network_magic: u32) -> Vec<u
         secret: book.secret().to_vec(),
         addresses: book.saved().iter().map(SavedAddress::of).collect(),
         anchors: anchors.iter().take(ANCHORS_MAX).map(anchor).collect(),
+        hidden: book.hidden.all().map(SavedHidden::of).collect(),
     };
     let body = file.encode_to_vec();
     let mut bytes = Vec::with_capacity(HEAD_BYTES + body.len());
@@ -195,6 +230,8 @@ pub fn decode(bytes: &[u8], network_magic: u32, now: UnixMs) -> Result<Opened, B
     let secret = file.secret.as_slice().try_into().map_err(|_| damaged("secret"))?;
     let mut book = Book::new(secret);
     file.addresses.iter().filter_map(SavedAddress::read).for_each(|saved| book.restore(&saved, now));
+    let hidden = file.hidden.iter().filter_map(SavedHidden::read);
+    hidden.for_each(|(node, saved)| book.hidden.restore(node, saved, now));
     let anchors = file.anchors.iter().filter_map(SavedAddress::read).map(|saved| saved.address);
     Ok(Opened { book, anchors: anchors.take(ANCHORS_MAX).collect() })
 }
@@ -242,6 +279,11 @@ mod tests {
                 book.tell(Told { address: *address, node: None, source }, NOW);
             }
         }
+        for n in 1..3u8 {
+            let onion =
+                format!("/onion3/vww6ybal4bd7szmgncyruucpgfkqahzddi37ktceo3ah7ngmcopnpyyd:{n}").parse().unwrap();
+            book.hidden.tell(NodeId([n; 32]), &[onion], NOW);
+        }
         (book, all.into_iter().step_by(3).take(2).collect())
     }
 
@@ -257,6 +299,7 @@ mod tests {
         let opened = read(&path, 5, NOW).unwrap().unwrap();
         assert_eq!(opened.book.saved(), book.saved());
         assert_eq!((opened.book.counts(), opened.anchors), (book.counts(), anchors));
+        assert_eq!((&opened.book.hidden, opened.book.counts().hidden), (&book.hidden, 2));
         assert!(matches!(read(&path, 6, NOW), Err(BookFileError::OtherNetwork { expected: 6, actual: 5 })));
         let mut bytes = fs::read(&path).unwrap();
         *bytes.last_mut().unwrap() ^= 1;

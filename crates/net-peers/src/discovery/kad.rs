@@ -22,6 +22,7 @@ use trellis_crypto::sha3_256;
 use trellis_primitives::{B256, NodeRecord, Role};
 
 use super::address::AddressClass;
+use super::hidden::Networks;
 use super::pex::{other_ways, usable_addresses};
 use crate::table::route::is_circuit;
 
@@ -106,7 +107,7 @@ pub(crate) fn told_addresses(record: &NodeRecord, nearest: AddressClass) -> Vec<
 
 /// The addresses under which a provider's record is kept and told: those, and for one that is at home those over its relays.
 pub(crate) fn provider_addresses(record: &NodeRecord, nearest: AddressClass) -> Vec<Multiaddr> {
-    let circuits = other_ways(record, nearest).into_iter().filter(is_circuit);
+    let circuits = other_ways(record, nearest, Networks::Clear).into_iter().filter(is_circuit);
     told_addresses(record, nearest).into_iter().chain(circuits).take(PROVIDER_ADDRESSES_MAX).collect()
 }
 

@@ -20,6 +20,7 @@ use trellis_primitives::{
 };
 
 use super::address::{AddressClass, PeerAddress, class_of, is_tcp};
+use super::hidden::{Networks, is_hidden_place};
 use crate::config::RECORD_LIFETIME_MS;
 use crate::handshake::Checker;
 use crate::network::Protocol;
@@ -155,21 +156,22 @@ pub(crate) fn peer_of(record: &NodeRecord) -> Option<PeerId> {
     Some(libp2p::identity::PublicKey::from(key).to_peer_id())
 }
 
-/// The addresses of a record that are not QUIC's: over TCP and over relays, as [`usable_addresses`]; the node's own name
-/// stands at the end of each.
-pub(crate) fn other_ways(record: &NodeRecord, teller: AddressClass) -> Vec<Multiaddr> {
+/// The addresses of a record that are not QUIC's, as [`usable_addresses`]: over TCP, over relays and inside anonymity networks,
+/// as far as this node dials there; the node's own name stands at the end of each.
+pub(crate) fn other_ways(record: &NodeRecord, teller: AddressClass, networks: Networks) -> Vec<Multiaddr> {
     let Some(peer) = peer_of(record) else { return Vec::new() };
     let way = |text: &String| {
         let address: Multiaddr = text.parse().ok()?;
-        let near = class_of(text).is_some_and(|class| teller.may_share(class));
+        let hidden = is_hidden_place(&address);
+        let near = hidden || class_of(text).is_some_and(|class| teller.may_share(class));
         let to_this_node = target_of(&address).is_none_or(|named| named == peer);
-        if !near || !to_this_node {
+        if !near || !to_this_node || !networks.have(&address) {
             return None;
         }
         let place = text.split("/p2p/").next()?;
         match relay_of(&address) {
             Some(relay) if relay != peer => format!("{place}/p2p/{relay}/p2p-circuit/p2p/{peer}").parse().ok(),
-            None if is_tcp(&address) => format!("{place}/p2p/{peer}").parse().ok(),
+            None if hidden || is_tcp(&address) => format!("{place}/p2p/{peer}").parse().ok(),
             _ => None,
         }
     };
@@ -221,7 +223,10 @@ pub(crate) struct Records {
 impl Records {
     /// Keeps the record of a node that is connected; the one that expires first goes when there are too many.
     pub(crate) fn keep(&mut self, id: NodeId, record: &NodeRecord, signed: Bytes) {
-        let classes = record.addresses.iter().map(|text| class_of(text));
+        // What tells nothing of the clear network goes to everybody.
+        let hidden = |text: &String| text.parse().is_ok_and(|address| is_hidden_place(&address));
+        let class = |text: &String| if hidden(text) { Some(AddressClass::Public) } else { class_of(text) };
+        let classes = record.addresses.iter().map(class);
         // An address whose class is unknown goes to nobody, and so does a record without addresses.
         let nearest = classes.min().flatten();
         self.kept.insert(id, Kept { signed, expires: record.expires(), nearest });

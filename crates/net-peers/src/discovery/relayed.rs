@@ -1,4 +1,4 @@
-//! Nodes that can be reached over relays or TCP, as their signed records say (NET-42). Pure.
+//! Nodes that can be reached over relays, over TCP or inside anonymity networks, as their signed records say (NET-42). Pure.
 //!
 //! They are apart from the address book, whose places are sockets: many nodes share the socket of one relay. Nothing is
 //! kept over a restart, because a reservation ends with its relay or its node.
@@ -65,6 +65,11 @@ impl RelayedBook {
             crowded_out(entries, source).map(|node| self.nodes.remove(&node));
         }
         true
+    }
+
+    /// Whether there is a way to a node.
+    pub(crate) fn knows(&self, node: NodeId) -> bool {
+        self.nodes.contains_key(&node)
     }
 
     /// A record names no relay any more.

@@ -13,7 +13,10 @@ use tokio::sync::{Semaphore, broadcast};
 use trellis_crypto::file::replace;
 use trellis_primitives::NodeId;
 
-use super::address::{AddressClass, AddressGroup, PeerAddress};
+use libp2p::core::Multiaddr;
+
+use super::address::{AddressClass, AddressGroup, PeerAddress, without_name};
+use super::hidden::{Networks, is_hidden_place};
 use super::pex::{PEX, PEX_TIMEOUT_MS};
 use super::{Discovery, DiscoveryReport, file};
 use crate::network::Acceptor;
@@ -113,9 +116,11 @@ fn remote_of(peer: &PeerInfo) -> Option<PeerAddress> {
     peer.addresses.first().and_then(|text| PeerAddress::parse(text)).map(|address| PeerAddress { peer: id, ..address })
 }
 
-/// How near a peer is; one at an address that cannot be classed is as far as can be.
-fn class_of(remote: Option<PeerAddress>) -> AddressClass {
-    remote.and_then(|remote| remote.class()).unwrap_or(AddressClass::Public)
+/// The hidden name at which this node has dialled a peer.
+fn hidden_remote(peer: &PeerInfo) -> Option<Multiaddr> {
+    let address = peer.addresses.first().filter(|_| peer.direction == Direction::Outbound)?;
+    let address = format!("{}/p2p/{}", without_name(address), peer.peer_id).parse().ok()?;
+    is_hidden_place(&address).then_some(address)
 }
 
 /// The group of who tells.
@@ -137,6 +142,13 @@ impl Finder {
                 () = task => {}
             }
         });
+    }
+
+    /// How near a peer is; one at an address that cannot be classed is as far as can be. So is everybody where there is a
+    /// proxy: who comes through an onion service comes from loopback.
+    fn class_of(&self, remote: Option<PeerAddress>) -> AddressClass {
+        let near = remote.filter(|_| self.discovery.networks == Networks::Clear);
+        near.and_then(|remote| remote.class()).unwrap_or(AddressClass::Public)
     }
 
     fn info(&self, peer: NodeId) -> Option<PeerInfo> {
@@ -207,7 +219,10 @@ impl Finder {
         let remote = remote_of(&info);
         let now = self.shared.clock.now();
         if let Some(record) = &info.record {
-            let teller = (class_of(remote), group_of(remote));
+            let teller = (self.class_of(remote), group_of(remote));
+            if let Some(name) = hidden_remote(&info) {
+                self.discovery.book.lock().hidden.reached(peer, name, now);
+            }
             if self.discovery.take_record(peer, record, teller, now).is_some_and(|(_, new_way)| new_way) {
                 self.follow_ways();
             }
@@ -253,6 +268,7 @@ impl Finder {
         self.discovery.metrics.rounds.inc();
         let now = self.shared.clock.now();
         self.discovery.records.lock().expire(now);
+        self.discovery.recall_hidden(now);
         let known = async {
             self.dial_lists().await;
             tokio::join!(self.fill(), self.fill_relayed());

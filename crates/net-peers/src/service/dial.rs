@@ -11,7 +11,7 @@ use libp2p::multiaddr::Protocol as Part;
 use libp2p::swarm::DialError as SwarmDialError;
 use tokio::sync::oneshot;
 use trellis_net_reach::turn::ALLOCATE_MS_MAX;
-use trellis_net_transport::TransportError;
+use trellis_net_transport::{TransportError, is_hidden};
 use trellis_primitives::NodeId;
 
 use super::handle::{at_socket, parse_address};
@@ -19,6 +19,7 @@ use super::turn::leads_to;
 use super::{Command, NodeShared};
 use crate::config::{CONNECT_TIMEOUT_MS, HANDSHAKE_TIMEOUT_MS, TCP_AFTER_MS, TURN_AFTER_MS};
 use crate::dark::{DARK_SCHEME, DarkAddress, DarkAddressError, Host};
+use crate::discovery::hidden::Networks;
 use crate::error::{DialError, RefusedBy, printable};
 use crate::reason::RefusalReason;
 use crate::table::route::{relay_of, target_of};
@@ -200,6 +201,12 @@ impl NodeShared {
         Wanted { text, pinned }: Wanted<'_>,
         manner: Manner,
     ) -> Result<NodeId, DialError> {
+        if Networks::of(self.config.proxy.as_ref()) == Networks::Hidden {
+            addresses.retain(is_hidden);
+            if addresses.is_empty() {
+                return Err(DialError::ClearAddress { address: text.to_owned() });
+            }
+        }
         self.connect_relays(&addresses).await;
         // Whichever address a relay was reached at, the circuit is the same; several would be several connections.
         let mut relays = BTreeSet::new();

@@ -128,7 +128,7 @@ fn banned_failure(address: &str, id: Option<NodeId>) -> Failure {
 
 fn not_added(address: &str, error: &DialError, priority: Priority) -> Failure {
     let failure = match error {
-        DialError::WrongKey { .. } => Failure::new(error.to_string()),
+        DialError::WrongKey { .. } | DialError::ClearAddress { .. } => Failure::new(error.to_string()),
         _ => Failure::new(format!("{address}: {error}")),
     };
     match error {
@@ -146,6 +146,9 @@ fn not_added(address: &str, error: &DialError, priority: Priority) -> Failure {
         }
         DialError::BadAddress { .. } if address.starts_with("/onion3/") || address.contains(".i2p/") => {
             failure.hint("such a name is reached through a proxy only: start the node with --proxy socks5://IP:PORT")
+        }
+        DialError::ClearAddress { .. } => {
+            failure.hint("name the peer's NAME.onion:PORT or NAME.b32.i2p:PORT, or start the node without onion_only")
         }
         DialError::WrongKey { .. } => {
             failure.hint("ask the peer for its address again, and do not trust who answers there")

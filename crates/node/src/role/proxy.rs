@@ -41,6 +41,11 @@ pub fn configure(settings: &Settings, config: &mut NetConfig) -> Result<(), Fail
         let failure = Failure::usage(format!("rpc has {clear}, and onion_only opens no clear connection"));
         return Err(failure.hint("run a chain node on this machine and name its loopback address"));
     }
+    let clear = settings.upstream.as_ref().filter(|url| !url.is_empty() && !is_here(url));
+    if let Some(clear) = clear {
+        let failure = Failure::usage(format!("upstream has {clear}, and onion_only opens no clear connection"));
+        return Err(failure.hint("run the engine on this machine and name its loopback address"));
+    }
     Ok(())
 }
 
@@ -99,6 +104,11 @@ mod tests {
             settings.proxy = Some("socks5://127.0.0.1:9050".to_owned());
             settings.external_addresses = vec![ONION.to_owned()];
         };
+        let here = |settings: &mut Settings| {
+            onion_only(settings);
+            settings.upstream = Some("http://127.0.0.1:11434/v1".to_owned());
+        };
+        configured(here).unwrap();
         let config = configured(onion_only).unwrap();
         assert_eq!(config.listen, [ONION_LISTEN]);
         assert_eq!(config.proxy.unwrap().address.to_string(), "127.0.0.1:9050");
@@ -110,6 +120,8 @@ mod tests {
                 Settings { external_addresses: vec!["/ip4/11.0.0.1/tcp/1".to_owned()], ..set(onion_only) },
             ),
             ("rpc", Settings { rpc: vec!["http://11.0.0.1:8545".to_owned()], ..set(onion_only) }),
+            ("upstream", Settings { upstream: Some("http://11.0.0.1:11434/v1".to_owned()), ..set(onion_only) }),
+            ("upstream", Settings { upstream: Some("https://api.example/v1".to_owned()), ..set(onion_only) }),
             ("wrong form", Settings { proxy: Some("http://127.0.0.1:1".to_owned()), ..set(onion_only) }),
         ];
         for (word, settings) in wrong {

@@ -159,3 +159,27 @@ proptest! {
         prop_assert!(verify(&damaged, &checker(), NOW).is_err());
     }
 }
+
+// row: NET-34, NET-47
+#[test]
+fn hidden_names_are_told_to_everybody_and_taken_by_those_who_dial_there() {
+    let onion = "/onion3/vww6ybal4bd7szmgncyruucpgfkqahzddi37ktceo3ah7ngmcopnpyyd:80";
+    let (record, signed, id) = record_with(&[onion, "/ip4/11.0.0.1/tcp/9700"], |_| {});
+    let peer = peer_of(&record).unwrap();
+    let ways = |networks| other_ways(&record, AddressClass::Public, networks);
+    let (hidden, clear) = (format!("{onion}/p2p/{peer}"), format!("/ip4/11.0.0.1/tcp/9700/p2p/{peer}"));
+    let shown = |networks| ways(networks).iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(shown(Networks::Clear), [clear.clone()]);
+    assert_eq!(shown(Networks::All), [hidden.clone(), clear]);
+    assert_eq!(shown(Networks::Hidden), [hidden]);
+    let mut records = Records::default();
+    records.keep(id, &record, signed.clone());
+    assert_eq!(records.tellable(AddressClass::Public, NOW).len(), 1);
+    let (hidden_alone, signed, id) = record_with(&[onion], |_| {});
+    let mut records = Records::default();
+    records.keep(id, &hidden_alone, signed);
+    assert_eq!(records.tellable(AddressClass::Public, NOW).len(), 1);
+    let strange = [format!("{onion}/p2p/{}", PeerId::random()), format!("{onion}/ws")];
+    let (strange, ..) = record_with(&[&strange[0], &strange[1]], |_| {});
+    assert_eq!(other_ways(&strange, AddressClass::Public, Networks::All), Vec::<Multiaddr>::new());
+}

@@ -7,7 +7,7 @@ use rand::seq::SliceRandom;
 use trellis_crypto::SignatureError;
 use trellis_primitives::{Bytes, NodeId, UnixMs};
 
-use super::{Finder, class_of, group_of, remote_of};
+use super::{Finder, group_of, remote_of};
 use crate::discovery::address::AddressGroup;
 use crate::discovery::book::Told;
 use crate::discovery::dns::{SEED_RETRY_MS, SeedAnswer, SeedError};
@@ -164,7 +164,7 @@ impl Finder {
         let verify = move || answer.records.iter().map(|record| pex::verify(record, &checker, now)).collect::<Vec<_>>();
         let Ok(results) = tokio::task::spawn_blocking(verify).await else { return (0, 0) };
         let remote = self.info(peer).as_ref().and_then(remote_of);
-        let teller = (class_of(remote), group_of(remote));
+        let teller = (self.class_of(remote), group_of(remote));
         let (mut taken, mut new, mut ways, mut violations) = (0, 0, 0, 0);
         for result in results {
             match result {
@@ -223,7 +223,7 @@ impl Finder {
     /// This node's own record, then those of others in random order: of nodes connected now, and of nodes that this node
     /// has reached by a dial of its own.
     fn records_for(&self, asker: NodeId, now: UnixMs) -> Result<Vec<Bytes>, SignatureError> {
-        let class = class_of(self.info(asker).as_ref().and_then(remote_of));
+        let class = self.class_of(self.info(asker).as_ref().and_then(remote_of));
         let mut others = self.discovery.records.lock().tellable(class, now);
         others.retain(|(id, _)| {
             let connected = self.shared.table.lock().is_connected(*id);

@@ -12,6 +12,7 @@ use trellis_primitives::NodeId;
 use super::{Finder, outbound, remote_of};
 use crate::discovery::address::{AddressClass, AddressGroup, PeerAddress};
 use crate::discovery::book::{Book, Entry};
+use crate::discovery::hidden::Networks;
 use crate::discovery::{Outcome, Source};
 use crate::error::{DialError, RefusedBy};
 use crate::peer::PeerInfo;
@@ -151,6 +152,10 @@ impl Finder {
             &dyn Fn(SocketAddr, &Entry, usize) -> bool,
         ) -> Option<SocketAddr>,
     ) -> Option<PeerAddress> {
+        if self.discovery.networks == Networks::Hidden {
+            // Its tables hold sockets, which are of the clear network.
+            return None;
+        }
         let now = self.shared.clock.now();
         let infos = self.shared.table.lock().infos();
         let nodes: Vec<NodeId> = self.discovery.book.lock().entries().filter_map(|(_, entry)| entry.node).collect();
