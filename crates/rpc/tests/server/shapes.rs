@@ -6,7 +6,8 @@ use alloy_primitives::{B256, TxKind};
 use serde_json::{Value, json};
 
 fn data(name: &str) -> (Value, Value) {
-    let path = format!("{}/tests/data/{name}.io", env!("CARGO_MANIFEST_DIR"));
+    // Asked at run time: a clone of the repository may share its target folder with another.
+    let path = format!("{}/tests/data/{name}.io", std::env::var("CARGO_MANIFEST_DIR").unwrap());
     let text = std::fs::read_to_string(path).unwrap();
     let line = |mark: &str| {
         let line = text.lines().find(|line| line.starts_with(mark)).unwrap();
