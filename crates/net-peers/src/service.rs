@@ -189,7 +189,8 @@ pub async fn start_with_metrics(
     let store = finding::open_store(&config, identity.public().to_peer_id(), clock_now);
     let finding = finding::build(&config, identity.public().to_peer_id(), store.clone());
     let lacks_mdns = finding.lacks_mdns(&config);
-    let (swarm, streams) = swarm::build(transport, &identity, &config, streams, (client, &door), (finding, turn.clone()))?;
+    let (swarm, streams) =
+        swarm::build(transport, &identity, &config, streams, (client, &door), (finding, turn.clone()))?;
     let (commands, command_queue) = mpsc::channel(COMMANDS_WAITING_MAX);
     let mut rng = rand::rngs::StdRng::from_os_rng();
     let jitter_seed = config.jitter_seed.unwrap_or_else(|| rng.random());

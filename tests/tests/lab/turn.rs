@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use trellis_scenarios::api::chat;
 use trellis_scenarios::lab::Lab;
-use trellis_scenarios::lab::public::{Public, finds_a_provider, job_at};
+use trellis_scenarios::lab::public::{Public, RPC, Relay, Validator, finds_a_provider, flags_at, job_at};
 use trellis_scenarios::network::Node;
 
 /// The laboratory's TURN server over UDP, TCP and TLS, the latter at the web's port.
@@ -146,4 +146,45 @@ fn netcheck_tries_turn_servers_and_a_wrong_password_has_its_name_and_a_hint_ever
     let one = |flags: &[&str]| lab.trellis("h2", &[&["netcheck"], flags].concat());
     one(&["--turn", "stun:11.200.0.2"]).failed_with(2, &["turn", "turns:"]);
     one(&["--turn", OVER_TLS]).failed_with(2, &["turn_user"]);
+}
+
+// row: NET-43, NET-44
+#[test]
+fn two_homes_that_no_hole_joins_meet_at_the_turn_server_of_one_of_them_instead_of_at_the_relay() {
+    let lab = Lab::up(&["udp-blocked", "symmetric"]);
+    lab.start_stun();
+    let user = User::alice(&lab, "secret");
+    let relay = Relay::start(&lab, "11.202.0.2", 12);
+    let _validator = Validator::start(&lab);
+    let flags = |role: &'static str, port, account, more: &[&str]| {
+        let all = ["--rpc", RPC, "--peers", &relay.peers, "--outbound-min", "32"];
+        flags_at(role, "0.0.0.0", port, account, &[&all[..], more].concat())
+    };
+    let provider = lab.node("h1", &flags("provider", 9701, 0, &user.flags(OVER_TCP)).words());
+    let wait = |what: &str, done: &dyn Fn() -> bool| {
+        let deadline = Instant::now() + connected() * 2;
+        while !done() {
+            assert!(Instant::now() < deadline, "{what}: {}", provider.status()["reach"]);
+            std::thread::sleep(LOOK);
+        }
+    };
+    wait("an address at the TURN server", &|| server(&provider)["works"] == true);
+    wait("a place at the relay", &|| provider.status()["reach"]["circuits"][0].is_string());
+    let gateway = lab.node("h2", &flags("gateway", 9702, 1, &["--http-listen", "127.0.0.1:8080"]).words());
+    assert!(finds_a_provider(&lab, "h2", connected() * 2), "no provider");
+    let began = Instant::now();
+    let path_to = |node: &Node, peer: &Node| {
+        let id = peer.status()["node_id"].clone();
+        let peers = node.trellis(&["peer", "list", "--filter", "connected", "--json"]).succeeded().json();
+        let entry = peers["peers"].as_array().unwrap().iter().find(|entry| entry["id"] == id).cloned();
+        entry.unwrap_or_default()["path"].as_str().unwrap_or_default().to_owned()
+    };
+    wait("the way over the TURN server", &|| path_to(&gateway, &provider) == "turn");
+    println!("over the TURN server {:.1} s after the relay", began.elapsed().as_secs_f64());
+    assert_eq!(path_to(&provider, &gateway), "turn");
+    let answer = job_at(&lab, "h2", chat("What is the capital of France?", 12, true));
+    assert!(answer.is_paid_answer(), "{answer:?}");
+    // What nobody can get into uncalled is told to nobody.
+    let told = provider.trellis(&["peer", "info", "self", "--json"]).succeeded().stdout;
+    assert!(!told.contains("11.200.0.2"), "{told}");
 }

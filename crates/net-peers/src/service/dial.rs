@@ -17,7 +17,7 @@ use trellis_primitives::NodeId;
 use super::handle::{at_socket, parse_address};
 use super::turn::{TurnWay, leads_to};
 use super::{Command, NodeShared};
-use crate::config::{CONNECT_TIMEOUT_MS, HANDSHAKE_TIMEOUT_MS, TCP_AFTER_MS, TURN_AFTER_MS};
+use crate::config::{CONNECT_TIMEOUT_MS, HANDSHAKE_TIMEOUT_MS, TCP_AFTER_MS, TURN_AFTER_BLOCKED_MS, TURN_AFTER_MS};
 use crate::dark::{DARK_SCHEME, DarkAddress, DarkAddressError, Host};
 use crate::error::{DialError, RefusedBy};
 use crate::reason::RefusalReason;
@@ -129,9 +129,8 @@ impl NodeShared {
             return self.dial_both(wanted, address, twin).await;
         }
         let turned = self.dial_one(wanted, address.clone(), Manner::Turned);
-        // Where UDP is known not to leave, only TCP has a head start.
         let blocked = self.turn.as_ref().is_some_and(TurnWay::is_blocked);
-        let head_start_ms = if blocked { TURN_AFTER_MS - TCP_AFTER_MS } else { TURN_AFTER_MS };
+        let head_start_ms = if blocked { TURN_AFTER_BLOCKED_MS } else { TURN_AFTER_MS };
         match race(self.dial_both(wanted, address, twin), turned, head_start_ms).await {
             Raced::Over(dialled) => dialled,
             // The server's own refusals are in the log and in the status.
@@ -167,11 +166,11 @@ impl NodeShared {
 
     async fn dial_both(&self, wanted: Wanted<'_>, quic: Multiaddr, tcp: Multiaddr) -> Result<NodeId, DialError> {
         let over_tcp = self.dial_one(wanted, tcp, Manner::Quiet);
-        let (over_quic, over_tcp) =
-            match race(self.dial_one(wanted, quic, Manner::Loud), over_tcp, TCP_AFTER_MS).await {
-                Raced::Over(dialled) => return dialled,
-                Raced::Nowhere(over_quic, over_tcp) => (over_quic, over_tcp),
-            };
+        let (over_quic, over_tcp) = match race(self.dial_one(wanted, quic, Manner::Loud), over_tcp, TCP_AFTER_MS).await
+        {
+            Raced::Over(dialled) => return dialled,
+            Raced::Nowhere(over_quic, over_tcp) => (over_quic, over_tcp),
+        };
         // The address is QUIC's, so what became of that is said, unless TCP has more to say.
         match over_tcp {
             Err(error) if may_go_elsewhere(&error) && !matches!(over_quic, DialError::BadAddress { .. }) => {

@@ -136,7 +136,8 @@ impl Entry {
         if let Some(session) = self.session.as_mut().filter(|_| turned) {
             session.path = Path::Turn;
         }
-        self.direct_after_ms = (!relayed && !turned).then(|| self.direct_after_ms.unwrap_or_else(|| now.ms_since(since)));
+        self.direct_after_ms =
+            (!relayed && !turned).then(|| self.direct_after_ms.unwrap_or_else(|| now.ms_since(since)));
     }
 
     /// Since when the connected peer has had no stream; `None` while it has one.

@@ -106,12 +106,7 @@ impl Allocation {
     pub fn new(carriage: Carriage, local: SocketAddr, server: SocketAddr, credentials: &Credentials) -> Self {
         let mut config = TurnConfig::new(TurnCredentials::new(&credentials.user, &credentials.password));
         let ms = Duration::from_millis;
-        config.set_request_retransmits(
-            ms(REQUEST_MS_FIRST),
-            ms(REQUEST_MS_LAST),
-            REQUESTS_SENT,
-            ms(REQUEST_MS_LAST),
-        );
+        config.set_request_retransmits(ms(REQUEST_MS_FIRST), ms(REQUEST_MS_LAST), REQUESTS_SENT, ms(REQUEST_MS_LAST));
         let client = match carriage {
             Carriage::Udp => Client::Udp(TurnClientUdp::allocate(local, server, config)),
             Carriage::Tcp | Carriage::Tls => Client::Tcp(TurnClientTcp::allocate(local, server, config)),
@@ -168,20 +163,25 @@ impl Allocation {
     pub fn poll(&mut self, now_ms: u64) -> u64 {
         let now = at(now_ms);
         for _ in 0..ROUNDS_MAX {
+            if self.failure.is_some() {
+                return now_ms.saturating_add(LOOK_MS_MAX);
+            }
+            // First of all, because looking for what is to be sent forgets requests that have just timed out.
+            let wait = self.client.poll(now);
+            let mut settled = true;
             while let Some(transmit) = self.client.poll_transmit(now) {
                 self.write(transmit.data.to_vec());
+                settled = false;
             }
             while let Some(event) = self.client.poll_event() {
                 self.on_event(&event, now_ms);
+                settled = false;
             }
-            match self.client.poll(now) {
-                TurnPollRet::WaitUntil(until) if ms_of(until) > now_ms => {
+            match wait {
+                TurnPollRet::WaitUntil(until) if settled && ms_of(until) > now_ms => {
                     return ms_of(until).min(now_ms.saturating_add(LOOK_MS_MAX));
                 }
-                TurnPollRet::Closed => {
-                    self.closed();
-                    return now_ms.saturating_add(LOOK_MS_MAX);
-                }
+                TurnPollRet::Closed => self.closed(),
                 // The other two belong to TCP allocations, which are never asked for.
                 _ => {}
             }
@@ -212,6 +212,9 @@ impl Allocation {
 
     /// Takes a frame of the server; gives what it carries of a peer.
     pub fn receive(&mut self, frame: &[u8], now_ms: u64) -> Option<(SocketAddr, Vec<u8>)> {
+        if self.failure.is_some() {
+            return None;
+        }
         if Message::from_bytes(frame).is_err() && ChannelData::parse(frame).is_err() {
             if matches!(self.client, Client::Tcp(_)) {
                 // Whatever follows in the stream would be read at the wrong place.
@@ -237,7 +240,9 @@ impl Allocation {
     /// never sent is nobody's. Refusals are believed unsigned, as the first one always is: whoever can forge them on the way
     /// can drop the packets as well.
     fn note(&mut self, reply: Option<Reply>) {
-        let known = |reply: &Reply| self.requests.iter().any(|(id, method)| (*id, *method) == (reply.transaction, reply.method));
+        let known = |reply: &Reply| {
+            self.requests.iter().any(|(id, method)| (*id, *method) == (reply.transaction, reply.method))
+        };
         let Some(reply) = reply.filter(known) else { return };
         let Some((code, reason)) = reply.refusal else {
             (self.unauthorized, self.stale) = (0, 0);
@@ -289,7 +294,9 @@ impl Allocation {
     /// The server does not let peers in that were asked for.
     fn refused(&mut self, which: impl Fn(&SocketAddr) -> bool) {
         let refusal = self.refusal.clone();
-        for (peer, known) in self.peers.iter_mut().filter(|(peer, known)| which(peer) && known.state == PeerState::Asked) {
+        for (peer, known) in
+            self.peers.iter_mut().filter(|(peer, known)| which(peer) && known.state == PeerState::Asked)
+        {
             known.waiting.clear();
             known.state = PeerState::Refused(match &refusal {
                 Some((403, _)) => TurnError::Forbidden { peer: *peer },

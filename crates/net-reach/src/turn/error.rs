@@ -156,7 +156,9 @@ impl TurnError {
                 "the certificate has to name the host in `turn`; a private server's authority goes into --turn-ca FILE"
             }
             Self::Authorities { .. } => "--turn-ca names a PEM file with at least one certificate",
-            Self::Silent { .. } => "UDP may be blocked here: try turn:HOST:PORT?transport=tcp or turns:HOST:443?transport=tcp",
+            Self::Silent { .. } => {
+                "UDP may be blocked here: try turn:HOST:PORT?transport=tcp or turns:HOST:443?transport=tcp"
+            }
             Self::Credentials { .. } => "check --turn-user and the file of --turn-password-file",
             Self::Mismatch | Self::Lost { .. } => "nothing: it is allocated anew with the next dial",
             Self::StaleNonce { .. } | Self::Malformed { .. } => "try another TURN server",

@@ -99,7 +99,13 @@ impl FromStr for TurnServer {
         };
         let (host, port) = split(place).ok_or_else(|| UriError::Host { actual: shown(place) })?;
         let port = match port {
-            None => if tls { TLS_PORT } else { PORT },
+            None => {
+                if tls {
+                    TLS_PORT
+                } else {
+                    PORT
+                }
+            }
             Some(text) => match text.parse() {
                 Ok(port) if port != 0 => port,
                 _ => return Err(UriError::Port { actual: shown(text) }),

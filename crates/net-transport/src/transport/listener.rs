@@ -70,7 +70,10 @@ impl Listener {
     pub(super) fn can_dial(&self, remote: SocketAddr) -> bool {
         let local = self.local.ip();
         let family = local.is_ipv4() == remote.is_ipv4();
-        !self.parts.turned && family && !self.closed && (local.is_unspecified() || local.is_loopback() == remote.ip().is_loopback())
+        !self.parts.turned
+            && family
+            && !self.closed
+            && (local.is_unspecified() || local.is_loopback() == remote.ip().is_loopback())
     }
 
     pub(super) fn close(&mut self) {

@@ -10,7 +10,8 @@ use zeroize::Zeroizing;
 /// What every complaint about a server ends with.
 const SERVER_FORM: &str = "for example turns:turn.example:443?transport=tcp or turn:192.0.2.1:3478?transport=udp";
 /// What every complaint about the credentials ends with.
-const CREDENTIALS_FORM: &str = "name the user with --turn-user NAME and a file that holds the password with --turn-password-file FILE";
+const CREDENTIALS_FORM: &str =
+    "name the user with --turn-user NAME and a file that holds the password with --turn-password-file FILE";
 /// Bytes of the password's file.
 const PASSWORD_BYTES_MAX: u64 = 4_096;
 
