@@ -112,11 +112,9 @@ impl NetworkBehaviour for TurnDoor {
         match event {
             FromSwarm::ConnectionEstablished(up) if up.endpoint.is_relayed() => self.came(up.peer_id),
             FromSwarm::ConnectionClosed(down) if down.endpoint.is_relayed() => self.went(down.peer_id),
-            FromSwarm::NewListenAddr(new) => {
-                if self.way.as_ref().is_some_and(|way| way.is_at(new.addr)) {
-                    tracing::info!(address = %new.addr, "listening at a TURN server");
-                    self.to_do.push_back(ToSwarm::NewExternalAddrCandidate(new.addr.clone()));
-                }
+            FromSwarm::NewListenAddr(new) if self.way.as_ref().is_some_and(|way| way.is_at(new.addr)) => {
+                tracing::info!(address = %new.addr, "listening at a TURN server");
+                self.to_do.push_back(ToSwarm::NewExternalAddrCandidate(new.addr.clone()));
             }
             _ => {}
         }
