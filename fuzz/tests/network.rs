@@ -10,6 +10,7 @@ use trellis_net_peers::frame::{read_frame, read_message, write_message};
 use trellis_net_peers::guard;
 use trellis_net_peers::handshake::{Answer, Goodbye, HANDSHAKE_MESSAGE_BYTES_MAX, Hello, Verdict};
 use trellis_net_reach::Answer as StunAnswer;
+use trellis_net_reach::turn::{Allocation, Carriage, Credentials, FRAME_BYTES_MAX, Frames, Reply, TurnServer};
 use trellis_net_transport::{PROOF_BYTES, PROOF_VERSION, Proof};
 use trellis_primitives::{NodeRecord, Role, RoleSet, SignedNodeRecord, UnixMs};
 
@@ -126,5 +127,50 @@ fn answers_of_a_stun_server_are_read_or_refused() {
     assert!(StunAnswer::decode(&answer).is_ok());
     fuzz!(vec![answer], |bytes: &[u8]| {
         let _ = StunAnswer::decode(bytes);
+    });
+}
+
+// row: NET-44, NET-56
+#[test]
+fn frames_of_a_turn_server_are_read_or_refused() {
+    // A success without attributes, a refusal with code 401, and data of a channel, padded.
+    let mut success = vec![1, 3, 0, 0, 0x21, 0x12, 0xa4, 0x42];
+    success.extend([7; 12]);
+    let mut refusal = vec![1, 0x13, 0, 8, 0x21, 0x12, 0xa4, 0x42];
+    refusal.extend([7; 12]);
+    refusal.extend([0, 9, 0, 4, 0, 0, 4, 1]);
+    let channel = vec![0x40, 0, 0, 2, 9, 9, 0, 0];
+    assert_eq!(Reply::read(&refusal).and_then(|reply| reply.refusal).map(|(code, _)| code), Some(401));
+    let seeds = [success, refusal, channel];
+    let stream = seeds.concat();
+    fuzz!([&seeds[..], &[stream]].concat(), |bytes: &[u8]| {
+        let mut frames = Frames::default();
+        frames.push(bytes);
+        let mut read = 0;
+        while let Ok(Some(frame)) = frames.next_frame() {
+            assert!(frame.len() <= FRAME_BYTES_MAX);
+            read += frame.len();
+            let _ = Reply::read(&frame);
+        }
+        assert!(read <= bytes.len());
+        for carriage in [Carriage::Udp, Carriage::Tls] {
+            let credentials = Credentials { user: "a".into(), password: String::from("b").into() };
+            let (local, server) = (([10, 0, 0, 1], 1).into(), ([11, 0, 0, 1], 3_478).into());
+            let mut allocation = Allocation::new(carriage, local, server, &credentials);
+            allocation.poll(0);
+            let _ = allocation.receive(bytes, 1);
+            allocation.poll(60);
+        }
+    });
+}
+
+// row: NET-44
+#[test]
+fn a_turn_server_that_is_read_reads_the_same_again() {
+    let seeds = ["turn:a.example:1?transport=tcp", "turns:[::1]:443?transport=tcp", "turn:1.2.3.4"];
+    fuzz!(seeds.map(|seed| seed.as_bytes().to_vec()).to_vec(), |bytes: &[u8]| {
+        if let Some(server) = std::str::from_utf8(bytes).ok().and_then(|text| text.parse::<TurnServer>().ok()) {
+            assert_eq!(server.to_string().parse(), Ok(server));
+        }
     });
 }

@@ -71,6 +71,11 @@ impl Lab {
         self.script("natlab", arguments)
     }
 
+    /// A file that the services on host `srv` have made, as `ca.pem`.
+    pub fn service_file(&self, name: &str) -> PathBuf {
+        Path::new("/run/natlab").join(&self.name).join("svc").join(name)
+    }
+
     /// Starts coturn on host `srv`; gives the address that answers STUN.
     pub fn start_stun(&self) -> &'static str {
         self.script("natlab-svc", &["stun"]);

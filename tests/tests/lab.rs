@@ -1,6 +1,9 @@
 //! Real nodes in real homes: jobs, `netcheck` and a handful of pairs, in the laboratory. Needs root (tests/lab/README.md).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+#[path = "lab/turn.rs"]
+mod turn;
+
 use serde_json::Value;
 use std::path::Path;
 use std::sync::mpsc;
@@ -82,7 +85,7 @@ fn a_gateway_at_home_behind_every_nat_that_passes_udp_completes_a_paid_streamed_
     }
 }
 
-// A network that lets only the web through needs TURN or a node at port 443 (NET-44).
+// A network that lets only the web through needs TURN (`lab/turn.rs`) or a node at port 443.
 // row: NET-11, NET-46
 #[test]
 fn a_home_without_udp_completes_a_job_over_tcp_and_one_with_only_the_web_gets_a_named_refusal() {

@@ -23,6 +23,8 @@ pub const CONNECT_TIMEOUT_MS: u64 = 10_000;
 pub const TCP_AFTER_MS: u64 = 2_000;
 /// QUIC and TCP have this long to answer before a TURN server is tried beside them.
 pub const TURN_AFTER_MS: u64 = TCP_AFTER_MS + 2_000;
+/// The same where dials have shown already that UDP does not leave this network.
+pub const TURN_AFTER_BLOCKED_MS: u64 = TCP_AFTER_MS + 500;
 /// The handshake after the encrypted connection stands (NET-20).
 pub const HANDSHAKE_TIMEOUT_MS: u64 = 5_000;
 /// The clocks of two peers may differ by this much (NET-21).

@@ -191,7 +191,8 @@ pub async fn start_with_metrics(
     let store = finding::open_store(&config, identity.public().to_peer_id(), clock_now);
     let finding = finding::build(&config, identity.public().to_peer_id(), store.clone());
     let lacks_mdns = finding.lacks_mdns(&config);
-    let (swarm, streams) = swarm::build(transport, &identity, &config, streams, (client, &door), finding)?;
+    let (swarm, streams) =
+        swarm::build(transport, &identity, &config, streams, (client, &door), (finding, turn.clone()))?;
     let (commands, command_queue) = mpsc::channel(COMMANDS_WAITING_MAX);
     let mut rng = rand::rngs::StdRng::from_os_rng();
     let jitter_seed = config.jitter_seed.unwrap_or_else(|| rng.random());
@@ -292,6 +293,7 @@ fn start_tasks(shared: &Arc<NodeShared>, offences: mpsc::Receiver<Offence>, jitt
         discovery.note_mdns(lacks_mdns, shared.clock.now());
     }
     reach::begin(shared);
+    tokio::spawn(turn::keep(Arc::clone(shared)));
 }
 
 const fn checker(config: &NetConfig) -> Checker {

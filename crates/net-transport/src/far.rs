@@ -1,8 +1,9 @@
 //! QUIC from a UDP socket on another machine (TURN), where this network lets no UDP out (NET-44).
 //!
-//! An address says where a peer is, not from which socket it is dialled. So whoever asks the swarm to dial or to listen holds
-//! a [`Through`] meanwhile, and what the swarm asks of the transport in that time goes to the far socket. The swarm asks at
-//! once and in the same call, so nothing else can slip in between.
+//! An address says where a peer is, not from which socket it is dialled. So whoever asks the swarm to dial holds a
+//! [`Through`] meanwhile, and what the swarm asks of the transport in that time goes to the far socket. The swarm asks at
+//! once and in the same call, so nothing else can slip in between. To listen there needs no such thing: the far socket's
+//! address is none of this machine.
 
 use std::fmt;
 use std::io;
@@ -16,6 +17,9 @@ use quinn::AsyncUdpSocket;
 
 /// Opens the far socket and says to it whom it shall reach.
 pub trait FarSocket: Send + Sync {
+    /// The socket that stands.
+    fn standing(&self) -> Option<Arc<dyn AsyncUdpSocket>>;
+
     /// The socket that stands, or a new one.
     fn open(&self) -> BoxFuture<'_, io::Result<Arc<dyn AsyncUdpSocket>>>;
 
@@ -36,7 +40,7 @@ struct Inner {
     endpoint: Mutex<Option<(Arc<dyn AsyncUdpSocket>, quinn::Endpoint)>>,
 }
 
-/// While it is held, dials and listeners go through the far socket.
+/// While it is held, dials go through the far socket.
 pub struct Through<'a>(&'a Far);
 
 impl Far {
@@ -61,12 +65,31 @@ impl Far {
         self.inner.socket.admit(peer).await
     }
 
+    /// The endpoint over the socket that stands, if its address on the other machine is this one.
+    pub(crate) fn endpoint_at(
+        &self,
+        address: SocketAddr,
+        make: impl FnOnce(Arc<dyn AsyncUdpSocket>) -> io::Result<quinn::Endpoint>,
+    ) -> Option<io::Result<quinn::Endpoint>> {
+        let standing = self.inner.socket.standing();
+        let socket = standing.filter(|socket| socket.local_addr().ok() == Some(address))?;
+        Some(self.endpoint_over(socket, make))
+    }
+
     /// The endpoint over the socket that stands; `make` makes one where the socket is new.
     pub(crate) async fn endpoint(
         &self,
         make: impl FnOnce(Arc<dyn AsyncUdpSocket>) -> io::Result<quinn::Endpoint>,
     ) -> io::Result<quinn::Endpoint> {
         let socket = self.inner.socket.open().await?;
+        self.endpoint_over(socket, make)
+    }
+
+    fn endpoint_over(
+        &self,
+        socket: Arc<dyn AsyncUdpSocket>,
+        make: impl FnOnce(Arc<dyn AsyncUdpSocket>) -> io::Result<quinn::Endpoint>,
+    ) -> io::Result<quinn::Endpoint> {
         let mut known = self.inner.endpoint.lock();
         if let Some((of, endpoint)) = known.as_ref()
             && Arc::ptr_eq(of, &socket)

@@ -188,9 +188,9 @@ impl EndpointParts {
         Ok(self.endpoint_over(socket, listens)?)
     }
 
-    /// The endpoint over the far socket.
+    /// The endpoint over the far socket; it takes connections too, from whom the far side lets in.
     async fn far_endpoint(&self, far: &Far) -> Result<quinn::Endpoint, TransportError> {
-        far.endpoint(|socket| self.endpoint_over(socket, false)).await.map_err(TransportError::Far)
+        far.endpoint(|socket| self.endpoint_over(socket, true)).await.map_err(TransportError::Far)
     }
 
     fn endpoint_over(&self, socket: Arc<dyn AsyncUdpSocket>, listens: bool) -> std::io::Result<quinn::Endpoint> {
@@ -231,15 +231,24 @@ impl Transport for QuicTransport {
         if self.parts.config.proxy.as_ref().is_some_and(|proxy| proxy.onion_only) {
             return Err(CoreError::Other(TransportError::ClearAddress(address)));
         }
-        let endpoint = self.parts.endpoint(socket_address, true).map_err(CoreError::Other)?;
+        let far = self.parts.config.far.as_ref();
+        let far = far.and_then(|far| far.endpoint_at(socket_address, |socket| self.parts.endpoint_over(socket, true)));
+        let turned = far.is_some();
+        let endpoint = match far {
+            Some(endpoint) => endpoint.map_err(|error| CoreError::Other(TransportError::Far(error)))?,
+            None => self.parts.endpoint(socket_address, true).map_err(CoreError::Other)?,
+        };
         let parts = ListenerParts {
             admission: self.parts.config.admission.clone(),
             admit: self.parts.config.admit.clone(),
             metrics: self.parts.config.metrics.clone(),
             upgrade: Arc::clone(&self.parts.upgrade),
+            turned,
         };
         self.listeners.push(Listener::new(id, endpoint, parts).map_err(|error| CoreError::Other(error.into()))?);
-        self.dialers.remove(&socket_address.is_ipv6());
+        if !turned {
+            self.dialers.remove(&socket_address.is_ipv6());
+        }
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }

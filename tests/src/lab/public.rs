@@ -30,6 +30,15 @@ pub struct Public {
 impl Public {
     /// Starts all three.
     pub fn start(lab: &Lab) -> Self {
+        Self::start_as(lab, flags)
+    }
+
+    /// The same where nodes are reached over QUIC alone.
+    pub fn start_over_quic(lab: &Lab) -> Self {
+        Self::start_as(lab, |role, port, account, more| flags_at(role, PUBLIC, port, account, more))
+    }
+
+    fn start_as(lab: &Lab, flags: impl Fn(&str, u16, u32, &[&str]) -> Flags) -> Self {
         let rpc_listen = RPC.trim_start_matches("http://");
         let validator = lab.node("pub1", &flags("validator", 9700, 10, &["--rpc-listen", rpc_listen]).words());
         let mut peers = p2p(&validator);
@@ -51,8 +60,13 @@ impl Public {
 
     /// Starts a gateway on a host; the test accounts of homes are apart from those of the public side.
     pub fn gateway(&self, lab: &Lab, host: &str, account: u32) -> Node {
-        let more = ["--rpc", RPC, "--peers", &self.peers, "--http-listen", "127.0.0.1:8080"];
-        let listen = flags_at("gateway", "0.0.0.0", 9702, account, &more);
+        self.gateway_with(lab, host, account, &[])
+    }
+
+    /// The same with more flags.
+    pub fn gateway_with(&self, lab: &Lab, host: &str, account: u32, more: &[&str]) -> Node {
+        let own = ["--rpc", RPC, "--peers", &self.peers, "--http-listen", "127.0.0.1:8080"];
+        let listen = flags_at("gateway", "0.0.0.0", 9702, account, &[&own[..], more].concat());
         lab.node(host, &listen.words())
     }
 }

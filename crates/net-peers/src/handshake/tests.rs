@@ -158,9 +158,9 @@ fn the_wire_form_of_every_message_is_pinned() {
         best_height: 300,
         instance: 0x0102,
         region: "eu".to_owned(),
-        turned: false,
+        turned: true,
     };
-    let bytes = "080110021d040302012204070707072a0309090930083a017440e8074a02050550ac0259020100000000000062026575";
+    let bytes = "080110021d040302012204070707072a0309090930083a017440e8074a02050550ac02590201000000000000620265756801";
     assert_eq!(hex::encode(hello.encode_to_vec()), bytes);
     let refusal = WireRefusal { code: 4, detail: "x".to_owned() };
     let answer = Answer { hello: None, refusal: Some(refusal.clone()) };

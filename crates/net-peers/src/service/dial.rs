@@ -15,9 +15,9 @@ use trellis_net_transport::{TransportError, is_hidden};
 use trellis_primitives::NodeId;
 
 use super::handle::{at_socket, parse_address};
-use super::turn::leads_to;
+use super::turn::{TurnWay, leads_to};
 use super::{Command, NodeShared};
-use crate::config::{CONNECT_TIMEOUT_MS, HANDSHAKE_TIMEOUT_MS, TCP_AFTER_MS, TURN_AFTER_MS};
+use crate::config::{CONNECT_TIMEOUT_MS, HANDSHAKE_TIMEOUT_MS, TCP_AFTER_MS, TURN_AFTER_BLOCKED_MS, TURN_AFTER_MS};
 use crate::dark::{DARK_SCHEME, DarkAddress, DarkAddressError, Host};
 use crate::discovery::hidden::Networks;
 use crate::error::{DialError, RefusedBy, printable};
@@ -130,7 +130,9 @@ impl NodeShared {
             return self.dial_both(wanted, address, twin).await;
         }
         let turned = self.dial_one(wanted, address.clone(), Manner::Turned);
-        match race(self.dial_both(wanted, address, twin), turned, TURN_AFTER_MS).await {
+        let blocked = self.turn.as_ref().is_some_and(TurnWay::is_blocked);
+        let head_start_ms = if blocked { TURN_AFTER_BLOCKED_MS } else { TURN_AFTER_MS };
+        match race(self.dial_both(wanted, address, twin), turned, head_start_ms).await {
             Raced::Over(dialled) => dialled,
             // The server's own refusals are in the log and in the status.
             Raced::Nowhere(direct, Err(error)) if may_go_elsewhere(&error) => Err(direct),

@@ -255,7 +255,8 @@ impl Reaching {
         }
     }
 
-    /// A listener has a new address. `true` if it is one of a reservation, which is no address of this node's own.
+    /// A listener has a new address. `true` if it is one of a reservation or at a TURN server, which is none of this node's own:
+    /// it is told as a circuit, or to nobody, because nobody gets in there uncalled.
     pub(super) fn listens(
         &self,
         swarm: &mut Swarm<Behaviour>,
@@ -263,7 +264,8 @@ impl Reaching {
         listener: ListenerId,
         address: &Multiaddr,
     ) -> bool {
-        if self.reservations.contains_key(&listener) || is_circuit(address) {
+        let at_turn = shared.turn.as_ref().is_some_and(|turn| turn.is_at(address));
+        if self.reservations.contains_key(&listener) || is_circuit(address) || at_turn {
             return true;
         }
         if is_public(&address.to_string()) {
@@ -330,6 +332,8 @@ impl Reaching {
             }
             // Over a relay others get in anywhere; that says nothing about this node.
             ReachEvent::Tester(event) if is_circuit(&event.tested_addr) => {}
+            // And at a TURN server only who is called.
+            ReachEvent::Tester(event) if shared.turn.as_ref().is_some_and(|turn| turn.is_at(&event.tested_addr)) => {}
             ReachEvent::Tester(event) => {
                 let reached = event.result.is_ok();
                 tracing::debug!(address = %event.tested_addr, reached, "a peer tried an address of this node");

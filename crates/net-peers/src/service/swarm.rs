@@ -21,7 +21,7 @@ use super::finding::{Finder, Finding, FindingState};
 use super::reach::quiet::Quiet;
 use super::reach::{Reach, Reaching, RelayDoor};
 use super::shake::{Finished, Shake, ShakeError, remote_reason};
-use super::turn::TurnWay;
+use super::turn::{TurnDoor, TurnWay};
 use super::{Command, NodeShared};
 use crate::config::{NetConfig, PING_INTERVAL_MS};
 use crate::error::{DialError, RefusedBy, StartError};
@@ -62,6 +62,7 @@ pub(crate) struct Behaviour {
     identify: Quiet,
     ping: ping::Behaviour,
     pub(super) reach: Reach,
+    turn: TurnDoor,
     finding: Finding,
 }
 
@@ -95,7 +96,7 @@ pub(super) fn build(
     config: &NetConfig,
     streams: Streams,
     (client, door): (libp2p::relay::client::Behaviour, &Arc<RelayDoor>),
-    finding: Finding,
+    (finding, turn): (Finding, Option<TurnWay>),
 ) -> Result<(Swarm<Behaviour>, Arc<StreamsShared>), StartError> {
     let NodeTransport { transport, local, .. } = transport;
     let connections_max = config.peers_max.saturating_mul(2);
@@ -118,6 +119,7 @@ pub(super) fn build(
         identify: Quiet(identify::Behaviour::new(identify)),
         ping: ping::Behaviour::new(ping),
         reach: Reach::new(local, client, config, door),
+        turn: TurnDoor::new(turn),
         finding,
     };
     let config = libp2p::swarm::Config::with_tokio_executor()
@@ -364,6 +366,9 @@ impl Service {
         self.shared.arrived(endpoint);
         let session = fresh.handle.session.clone();
         let turned = session.kind() == LinkKind::Turned;
+        if let (Some(turn), Some(dial)) = (&self.shared.turn, &dial) {
+            turn.established(&session, dial.quiet);
+        }
         let route = Route::of(endpoint, turned, self.shared.clock.now());
         let (address, relayed) = (route.address.clone(), route.relayed);
         let node = session.node_id();

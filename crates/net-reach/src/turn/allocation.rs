@@ -163,20 +163,25 @@ impl Allocation {
     pub fn poll(&mut self, now_ms: u64) -> u64 {
         let now = at(now_ms);
         for _ in 0..ROUNDS_MAX {
+            if self.failure.is_some() {
+                return now_ms.saturating_add(LOOK_MS_MAX);
+            }
+            // First of all, because looking for what is to be sent forgets requests that have just timed out.
+            let wait = self.client.poll(now);
+            let mut settled = true;
             while let Some(transmit) = self.client.poll_transmit(now) {
                 self.write(transmit.data.to_vec());
+                settled = false;
             }
             while let Some(event) = self.client.poll_event() {
                 self.on_event(&event, now_ms);
+                settled = false;
             }
-            match self.client.poll(now) {
-                TurnPollRet::WaitUntil(until) if ms_of(until) > now_ms => {
+            match wait {
+                TurnPollRet::WaitUntil(until) if settled && ms_of(until) > now_ms => {
                     return ms_of(until).min(now_ms.saturating_add(LOOK_MS_MAX));
                 }
-                TurnPollRet::Closed => {
-                    self.closed();
-                    return now_ms.saturating_add(LOOK_MS_MAX);
-                }
+                TurnPollRet::Closed => self.closed(),
                 // The other two belong to TCP allocations, which are never asked for.
                 _ => {}
             }
@@ -207,6 +212,9 @@ impl Allocation {
 
     /// Takes a frame of the server; gives what it carries of a peer.
     pub fn receive(&mut self, frame: &[u8], now_ms: u64) -> Option<(SocketAddr, Vec<u8>)> {
+        if self.failure.is_some() {
+            return None;
+        }
         if Message::from_bytes(frame).is_err() && ChannelData::parse(frame).is_err() {
             if matches!(self.client, Client::Tcp(_)) {
                 // Whatever follows in the stream would be read at the wrong place.

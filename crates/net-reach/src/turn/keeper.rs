@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -59,6 +59,8 @@ struct Known {
 pub struct Turn {
     settings: TurnSettings,
     known: Mutex<Vec<Known>>,
+    /// Read when it is first needed: the system's authorities are many.
+    tls: OnceLock<Result<Arc<rustls::ClientConfig>, TurnError>>,
     /// Held while an allocation is made, so that two dials make one.
     current: tokio::sync::Mutex<Option<Arc<TurnSocket>>>,
 }
@@ -69,7 +71,7 @@ impl Turn {
     pub fn new(mut settings: TurnSettings) -> Self {
         settings.servers.truncate(SERVERS_MAX);
         let known = settings.servers.iter().map(|_| Known::default()).collect();
-        Self { settings, known: Mutex::new(known), current: tokio::sync::Mutex::new(None) }
+        Self { settings, known: Mutex::new(known), tls: OnceLock::new(), current: tokio::sync::Mutex::new(None) }
     }
 
     /// The socket that stands, or a new one of the first server that gives one.
@@ -83,7 +85,7 @@ impl Turn {
             tracing::info!(relayed = %socket.relayed(), error = %failure, "the address at the TURN server is gone");
             *current = None;
         }
-        let tls = client_config(self.settings.authorities.as_deref())?;
+        let tls = self.tls.get_or_init(|| client_config(self.settings.authorities.as_deref())).clone()?;
         let mut last = TurnError::NoServer;
         for (place, server) in self.settings.servers.iter().enumerate() {
             let began = Instant::now();
@@ -136,12 +138,17 @@ impl Turn {
     /// Every server and what became of it.
     #[must_use]
     pub fn report(&self) -> Vec<ServerReport> {
+        // While one is being made there is none.
+        let current = self.current.try_lock().ok();
+        let current = current.as_ref().and_then(|current| current.as_ref());
+        let standing = current.filter(|socket| socket.failure().is_none()).map(|socket| socket.relayed());
+        let gone = current.and_then(|socket| socket.failure());
         let known = self.known.lock();
         let of = |(server, known): (&TurnServer, &Known)| ServerReport {
             server: server.to_string(),
-            relayed: known.relayed,
+            relayed: known.relayed.filter(|relayed| standing == Some(*relayed)),
             took_ms: known.took_ms,
-            problem: known.problem.clone(),
+            problem: known.problem.clone().or_else(|| gone.clone().filter(|_| known.relayed.is_some())),
         };
         self.settings.servers.iter().zip(known.iter()).map(of).collect()
     }

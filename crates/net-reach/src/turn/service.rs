@@ -23,6 +23,8 @@ use super::wire::Frames;
 pub const ALLOCATE_MS_MAX: u64 = 8_000;
 /// Bytes of one read from the server.
 const READ_BYTES: usize = 16 * 1024;
+/// After an error of the UDP socket it is read again so much later.
+const PAUSE_MS: u64 = 20;
 /// At the end the last frames have this long to leave.
 const FAREWELL_MS: u64 = 500;
 
@@ -52,7 +54,7 @@ impl Reader {
                 if let Ok(count) = socket.recv(buffer).await {
                     return Ok(buffer.get(..count).unwrap_or_default().to_vec());
                 }
-                tokio::time::sleep(Duration::from_millis(1)).await;
+                tokio::time::sleep(Duration::from_millis(PAUSE_MS)).await;
             },
             Self::Stream(stream, frames) => loop {
                 if let Some(frame) = frames.next_frame()? {

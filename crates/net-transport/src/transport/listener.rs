@@ -29,6 +29,8 @@ pub(super) struct ListenerParts {
     pub(super) admit: Option<AdmitFn>,
     pub(super) metrics: TransportMetrics,
     pub(super) upgrade: Arc<UpgradeContext>,
+    /// The socket is on another machine.
+    pub(super) turned: bool,
 }
 
 pub(super) struct Listener {
@@ -68,7 +70,10 @@ impl Listener {
     pub(super) fn can_dial(&self, remote: SocketAddr) -> bool {
         let local = self.local.ip();
         let family = local.is_ipv4() == remote.is_ipv4();
-        family && !self.closed && (local.is_unspecified() || local.is_loopback() == remote.ip().is_loopback())
+        !self.parts.turned
+            && family
+            && !self.closed
+            && (local.is_unspecified() || local.is_loopback() == remote.ip().is_loopback())
     }
 
     pub(super) fn close(&mut self) {
@@ -127,10 +132,10 @@ impl Listener {
         match decision {
             Admit::Accept => {
                 let permit = self.parts.admission.enter(remote);
-                let upgrade = Arc::clone(&self.parts.upgrade);
+                let (upgrade, turned) = (Arc::clone(&self.parts.upgrade), self.parts.turned);
                 return Some(TransportEvent::Incoming {
                     listener_id: self.id,
-                    upgrade: Box::pin(async move { upgrade.inbound(incoming, permit, false).await }),
+                    upgrade: Box::pin(async move { upgrade.inbound(incoming, permit, turned).await }),
                     local_addr: format(self.local),
                     send_back_addr: format(remote),
                 });
