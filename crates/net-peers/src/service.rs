@@ -21,7 +21,6 @@ use libp2p::core::muxing::StreamMuxerBox;
 use libp2p::core::{Multiaddr, Transport};
 use libp2p::swarm::ConnectionId;
 use parking_lot::Mutex;
-use prometheus_client::metrics::counter::Counter;
 use rand::{Rng, RngCore, SeedableRng};
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -173,15 +172,12 @@ pub async fn start_with_metrics(
     let admission = Admission::with_listed(config.limits, config.exempt_networks.clone());
     let door = RelayDoor::new(Arc::clone(&guard), Arc::clone(&clock), &config, metrics.reach.clone());
     let (circuits, client) = libp2p::relay::client::new(identity.public().to_peer_id());
-    let mut doors = transport(&config, Arc::clone(&keys), &admission, &guard, &metrics);
     let contacted = Arc::new(Mutex::default());
-    doors.dialled = Some(reach::strangers::noted(&contacted, &clock));
     let turn = config.turn.clone().map(TurnWay::new);
+    let mut doors = transport(&config, Arc::clone(&keys), &admission, &guard, &metrics);
+    doors.dialled = Some(reach::strangers::noted(&contacted, &clock));
     doors.far = turn.as_ref().map(TurnWay::far);
-    let mut transport = node_transport(doors, Some(circuits))?;
-    if config.relay.is_some() {
-        transport = tallied(transport, metrics.reach.relayed_bytes.clone());
-    }
+    let transport = tallied(node_transport(doors, Some(circuits))?, &config, &metrics);
     let (offences_sender, offences) = mpsc::channel(OFFENCES_WAITING_MAX);
     let bandwidth = Arc::new(Bandwidth::new(config.bandwidth_up, config.bandwidth_down));
     let sentry =
@@ -196,8 +192,7 @@ pub async fn start_with_metrics(
     let (commands, command_queue) = mpsc::channel(COMMANDS_WAITING_MAX);
     let mut rng = rand::rngs::StdRng::from_os_rng();
     let jitter_seed = config.jitter_seed.unwrap_or_else(|| rng.random());
-    let local_id = keys.node_id();
-    let checker = checker(&config);
+    let (local_id, checker) = (keys.node_id(), checker(&config));
     let shared = Arc::new(NodeShared {
         local_id,
         local_peer: identity.public().to_peer_id(),
@@ -254,8 +249,12 @@ fn watched_streams(
     Streams::new(sessions, Arc::clone(clock), dropped, Arc::clone(sentry), exempts)
 }
 
-/// The transport of a relay, which counts the bytes that it carries for others.
-fn tallied(mut transport: NodeTransport, bytes: Counter) -> NodeTransport {
+/// The transport; that of a relay counts the bytes that it carries for others.
+fn tallied(mut transport: NodeTransport, config: &NetConfig, metrics: &NetMetrics) -> NodeTransport {
+    if config.relay.is_none() {
+        return transport;
+    }
+    let bytes = metrics.reach.relayed_bytes.clone();
     let counted = transport
         .transport
         .map(move |(peer, muxer), _| (peer, StreamMuxerBox::new(Tallied::new(muxer, bytes.clone()))));
