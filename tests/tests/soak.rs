@@ -17,6 +17,6 @@ fn ten_nodes_at_home_and_in_public_keep_their_peers_and_grow_neither_memory_nor_
     let report = run(&Plan::of(NODES, WHOLE));
     println!("{}", report.table());
     assert!(report.steady, "{:?}", report.kinds.iter().flat_map(|kind| &kind.faults).collect::<Vec<_>>());
-    assert!(report.visitors > 0 && report.jobs_done > 0, "{}", report.table());
+    assert!(report.visits > 0 && report.jobs_done > 0, "{}", report.table());
     assert_eq!(report.kinds.iter().map(|kind| kind.nodes).sum::<usize>(), NODES);
 }

@@ -301,3 +301,23 @@ impl Transport for QuicTransport {
         Poll::Pending
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::Policy;
+    use rand::SeedableRng;
+
+    // row: NET-40, NET-56
+    #[tokio::test]
+    async fn trials_in_a_row_leave_from_one_port_that_is_not_the_listeners() {
+        let keys = trellis_crypto::HybridKey::generate(&mut rand::rngs::StdRng::seed_from_u64(7)).unwrap();
+        let mut transport = QuicTransport::new(TransportConfig::new(Arc::new(keys), Policy::Require)).unwrap();
+        transport.listen_on(ListenerId::next(), "/ip4/127.0.0.1/udp/0/quic-v1".parse().unwrap()).unwrap();
+        let remote = SocketAddr::from((Ipv4Addr::LOCALHOST, 9));
+        let mut port = |reuse| transport.dialing_endpoint(remote, reuse).unwrap().local_addr().unwrap().port();
+        let (listener, trial) = (port(PortUse::Reuse), port(PortUse::New));
+        assert_ne!(trial, listener);
+        assert_eq!((port(PortUse::New), port(PortUse::Reuse)), (trial, listener));
+    }
+}

@@ -35,7 +35,7 @@ use trellis_crypto::{AccountKey, HybridKey};
 use trellis_market_journal::Journal;
 use trellis_net_peers::guard::{NEUTRAL, Thresholds};
 use trellis_net_peers::{DarkAddress, NetConfig, NetMetrics, NetworkHandle, Policy, start_with_metrics};
-use trellis_primitives::{Address, Role, RoleSet, SharedClock, SystemClock, Wei};
+use trellis_primitives::{Address, NodeId, Role, RoleSet, SharedClock, SystemClock, Wei};
 
 /// A node whose network runs; the role's own services come on top.
 pub struct Base {
@@ -154,12 +154,7 @@ pub async fn open_as(
     status.set("version", json!(env!("CARGO_PKG_VERSION")));
     status.set("chain", json!({"id": chain.spec.genesis.chain_id, "genesis": chain.genesis_hash}));
     status.set("ready", json!(false));
-    // Where it says that it is; else where it listens.
-    let mut own = DarkAddress::of(node_id, &settings.external_addresses);
-    if own.is_empty() {
-        own = DarkAddress::of(node_id, &network.listen_addresses());
-    }
-    status.set("dark_addresses", own.iter().map(ToString::to_string).collect());
+    status.set("dark_addresses", json!(dark_addresses(node_id, &settings, &network)));
     for address in network.listen_addresses().into_iter().take(1) {
         status.endpoint("p2p", address);
     }
@@ -176,6 +171,13 @@ pub async fn open_as(
         status,
         best_height,
     })
+}
+
+/// The node's dark addresses: where it says that it is; else where it listens.
+fn dark_addresses(node: NodeId, settings: &Settings, network: &NetworkHandle) -> Vec<String> {
+    let told = DarkAddress::of(node, &settings.external_addresses);
+    let own = if told.is_empty() { DarkAddress::of(node, &network.listen_addresses()) } else { told };
+    own.iter().map(ToString::to_string).collect()
 }
 
 fn net_config(

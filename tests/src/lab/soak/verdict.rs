@@ -26,7 +26,7 @@ pub struct Bounds {
     pub peers_least: u64,
 }
 
-/// What a soak is judged by.
+/// What a soak of some length is judged by.
 pub const BOUNDS: Bounds = Bounds {
     rss_kib: 4_096.0,
     rss_kib_per_min: 64.0,
@@ -36,6 +36,10 @@ pub const BOUNDS: Bounds = Bounds {
     peers_per_min: 0.1,
     peers_least: 1,
 };
+
+/// What a run of a minute is judged by: what does not hold a descriptor or a megabyte for each look is not seen by it.
+pub const BOUNDS_SHORT: Bounds =
+    Bounds { rss_kib: 32_768.0, rss_kib_per_min: 8_192.0, fds: 24.0, fds_per_min: 6.0, peers: 3.0, ..BOUNDS };
 
 impl Bounds {
     /// For people.

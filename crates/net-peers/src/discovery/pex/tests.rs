@@ -169,7 +169,7 @@ fn hidden_names_are_told_to_everybody_and_taken_by_those_who_dial_there() {
     let ways = |networks| other_ways(&record, AddressClass::Public, networks);
     let (hidden, clear) = (format!("{onion}/p2p/{peer}"), format!("/ip4/11.0.0.1/tcp/9700/p2p/{peer}"));
     let shown = |networks| ways(networks).iter().map(ToString::to_string).collect::<Vec<_>>();
-    assert_eq!(shown(Networks::Clear), [clear.clone()]);
+    assert_eq!(shown(Networks::Clear), std::slice::from_ref(&clear));
     assert_eq!(shown(Networks::All), [hidden.clone(), clear]);
     assert_eq!(shown(Networks::Hidden), [hidden]);
     let mut records = Records::default();
