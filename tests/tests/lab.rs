@@ -303,7 +303,7 @@ fn a_provider_keeps_a_port_of_its_router_and_a_home_that_no_hole_can_be_punched_
 
     let gateway = public.gateway(&lab, "h2", 2);
     assert!(finds_a_provider(&lab, "h2", connected()), "no provider");
-    let answer = until_paid(&lab, "h2");
+    let answer = retried(&lab, "h2", Instant::now());
     assert_eq!(answer.trellis["provider"], provider.status()["node_id"], "{answer:?}");
     let peers = gateway.trellis(&["peer", "list", "--filter", "connected", "--json"]).succeeded().json();
     let entry = peers["peers"].as_array().unwrap().iter().find(|peer| peer["id"] == answer.trellis["provider"]);
@@ -312,19 +312,6 @@ fn a_provider_keeps_a_port_of_its_router_and_a_home_that_no_hole_can_be_punched_
     assert_ne!(rules(), before, "nothing is mapped");
     provider.stop();
     until(rules, |now| *now == before);
-}
-
-/// Asks for jobs until one is done; a provider that has ended is known for a moment more.
-fn until_paid(lab: &Lab, host: &str) -> Answer {
-    let deadline = Instant::now() + Duration::from_secs(RECOVERY_SECONDS_MAX);
-    loop {
-        let answer = job_at(lab, host, chat("Hello", 4, true));
-        if answer.is_paid_answer() {
-            return answer;
-        }
-        assert!(Instant::now() < deadline, "{answer:?}");
-        std::thread::sleep(Duration::from_millis(250));
-    }
 }
 
 /// Repeats a question until its answer is as wanted; fails with the last one.

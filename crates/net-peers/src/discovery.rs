@@ -132,7 +132,7 @@ pub(crate) struct Discovery {
     limiter: Mutex<AnswerLimiter>,
     /// When each connected peer was last asked.
     asked: Mutex<BTreeMap<NodeId, UnixMs>>,
-    /// When each key of a model was last looked up.
+    /// From when on each key of a model that was looked up may be looked up again.
     sought: Mutex<BTreeMap<[u8; self::kad::KEY_BYTES], UnixMs>>,
     /// When each DNS seed's answer runs out.
     seeds_due: Mutex<BTreeMap<String, UnixMs>>,

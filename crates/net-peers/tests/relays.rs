@@ -174,7 +174,7 @@ async fn a_provider_that_only_a_relay_leads_to_is_found_by_its_model_in_the_tabl
     }
     // Over the relay first; a hole may have been punched since.
     let known = shown(&buyer, home.net.local_id());
-    assert!(known.path == Path::Relayed || known.direct_after_ms.is_some_and(|ms| ms > 0), "{known:?}");
+    assert!(known.path == Path::Relayed || known.direct_after_ms.is_some(), "{known:?}");
 }
 
 // row: NET-42, NET-71

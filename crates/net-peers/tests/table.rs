@@ -36,6 +36,22 @@ async fn a_gateway_finds_the_provider_of_a_model_through_nodes_that_are_neither(
 
 // row: NET-35
 #[tokio::test]
+async fn a_model_that_nobody_sold_is_found_once_somebody_does_however_often_it_is_asked_for() {
+    let hub = member(1, Role::Aggregator, &[], &[], table_alone()).await;
+    let quiet = DiscoveryConfig { round_ms: 3_600_000, ..table_alone() };
+    let buyer = member(3, Role::Aggregator, &[], &[address(&hub)], quiet).await;
+    until("the buyer is in the table", &buyer, || buyer.metrics.discovery.kad_peers.get() > 0).await;
+    assert!(buyer.net.find_providers("small-model").await.is_empty());
+    let provider = member(2, Role::Provider, &["small-model"], &[address(&hub)], table_alone()).await;
+    let begun = std::time::Instant::now();
+    while buyer.net.find_providers("small-model").await != [provider.net.local_id()] {
+        assert!(begun.elapsed() < std::time::Duration::from_secs(60), "never found: {:?}", buyer.net.discovery());
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+}
+
+// row: NET-35
+#[tokio::test]
 async fn a_gateways_round_finds_providers_by_itself_and_a_hub_that_restarts_still_knows_them() {
     let folder = folder("table");
     let file = folder.join("kad.records");

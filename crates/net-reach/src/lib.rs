@@ -11,6 +11,7 @@ pub mod reachability;
 pub mod relay;
 mod service;
 mod state;
+pub mod tls;
 pub mod turn;
 mod verdict;
 

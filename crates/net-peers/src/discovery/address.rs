@@ -163,6 +163,11 @@ pub fn class_of(text: &str) -> Option<AddressClass> {
     direct_ip(&address).and_then(AddressClass::of)
 }
 
+/// Whether an address begins at an IP address of the Internet; one over a relay begins at the relay.
+pub(crate) fn on_internet(address: &Multiaddr) -> bool {
+    direct_ip(address).and_then(AddressClass::of) == Some(AddressClass::Public)
+}
+
 /// An address up to the first name of a peer in it.
 #[must_use]
 pub fn without_name(address: &str) -> &str {

@@ -42,7 +42,7 @@ use super::NodeShared;
 use super::swarm::Behaviour;
 use super::turn::TurnWay;
 use crate::config::NetConfig;
-use crate::discovery::address::{AddressClass, without_name, worth_telling};
+use crate::discovery::address::{on_internet, without_name, worth_telling};
 use crate::guard::Conduct;
 use crate::metrics::ReachMetrics;
 use crate::table::route::is_circuit;
@@ -85,8 +85,7 @@ impl Reach {
 
 /// Whether an address is one of the Internet.
 fn is_public(text: &str) -> bool {
-    let address = text.parse::<Multiaddr>().ok();
-    address.as_ref().and_then(direct_ip).and_then(AddressClass::of) == Some(AddressClass::Public)
+    text.parse().is_ok_and(|address| on_internet(&address))
 }
 
 /// Starts what keeps this node reachable.
@@ -268,7 +267,7 @@ impl Reaching {
         if self.reservations.contains_key(&listener) || is_circuit(address) || at_turn {
             return true;
         }
-        if is_public(&address.to_string()) {
+        if on_internet(address) {
             Self::candidate(swarm, address);
         }
         if shared.config.relay.is_some() {

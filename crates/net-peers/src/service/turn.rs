@@ -17,11 +17,11 @@ use futures::future::BoxFuture;
 use libp2p::core::Multiaddr;
 use tokio::sync::{Notify, watch};
 use trellis_net_reach::turn::{RETRY_MS_MIN, ServerReport, Turn, TurnSettings, TurnSocket};
-use trellis_net_transport::{Far, FarSocket, LinkKind, Session, Through, direct_ip};
+use trellis_net_transport::{Far, FarSocket, LinkKind, Session, Through};
 
 pub(super) use self::door::TurnDoor;
 use super::NodeShared;
-use crate::discovery::address::AddressClass;
+use crate::discovery::address::on_internet;
 
 /// While UDP is blocked, it is looked this often whether the address still stands.
 const LOOK_MS: u64 = 5_000;
@@ -173,5 +173,5 @@ pub(super) async fn keep(shared: Arc<NodeShared>) {
 
 /// Whether a TURN server may lead to an address: one somewhere on the Internet.
 pub(super) fn leads_to(address: &Multiaddr) -> bool {
-    direct_ip(address).and_then(AddressClass::of) == Some(AddressClass::Public)
+    on_internet(address)
 }

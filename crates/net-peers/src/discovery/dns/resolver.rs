@@ -16,10 +16,9 @@ use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::dnssec::{Proof, TrustAnchors};
 use hickory_resolver::proto::rr::{Name, Record, RecordType};
 use hickory_resolver::{ResolverBuilder, TokioResolver};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 use thiserror::Error;
 use tokio::sync::OnceCell;
+use trellis_net_reach::tls::{TlsError, client_config};
 
 use super::server::DnsServer;
 use super::{DNS_ATTEMPTS, DNS_TIMEOUT_MS};
@@ -59,6 +58,15 @@ pub enum ResolverError {
     /// TLS could not be set up.
     #[error("TLS: {0}")]
     Tls(#[from] rustls::Error),
+}
+
+impl From<TlsError> for ResolverError {
+    fn from(error: TlsError) -> Self {
+        match error {
+            TlsError::Authorities { path, detail } => Self::File { path, detail },
+            TlsError::Library(error) => Self::Tls(error),
+        }
+    }
 }
 
 /// Why a question was not answered.
@@ -216,32 +224,9 @@ fn builder(config: &DnsConfig) -> Result<ResolverBuilder<TokioRuntimeProvider>, 
     // Discovery keeps answers itself, by the injected clock.
     options.cache_size = 0;
     if config.servers.iter().any(DnsServer::is_encrypted) {
-        builder = builder.with_tls_config(tls(config)?);
+        builder = builder.with_tls_config(client_config(config.authorities.as_deref(), AUTHORITIES_MAX)?);
     }
     Ok(builder)
-}
-
-fn tls(config: &DnsConfig) -> Result<rustls::ClientConfig, ResolverError> {
-    let mut roots = rustls::RootCertStore::empty();
-    match &config.authorities {
-        Some(path) => {
-            let failed = |detail: String| ResolverError::File { path: path.clone(), detail };
-            let certificates = CertificateDer::pem_file_iter(path).map_err(|error| failed(error.to_string()))?;
-            for certificate in certificates.take(AUTHORITIES_MAX) {
-                let certificate = certificate.map_err(|error| failed(error.to_string()))?;
-                roots.add(certificate).map_err(|error| failed(error.to_string()))?;
-            }
-            if roots.is_empty() {
-                return Err(failed("no certificate in it".to_owned()));
-            }
-        }
-        None => {
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        }
-    }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
 }
 
 /// The trusted keys, and the zones that they are of.

@@ -19,8 +19,10 @@ use trellis_primitives::SignedNodeRecord;
 const PROVIDE_MS_MIN: u64 = 5_000;
 /// Providers that one look-up dials.
 const DIALS_MAX: usize = 8;
-/// A model is looked up again after this long.
+/// A model that somebody sells is looked up again after this long.
 const SEEK_AGAIN_MS: u64 = 15_000;
+/// One that nobody was found to sell: a node that has just started knows few whom it can ask.
+const SEEK_EMPTY_AGAIN_MS: u64 = 3_000;
 /// Models looked up in that time.
 const SOUGHT_MAX: usize = 64;
 /// A person waits for a look-up of a model, so long at most.
@@ -77,13 +79,18 @@ impl Finder {
         let (key, now) = (model_key(model), self.shared.clock.now());
         {
             let mut sought = self.discovery.sought.lock();
-            sought.retain(|_, asked| now.ms_since(*asked) < SEEK_AGAIN_MS);
-            if sought.len() >= SOUGHT_MAX || sought.insert(key, now).is_some() {
+            sought.retain(|_, again| now < *again);
+            if sought.len() >= SOUGHT_MAX || sought.contains_key(&key) {
                 return Vec::new();
             }
+            sought.insert(key, now.plus_ms(SEEK_AGAIN_MS));
         }
         let limit = Duration::from_millis(FIND_MODEL_TIMEOUT_MS);
-        tokio::time::timeout(limit, self.find_key(key)).await.unwrap_or_default()
+        let found = tokio::time::timeout(limit, self.find_key(key)).await.unwrap_or_default();
+        if found.is_empty() {
+            self.discovery.sought.lock().insert(key, now.plus_ms(SEEK_EMPTY_AGAIN_MS));
+        }
+        found
     }
 
     async fn find_key(&self, key: [u8; KEY_BYTES]) -> Vec<NodeId> {

@@ -13,7 +13,7 @@ use trellis_net_transport::direct_ip;
 use trellis_primitives::UnixMs;
 
 use super::is_public;
-use crate::discovery::address::AddressClass;
+use crate::discovery::address::{AddressClass, on_internet};
 use crate::service::{Command, NodeShared};
 
 /// After the start, so that the addresses listened at are known.
@@ -58,7 +58,6 @@ impl Held {
 /// The ports listened at on the private IPv4 network that a router leads to, QUIC's first; none where a listener is on the
 /// Internet already.
 fn wanted(listening: &[Multiaddr]) -> Vec<Inner> {
-    let on_internet = |address: &Multiaddr| is_public(&address.to_string());
     if listening.iter().any(on_internet) {
         return Vec::new();
     }

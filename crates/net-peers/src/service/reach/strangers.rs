@@ -1,6 +1,5 @@
 //! Telling strangers from peers that this node has written to (NET-40): only a stranger shows that everybody gets in.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use libp2p::core::ConnectedPoint;
@@ -9,7 +8,7 @@ use trellis_net_reach::contacted::Contacted;
 use trellis_net_transport::{DialledFn, direct_ip};
 use trellis_primitives::SharedClock;
 
-use crate::discovery::address::AddressClass;
+use crate::discovery::address::on_internet;
 use crate::service::NodeShared;
 use crate::table::route::is_circuit;
 
@@ -27,12 +26,10 @@ impl NodeShared {
         if is_circuit(local_addr) || is_circuit(send_back_addr) {
             return;
         }
-        let Some(ip) = direct_ip(send_back_addr).filter(|ip| AddressClass::of(*ip) == Some(AddressClass::Public))
-        else {
-            return;
-        };
+        let Some(ip) = direct_ip(send_back_addr).filter(|_| on_internet(send_back_addr)) else { return };
         let now_ms = self.clock.now().0;
-        let stranger = self.reach.contacted.lock().is_stranger(ip, now_ms) && !self.is_connected_from(ip);
+        let stranger =
+            self.reach.contacted.lock().is_stranger(ip, now_ms) && !self.table.lock().has_connection_from(ip);
         // What is sent to it from now on lets it in again.
         self.reach.contacted.lock().written(ip, now_ms);
         if stranger {
@@ -40,9 +37,5 @@ impl NodeShared {
             self.reach.way.lock().stranger_came(now_ms);
             self.reach.wake.notify_one();
         }
-    }
-
-    fn is_connected_from(&self, ip: IpAddr) -> bool {
-        self.table.lock().has_connection_from(ip)
     }
 }
