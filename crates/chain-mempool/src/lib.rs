@@ -17,6 +17,7 @@
 mod best;
 mod config;
 mod error;
+pub mod gossip;
 mod intrinsic;
 mod metrics;
 mod pooled;
@@ -31,7 +32,7 @@ pub use config::{
 };
 pub use error::{AccountReadError, PoolError};
 pub use intrinsic::{INITCODE_BYTES_MAX, IntrinsicGas, intrinsic_gas};
-pub use metrics::PoolMetrics;
+pub use metrics::{GossipMetrics, PoolMetrics};
 pub use pooled::PooledTx;
 pub use recovered::RecoveredCache;
 pub use service::{AccountReader, HeadUpdate, Mempool, PENDING_ANNOUNCEMENTS_MAX};

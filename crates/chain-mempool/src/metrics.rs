@@ -37,6 +37,21 @@ pub struct PoolMetrics {
     pub refused: Family<Refusal, Counter>,
     /// Senders answered from memory instead of a recovery.
     pub recovered_hits: Counter,
+    /// From pool to pool.
+    pub gossip: GossipMetrics,
+}
+
+/// What flows between pools.
+#[derive(Clone, Default, Debug)]
+pub struct GossipMetrics {
+    /// Transactions handed to peers, once for each peer.
+    pub sent: Counter,
+    /// Transactions that peers handed to this pool.
+    pub received: Counter,
+    /// Of these, those that it held already.
+    pub duplicates: Counter,
+    /// Of these, those that it refused.
+    pub refused: Counter,
 }
 
 impl PoolMetrics {
@@ -61,6 +76,15 @@ impl PoolMetrics {
             "Senders answered from memory instead of a recovery",
             self.recovered_hits.clone(),
         );
+        let gossip = &self.gossip;
+        registry.register("gossip_sent", "Transactions handed to peers, once for each", gossip.sent.clone());
+        registry.register("gossip_received", "Transactions that peers handed to this pool", gossip.received.clone());
+        registry.register(
+            "gossip_duplicates",
+            "Transactions from peers that were held already",
+            gossip.duplicates.clone(),
+        );
+        registry.register("gossip_refused", "Transactions from peers that were refused", gossip.refused.clone());
     }
 
     pub(crate) fn refuse(&self, error: &PoolError) {

@@ -11,8 +11,18 @@ use trellis_primitives::Wei;
 
 /// Chain id of `dev`.
 pub const DEV_CHAIN_ID: u64 = 97_001;
+/// Chain id of `local`.
+pub const LOCAL_CHAIN_ID: u64 = 97_002;
+/// Most validators that `local` begins with.
+pub const LOCAL_VALIDATORS_MAX: u32 = 100;
+/// Index of the mnemonic's account that is the first validator's on `local`; the others' follow.
+pub const LOCAL_FIRST_ACCOUNT: u32 = 20;
 /// The standard test mnemonic that every Ethereum tool knows.
 pub const DEV_MNEMONIC: &str = "test test test test test test test test test test test junk";
+/// Block time of `local`: several processes on one machine agree on each block.
+const LOCAL_BLOCK_TIME_MS: u64 = 500;
+/// What each account of `local` has: enough to become a validator and to delegate.
+const LOCAL_FUNDS_TRL: u64 = 10_000_000;
 /// Accounts of the mnemonic that are funded for people, from index 0.
 pub const DEV_ACCOUNT_COUNT: usize = 10;
 
@@ -51,7 +61,36 @@ pub fn dev_vote_seed(number: u32) -> [u8; 32] {
     sha3_256(&[b"trellis/dev/vote/1", &number.to_be_bytes()])
 }
 
+/// Whether a chain's keys are public, so that nothing on it is worth protecting.
+#[must_use]
+pub const fn is_public_chain(chain_id: u64) -> bool {
+    matches!(chain_id, DEV_CHAIN_ID | LOCAL_CHAIN_ID)
+}
+
 impl ChainSpec {
+    /// As `dev`, with so many validators of equal weight as there are accounts for them (CHN-02).
+    #[must_use]
+    pub fn local(accounts: &[Address]) -> Self {
+        let mut spec = Self::dev();
+        spec.genesis.chain_id = LOCAL_CHAIN_ID;
+        spec.genesis.name = "trellis-local".into();
+        let funded = AllocAccount { balance: Wei::from_trl(LOCAL_FUNDS_TRL), ..AllocAccount::default() };
+        for balance in spec.genesis.alloc.values_mut() {
+            *balance = funded.clone();
+        }
+        spec.genesis.validators = (0..)
+            .zip(accounts)
+            .map(|(number, account)| ValidatorEntry {
+                vote_key: B256::from(VoteKey::from_seed(&dev_vote_seed(number)).public()),
+                power: 1_000_000,
+                account: *account,
+            })
+            .collect();
+        spec.genesis.alloc.extend(accounts.iter().map(|account| (*account, funded.clone())));
+        spec.consensus.block_time_ms = LOCAL_BLOCK_TIME_MS;
+        spec
+    }
+
     /// One validator, twenty funded accounts, short windows (CHN-02).
     #[must_use]
     pub fn dev() -> Self {
@@ -119,5 +158,17 @@ mod tests {
         let spec = ChainSpec::dev();
         spec.check().unwrap();
         assert_eq!(spec.supply(), Wei::from_trl(20_000_000).to_u256());
+    }
+
+    // row: CHN-02
+    #[test]
+    fn the_local_chain_has_a_validator_for_each_account_and_is_valid() {
+        let accounts = [Address::repeat_byte(1), Address::repeat_byte(2), Address::repeat_byte(3)];
+        let spec = ChainSpec::local(&accounts);
+        spec.check().unwrap();
+        let keys: std::collections::BTreeSet<_> = spec.genesis.validators.iter().map(|entry| entry.vote_key).collect();
+        assert_eq!(keys.len(), 3);
+        assert!(accounts.iter().all(|account| spec.genesis.alloc.contains_key(account)));
+        assert_eq!(ChainSpec::from_toml(&spec.to_toml().unwrap()).unwrap(), spec);
     }
 }

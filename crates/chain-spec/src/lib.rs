@@ -9,7 +9,10 @@ mod builtin;
 mod error;
 mod spec;
 
-pub use builtin::{DEV_ACCOUNT_COUNT, DEV_CHAIN_ID, DEV_MNEMONIC, DEV_ROLE_ACCOUNTS, dev_vote_seed};
+pub use builtin::{
+    DEV_ACCOUNT_COUNT, DEV_CHAIN_ID, DEV_MNEMONIC, DEV_ROLE_ACCOUNTS, LOCAL_CHAIN_ID, LOCAL_FIRST_ACCOUNT,
+    LOCAL_VALIDATORS_MAX, dev_vote_seed, is_public_chain,
+};
 pub use error::SpecError;
 pub use spec::{
     AllocAccount, ChainSpec, ConsensusSection, ContractsSection, GasSection, GenesisSection, NetworkSection,

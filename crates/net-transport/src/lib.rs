@@ -23,6 +23,7 @@ mod kex;
 mod link;
 mod metrics;
 mod node;
+mod pace;
 mod policy;
 mod prefilter;
 mod proxy;
@@ -52,6 +53,7 @@ pub use ipnet::IpNet;
 pub use link::{LinkStream, StreamConnection};
 pub use metrics::{RefusalLabel, TransportMetrics};
 pub use node::{NodeTransport, node_transport};
+pub use pace::{HANDSHAKE_EVERY_MS, HANDSHAKES_AT_ONCE};
 pub use policy::Policy;
 pub use prefilter::{
     FIRST_PACKETS_PER_SOURCE_MAX, FIRST_PACKETS_RATIONED_MAX, FloodFn, Gate, GateFn, REFUSALS_PER_SECOND_MAX,

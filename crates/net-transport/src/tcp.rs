@@ -138,6 +138,7 @@ impl Transport for TcpTransport {
             let upgrade = Box::pin(async move {
                 let socket = accepted.await?;
                 watch(&socket);
+                securer.context().pace.turn().await;
                 upgrade(securer, socket, &point, LinkKind::Tcp, Some(permit)).await
             });
             return Poll::Ready(TransportEvent::Incoming { listener_id, upgrade, local_addr, send_back_addr });

@@ -17,6 +17,7 @@ use crate::connection::Connection;
 use crate::error::{ClassicalPeer, TransportError, TransportSetupError};
 use crate::kex::Negotiated;
 use crate::metrics::TransportMetrics;
+use crate::pace::Pace;
 use crate::policy::Policy;
 use crate::session::{Carrier, Direction, KeyExchange, Session, SessionFacts, Sessions};
 use crate::transport::format_address;
@@ -36,6 +37,8 @@ pub(crate) struct UpgradeContext {
     pub(crate) policy: Policy,
     pub(crate) sessions: Sessions,
     pub(crate) metrics: TransportMetrics,
+    /// Whose turn it is to begin a handshake here.
+    pub(crate) pace: Pace,
 }
 
 /// A connection that is not to be, and the close code that says so to the peer.
@@ -63,6 +66,7 @@ impl UpgradeContext {
             policy: config.policy,
             sessions: Sessions::default(),
             metrics: config.metrics.clone(),
+            pace: Pace::of_machine(),
         })
     }
 
@@ -108,6 +112,7 @@ impl UpgradeContext {
     ) -> Result<(PeerId, Connection), TransportError> {
         let remote = incoming.remote_address();
         let result = within(HANDSHAKE_TIMEOUT_MS, async {
+            self.pace.turn().await;
             let connecting = incoming.accept().map_err(TransportError::from_handshake)?;
             let (connection, signed) = self.accept(connecting).await?;
             let session = self.finish(&connection, (Direction::Inbound, turned), None, signed).await?;

@@ -3,6 +3,7 @@
 use crate::settings::{Given, Place};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
+use trellis_chain_spec::LOCAL_VALIDATORS_MAX;
 
 /// A peer-to-peer compute network: sell inference from behind any router, buy it with the OpenAI client you have.
 #[derive(Parser)]
@@ -22,6 +23,8 @@ pub struct Cli {
 pub enum Command {
     /// Run the whole network on this machine: validator, provider, gateway and aggregator.
     Dev(DevArgs),
+    /// Run a chain of several validators on this machine, one process each.
+    Localnet(LocalnetArgs),
     /// Run a validator: agree on blocks and serve JSON-RPC.
     Validator(Box<Given>),
     /// Run a provider: sell a model.
@@ -127,6 +130,26 @@ pub struct DevArgs {
     #[arg(long, default_value_t = 8080, value_name = "PORT")]
     pub http_port: u16,
     /// First port of `/metrics` and `/health`; the roles take this one and the following three. 0: the system chooses.
+    #[arg(long, default_value_t = 9600, value_name = "PORT")]
+    pub metrics_port: u16,
+}
+
+/// Flags of `trellis localnet`.
+#[derive(Args, Clone, Default)]
+pub struct LocalnetArgs {
+    /// How many validators the chain begins with.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=i64::from(LOCAL_VALIDATORS_MAX)))]
+    pub validators: u32,
+    /// Milliseconds from block to block; 500 where none is given. Only when the chain is made.
+    #[arg(long, value_name = "MS")]
+    pub block_time_ms: Option<u64>,
+    /// First p2p port; each validator takes the next. 0 lets the system choose.
+    #[arg(long, default_value_t = 9700, value_name = "PORT")]
+    pub p2p_port: u16,
+    /// First port of the chain's JSON-RPC. 0 lets the system choose.
+    #[arg(long, default_value_t = 8545, value_name = "PORT")]
+    pub rpc_port: u16,
+    /// First port of `/metrics` and `/health`. 0 lets the system choose.
     #[arg(long, default_value_t = 9600, value_name = "PORT")]
     pub metrics_port: u16,
 }

@@ -4,7 +4,9 @@ use crate::failure::{EXIT_NEEDS_KEY_OR_FUNDS, Failure};
 use alloy::signers::local::{MnemonicBuilder, PrivateKeySigner, coins_bip39::English};
 use eyre::Result;
 use std::path::{Path, PathBuf};
-use trellis_chain_spec::{DEV_CHAIN_ID, DEV_MNEMONIC, dev_vote_seed};
+use trellis_chain_spec::{
+    DEV_CHAIN_ID, DEV_MNEMONIC, LOCAL_CHAIN_ID, LOCAL_FIRST_ACCOUNT, dev_vote_seed, is_public_chain,
+};
 use trellis_crypto::keystore::{self, Hardness, KeystoreError, SecretKind};
 use trellis_crypto::{AccountKey, HybridKey, VoteKey};
 use zeroize::Zeroizing;
@@ -28,7 +30,7 @@ pub struct KeyMaker<'a> {
     pub datadir: &'a Path,
     /// The chain, because only `dev` keys may be public.
     pub chain_id: u64,
-    /// Index of the funded test account, on `dev` only.
+    /// Index of the funded test account, on `dev` and `local` only.
     pub dev_account: Option<u32>,
     /// Where the passphrase is read from.
     pub passphrase_file: Option<&'a Path>,
@@ -59,18 +61,23 @@ impl KeyMaker<'_> {
         })
     }
 
-    /// Opens the vote key; on `dev` it is the public one of validator 0.
+    /// Opens the vote key. Where it is missing it is a new one, but for the validators that `dev` and `local` begin with:
+    /// theirs are public, on `local` by the account that is named.
     ///
     /// # Errors
     /// A keystore that does not open, with its hint.
     pub fn vote_key(&self) -> Result<VoteKey> {
         let passphrase = self.passphrase()?;
         let secret = self.secret(SecretKind::Vote, &passphrase, || {
-            let key = if self.chain_id == DEV_CHAIN_ID {
-                VoteKey::from_seed(&dev_vote_seed(0))
-            } else {
-                VoteKey::generate(&mut rand::rng())
+            let number = match self.chain_id {
+                DEV_CHAIN_ID => Some(0),
+                LOCAL_CHAIN_ID => self.dev_account.and_then(|account| account.checked_sub(LOCAL_FIRST_ACCOUNT)),
+                _ => None,
             };
+            let key = number.map_or_else(
+                || VoteKey::generate(&mut rand::rng()),
+                |number| VoteKey::from_seed(&dev_vote_seed(number)),
+            );
             Ok((key.address().to_string(), Zeroizing::new(key.to_seed().to_vec())))
         })?;
         let seed: [u8; 32] = secret.as_slice().try_into().map_err(|_| wrong_length("vote"))?;
@@ -79,9 +86,11 @@ impl KeyMaker<'_> {
 
     fn new_account(&self) -> Result<(String, Zeroizing<Vec<u8>>)> {
         let key = match self.dev_account {
-            Some(index) if self.chain_id == DEV_CHAIN_ID => dev_account(index)?,
+            Some(index) if is_public_chain(self.chain_id) => dev_account(index)?,
             Some(_) => {
-                return Err(Failure::usage("--dev-account is for the chain `dev`: its keys are public").into());
+                return Err(
+                    Failure::usage("--dev-account is for the chains `dev` and `local`: its keys are public").into()
+                );
             }
             None => AccountKey::generate(&mut rand::rng()),
         };
@@ -111,7 +120,7 @@ impl KeyMaker<'_> {
     }
 
     fn hardness(&self) -> Hardness {
-        if self.chain_id == DEV_CHAIN_ID { Hardness::THROW_AWAY } else { Hardness::STANDARD }
+        if is_public_chain(self.chain_id) { Hardness::THROW_AWAY } else { Hardness::STANDARD }
     }
 
     fn passphrase(&self) -> Result<Zeroizing<String>> {
@@ -123,7 +132,7 @@ impl KeyMaker<'_> {
         }
         match std::env::var(PASSPHRASE_VARIABLE) {
             Ok(text) => Ok(Zeroizing::new(text)),
-            Err(_) if self.chain_id == DEV_CHAIN_ID => Ok(Zeroizing::new("dev".into())),
+            Err(_) if is_public_chain(self.chain_id) => Ok(Zeroizing::new("dev".into())),
             Err(_) => Err(Failure::key_or_funds("the keystore needs a passphrase")
                 .hint(format!("set {PASSPHRASE_VARIABLE} or give --passphrase-file FILE"))
                 .into()),

@@ -15,10 +15,12 @@ mod failure;
 mod holder;
 mod keys;
 mod ledger;
+mod localnet;
 mod monitor;
 mod role;
 mod settings;
 mod supervised;
+mod supervisor;
 mod table;
 mod telemetry;
 mod view;
@@ -73,6 +75,7 @@ async fn run(cli: Cli, matches: &clap::ArgMatches) -> Result<()> {
     };
     match cli.command {
         Command::Dev(args) => dev::run(&args, datadir).await,
+        Command::Localnet(args) => localnet::run(&args, datadir).await,
         Command::Validator(given) => role::validator::run(settle(&given, "validator")?, datadir).await,
         Command::Provider(given) => role::provider::run(settle(&given, "provider")?, datadir).await,
         Command::Gateway(given) => role::gateway::run(settle(&given, "gateway")?, datadir).await,

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use trellis_chain_consensus::{EngineConfig, EngineHandle, engine_library_metrics};
 use trellis_chain_execution::Executor;
+use trellis_chain_mempool::gossip::{self, Gossip};
 use trellis_chain_mempool::{Mempool, PoolConfig};
 use trellis_chain_producer::{HeadAccounts, Producer, ProducerConfig};
 use trellis_chain_storage::{Store, StoreConfig};
@@ -71,6 +72,7 @@ struct ChainParts {
     mempool: Mempool,
     executor: Executor,
     engine: EngineHandle,
+    _gossip: Gossip,
 }
 
 async fn start_chain(base: &mut Base, vote_key: VoteKey, health: &Health) -> Result<ChainParts> {
@@ -84,6 +86,7 @@ async fn start_chain(base: &mut Base, vote_key: VoteKey, health: &Health) -> Res
     pool.min_fee_wei = u128::from(chain.spec.gas.base_fee_floor_wei);
     let mempool = Mempool::new(pool, Arc::new(HeadAccounts(store.clone())), Arc::clone(&base.clock));
     mempool.metrics().register(&mut base.registry);
+    let gossip = gossip::start(mempool.clone(), base.network.clone())?;
     let config = ProducerConfig {
         beneficiary: beneficiary(base, &vote_key),
         extra_data: Bytes::from_static(b"trellis"),
@@ -114,7 +117,7 @@ async fn start_chain(base: &mut Base, vote_key: VoteKey, health: &Health) -> Res
     health.also_show(engine_library_metrics);
     health.set("consensus", true, "engine started");
     health.set("storage", true, "open");
-    Ok(ChainParts { store, mempool, executor, engine })
+    Ok(ChainParts { store, mempool, executor, engine, _gossip: gossip })
 }
 
 /// Who gets the tips: the account that the genesis names for this vote key, the node's own otherwise.

@@ -1,0 +1,381 @@
+//! Transactions from pool to pool (CHN-24, NET-60): frames of raw transactions on [`TRANSACTIONS_PROTOCOL`].
+//!
+//! A pool hands what comes to it first hand to every validator it is connected to, or to [`TARGETS_MAX`] of them where
+//! there are more. What came from another pool goes on only in large networks, to [`FORWARDS_MAX`] others. What still
+//! waits after a while is handed to everybody not known to have it, so a lost frame or a new peer costs a delay only.
+//!
+//! What comes in is bounded in bytes, number and pace before a signature is checked, known transactions cost a hash, and
+//! a signature that does not verify is an offence. What the pool refuses for its own reasons is nobody's fault.
+
+mod recent;
+
+use crate::metrics::GossipMetrics;
+use crate::service::Mempool;
+use alloy_eips::eip2718::{Decodable2718, Encodable2718};
+use alloy_primitives::{B256, keccak256};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use prost::Message;
+use recent::Recent;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use trellis_chain_execution::recover_batch;
+use trellis_net_peers::frame::read_frame;
+use trellis_net_peers::guard::{Conduct, Pattern};
+use trellis_net_peers::{AcceptError, Acceptor, NetStream, NetworkHandle, PeerEvent, PeerState, Protocol, Witness};
+use trellis_primitives::{NodeId, RecoveredTx, Role, TxEnvelope};
+
+/// Transactions for another pool.
+pub const TRANSACTIONS_PROTOCOL: Protocol = Protocol("/trellis/tx/1");
+/// Largest frame, in bytes: one transaction of the largest size and its envelope, or many small ones.
+pub const FRAME_BYTES_MAX: usize = 256 * 1024;
+/// Transactions in a frame at most.
+pub const FRAME_TXS_MAX: usize = 1_024;
+/// Transactions that one peer may send in a second before it is read more slowly.
+pub const TXS_PER_SECOND_MAX: u32 = 50_000;
+/// Peers that a transaction is handed to first hand.
+pub const TARGETS_MAX: usize = 16;
+/// Peers that a transaction of another pool is handed on to where not everybody got it first hand.
+pub const FORWARDS_MAX: usize = 4;
+/// How long transactions are gathered for a frame, in milliseconds.
+const GATHER_MS: u64 = 5;
+/// What waits longer than once to twice so long, in milliseconds, is handed to those who may not have it.
+const REPEAT_MS: u64 = 2_000;
+/// Transactions repeated at a time.
+const REPEATS_MAX: usize = 4_096;
+/// Hashes remembered for each peer, as what it has.
+const KNOWN_PER_PEER_MAX: usize = 65_536;
+
+#[derive(Clone, PartialEq, Message)]
+struct TransactionsFrame {
+    /// EIP-2718 encodings.
+    #[prost(bytes = "bytes", repeated, tag = "1")]
+    transactions: Vec<Bytes>,
+}
+
+/// Runs until dropped.
+#[derive(Debug)]
+pub struct Gossip {
+    _tasks: JoinSet<()>,
+}
+
+/// Begins to hand transactions on and to take them.
+///
+/// # Errors
+/// Where the protocol has an acceptor already.
+pub fn start(pool: Mempool, network: NetworkHandle) -> Result<Gossip, AcceptError> {
+    let acceptor = network.accept(TRANSACTIONS_PROTOCOL)?;
+    let metrics = pool.metrics().gossip.clone();
+    let world = Arc::new(World { pool, network, metrics, known: Mutex::default(), handed: Mutex::default() });
+    let mut tasks = JoinSet::new();
+    tasks.spawn(serve(Arc::clone(&world), acceptor));
+    tasks.spawn(hand_on(Arc::clone(&world)));
+    tasks.spawn(repeat(world));
+    Ok(Gossip { _tasks: tasks })
+}
+
+struct World {
+    pool: Mempool,
+    network: NetworkHandle,
+    metrics: GossipMetrics,
+    /// What each connected peer has, as far as is known.
+    known: Mutex<HashMap<NodeId, Recent>>,
+    /// What came from another pool.
+    handed: Mutex<Recent>,
+}
+
+impl World {
+    /// Validators that are connected; everything about others is forgotten.
+    fn validators(&self) -> Vec<NodeId> {
+        let connected = self.network.peers().into_iter().filter(|peer| peer.state == PeerState::Connected);
+        let (mut all, mut validators) = (HashSet::new(), Vec::new());
+        for peer in connected {
+            let Some(id) = peer.id else { continue };
+            all.insert(id);
+            if peer.roles.contains(Role::Validator) {
+                validators.push(id);
+            }
+        }
+        self.known.lock().retain(|peer, _| all.contains(peer));
+        validators
+    }
+
+    fn knows(&self, peer: NodeId, hash: &B256) -> bool {
+        self.known.lock().get(&peer).is_some_and(|known| known.contains(hash))
+    }
+
+    fn note(&self, peer: NodeId, hashes: impl IntoIterator<Item = B256>) {
+        let mut known = self.known.lock();
+        let known = known.entry(peer).or_insert_with(|| Recent::new(KNOWN_PER_PEER_MAX));
+        hashes.into_iter().for_each(|hash| known.insert(hash));
+    }
+
+    /// Hands transactions to a peer, but for those that it has.
+    async fn send(&self, peer: NodeId, txs: &[(B256, Bytes)]) {
+        let unknown: Vec<_> = txs.iter().filter(|(hash, _)| !self.knows(peer, hash)).collect();
+        for frame in frames(&unknown) {
+            let transactions = frame.iter().map(|(_, bytes)| bytes.clone()).collect();
+            let message = TransactionsFrame { transactions }.encode_to_vec().into();
+            let report = self.network.broadcast(&[peer], TRANSACTIONS_PROTOCOL, message).await;
+            if report.failed.is_empty() {
+                self.note(peer, frame.iter().map(|(hash, _)| *hash));
+                self.metrics.sent.inc_by(count(frame.len()));
+            } else {
+                // What was not queued is repeated.
+                return;
+            }
+        }
+    }
+
+    fn encoded(&self, hashes: &[B256]) -> Vec<(B256, Bytes)> {
+        let held = hashes.iter().filter_map(|hash| self.pool.get(hash));
+        held.map(|tx| (tx.hash, Bytes::from(tx.tx.encoded_2718()))).collect()
+    }
+}
+
+fn count(number: usize) -> u64 {
+    u64::try_from(number).unwrap_or(u64::MAX)
+}
+
+/// Cuts a list into pieces that fit frames.
+fn frames<'a>(txs: &'a [&'a (B256, Bytes)]) -> impl Iterator<Item = &'a [&'a (B256, Bytes)]> {
+    let mut rest = txs;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let mut bytes = 0usize;
+        let fits = rest.iter().take(FRAME_TXS_MAX).take_while(|(_, tx)| {
+            // A key and a length of at most nine bytes before each.
+            bytes = bytes.saturating_add(tx.len()).saturating_add(10);
+            bytes <= FRAME_BYTES_MAX
+        });
+        let (frame, after) = rest.split_at(fits.count().max(1));
+        rest = after;
+        Some(frame)
+    })
+}
+
+/// Some of the peers, beginning where the transaction says, so that not everybody forwards to the same ones.
+fn some(peers: &[NodeId], most: usize, seed: &B256) -> Vec<NodeId> {
+    if peers.len() <= most {
+        return peers.to_vec();
+    }
+    let start = seed.0.iter().fold(0usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(usize::from(*byte)));
+    peers.iter().cycle().skip(start.checked_rem(peers.len()).unwrap_or(0)).take(most).copied().collect()
+}
+
+/// Hands on what becomes able to run, as soon as it does.
+async fn hand_on(world: Arc<World>) {
+    let mut events = world.network.events();
+    loop {
+        // Nobody announces to a pool that is alone.
+        while world.validators().is_empty() {
+            if until_somebody_comes(&mut events).await.is_none() {
+                return;
+            }
+        }
+        let mut pending = world.pool.subscribe_pending();
+        while let Some(hashes) = gather(&mut pending).await {
+            let validators = world.validators();
+            if validators.is_empty() {
+                break;
+            }
+            hand_out(&world, &validators, &hashes).await;
+        }
+    }
+}
+
+async fn until_somebody_comes(events: &mut broadcast::Receiver<PeerEvent>) -> Option<()> {
+    match events.recv().await {
+        Err(RecvError::Closed) => None,
+        _ => Some(()),
+    }
+}
+
+/// The next announcements; those that were missed are repeated later.
+async fn gather(pending: &mut broadcast::Receiver<B256>) -> Option<Vec<B256>> {
+    let mut hashes = Vec::new();
+    let mut until = None;
+    while hashes.len() < FRAME_TXS_MAX {
+        let next = pending.recv();
+        let next = match until {
+            None => next.await,
+            Some(until) => match tokio::time::timeout_at(until, next).await {
+                Ok(next) => next,
+                Err(_) => break,
+            },
+        };
+        match next {
+            Ok(hash) => hashes.push(hash),
+            Err(RecvError::Lagged(_)) => {}
+            Err(RecvError::Closed) => return (!hashes.is_empty()).then_some(hashes),
+        }
+        until = until.or_else(|| Some(Instant::now() + Duration::from_millis(GATHER_MS)));
+    }
+    Some(hashes)
+}
+
+async fn hand_out(world: &World, validators: &[NodeId], hashes: &[B256]) {
+    let (second, first): (Vec<B256>, Vec<B256>) = {
+        let handed = world.handed.lock();
+        hashes.iter().partition(|hash| handed.contains(hash))
+    };
+    for (hashes, most) in [(first, TARGETS_MAX), (second, FORWARDS_MAX)] {
+        let everybody_has_it = most == FORWARDS_MAX && validators.len() <= TARGETS_MAX;
+        let Some(seed) = hashes.first().filter(|_| !everybody_has_it) else { continue };
+        let txs = world.encoded(&hashes);
+        for peer in some(validators, most, seed) {
+            world.send(peer, &txs).await;
+        }
+    }
+}
+
+/// Hands what waits for long to those who may not have it.
+async fn repeat(world: Arc<World>) {
+    let mut before = HashSet::new();
+    loop {
+        tokio::time::sleep(Duration::from_millis(REPEAT_MS)).await;
+        let validators = world.validators();
+        if validators.is_empty() {
+            continue;
+        }
+        let mut best = world.pool.best(world.pool.base_fee(), u64::MAX);
+        let waiting: Vec<B256> =
+            std::iter::from_fn(|| best.next()).take(REPEATS_MAX).map(|tx: RecoveredTx| tx.hash).collect();
+        let long: Vec<B256> = waiting.iter().filter(|hash| before.contains(*hash)).copied().collect();
+        before = waiting.into_iter().collect();
+        if long.is_empty() {
+            continue;
+        }
+        let txs = world.encoded(&long);
+        for peer in validators {
+            world.send(peer, &txs).await;
+        }
+    }
+}
+
+async fn serve(world: Arc<World>, mut acceptor: Acceptor) {
+    let mut readers = JoinSet::new();
+    // One stream per peer: a newer one is of a newer connection and ends the older.
+    let mut current: HashMap<NodeId, tokio::task::AbortHandle> = HashMap::new();
+    while let Some((peer, stream)) = acceptor.next().await {
+        while readers.try_join_next().is_some() {}
+        current.retain(|_, reader| !reader.is_finished());
+        let reader = readers.spawn(read_all(Arc::clone(&world), peer, stream));
+        if let Some(older) = current.insert(peer, reader) {
+            older.abort();
+        }
+    }
+}
+
+async fn read_all(world: Arc<World>, peer: NodeId, mut stream: NetStream) {
+    let mut witness = Witness::new(world.network.clone(), peer);
+    let mut window = (Instant::now(), 0u32);
+    loop {
+        let frame = match read_frame(&mut stream, FRAME_BYTES_MAX).await {
+            Ok(frame) => frame,
+            Err(error) => return witness.failed(&error),
+        };
+        let txs = match TransactionsFrame::decode(frame) {
+            Ok(frame) if frame.transactions.len() <= FRAME_TXS_MAX => frame.transactions,
+            _ => return witness.invalid(Pattern::Malformed),
+        };
+        window = pace(window, txs.len()).await;
+        let (world, number) = (Arc::clone(&world), txs.len());
+        let taken = tokio::task::spawn_blocking({
+            let world = Arc::clone(&world);
+            move || world.take(peer, &txs)
+        });
+        match taken.await {
+            Ok(Ok(())) => {
+                world.metrics.received.inc_by(count(number));
+                witness.valid();
+            }
+            Ok(Err(Offence::Undecodable)) => return witness.invalid(Pattern::Malformed),
+            Ok(Err(Offence::Forged)) => return world.network.report(peer, Conduct::Forged),
+            Err(_) => return,
+        }
+    }
+}
+
+/// Waits where a peer sends more than [`TXS_PER_SECOND_MAX`].
+async fn pace((mut since, mut txs): (Instant, u32), more: usize) -> (Instant, u32) {
+    const WINDOW: Duration = Duration::from_secs(1);
+    if since.elapsed() >= WINDOW {
+        (since, txs) = (Instant::now(), 0);
+    }
+    txs = txs.saturating_add(u32::try_from(more).unwrap_or(u32::MAX));
+    if txs > TXS_PER_SECOND_MAX {
+        tokio::time::sleep_until(since + WINDOW).await;
+    }
+    (since, txs)
+}
+
+/// What no honest pool sends.
+enum Offence {
+    Undecodable,
+    Forged,
+}
+
+impl World {
+    /// Puts a peer's transactions into the pool.
+    fn take(&self, peer: NodeId, raw: &[Bytes]) -> Result<(), Offence> {
+        let hashes: Vec<B256> = raw.iter().map(keccak256).collect();
+        self.note(peer, hashes.iter().copied());
+        let (mut known, mut strange) = (Vec::new(), Vec::new());
+        for (bytes, hash) in raw.iter().zip(&hashes) {
+            if self.pool.get(hash).is_some() {
+                self.metrics.duplicates.inc();
+                continue;
+            }
+            let tx = TxEnvelope::decode_2718_exact(bytes).map_err(|_| Offence::Undecodable)?;
+            match self.pool.sender_of(hash) {
+                Some(sender) => known.push(RecoveredTx::new(tx, sender)),
+                None => strange.push(tx),
+            }
+        }
+        let mut txs = recover_batch(strange).into_iter().collect::<Result<Vec<_>, _>>().map_err(|_| Offence::Forged)?;
+        txs.append(&mut known);
+        if txs.is_empty() {
+            return Ok(());
+        }
+        {
+            let mut handed = self.handed.lock();
+            txs.iter().for_each(|tx| handed.insert(tx.hash));
+        }
+        let refused = self.pool.add_batch(txs).iter().filter(|answer| answer.is_err()).count();
+        self.metrics.refused.inc_by(count(refused));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_hold_as_much_as_fits_and_nothing_is_left_out() {
+        let tx = |bytes: usize, number: u8| (B256::repeat_byte(number), Bytes::from(vec![number; bytes]));
+        let all: Vec<_> = [100_000, 100_000, 100_000, 1, 1].into_iter().zip(0..).map(|(b, n)| tx(b, n)).collect();
+        let all: Vec<_> = all.iter().collect();
+        let cut: Vec<usize> = frames(&all).map(<[_]>::len).collect();
+        assert_eq!(cut, [2, 3]);
+        let many: Vec<_> = (0..2_000u32).map(|n| tx(1, n as u8)).collect();
+        let many: Vec<_> = many.iter().collect();
+        assert_eq!(frames(&many).map(<[_]>::len).collect::<Vec<_>>(), [FRAME_TXS_MAX, 2_000 - FRAME_TXS_MAX]);
+    }
+
+    #[test]
+    fn a_transaction_goes_to_some_of_many_and_to_all_of_few() {
+        let peers: Vec<_> = (0..40).map(|n| NodeId([n; 32])).collect();
+        let chosen = some(&peers, TARGETS_MAX, &B256::repeat_byte(9));
+        assert_eq!(chosen.iter().collect::<HashSet<_>>().len(), TARGETS_MAX);
+        assert_ne!(chosen, some(&peers, TARGETS_MAX, &B256::repeat_byte(8)));
+        assert_eq!(some(&peers[..3], TARGETS_MAX, &B256::ZERO), peers[..3]);
+    }
+}
