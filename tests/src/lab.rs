@@ -4,7 +4,7 @@
 //! a laboratory test that is skipped shows nothing.
 
 use crate::network::Node;
-use crate::program::{Ended, clean_command, run, run_within};
+use crate::program::{Ended, clean_command, own, run, run_within};
 use nix::sched::{CloneFlags, setns};
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
@@ -140,7 +140,7 @@ impl Drop for Lab {
 }
 
 fn scripts() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("lab")
+    own("lab")
 }
 
 fn down(name: &str) -> bool {

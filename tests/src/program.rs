@@ -112,3 +112,10 @@ pub fn run_within(mut command: Command, seconds_max: u64) -> Ended {
     assert!(status.is_some(), "{command:?} did not end within {seconds_max} s: {ended:?}");
     ended
 }
+
+/// A file or folder of this package. The runner says where that is: what was compiled in is the place of a checkout that may
+/// be gone while the build folder stays.
+pub fn own(path: &str) -> PathBuf {
+    let package = std::env::var_os("CARGO_MANIFEST_DIR");
+    package.map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from).join(path)
+}

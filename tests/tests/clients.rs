@@ -2,11 +2,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 use serde_json::json;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use trellis_scenarios::chain::ask;
 use trellis_scenarios::network::Network;
-use trellis_scenarios::program::{Ended, run};
+use trellis_scenarios::program::{Ended, own, run};
 
 /// Account 1 of the standard test mnemonic, whose key everybody knows.
 const KEY: &str = "0x59c6995e998f97a5a0044966f0945389dc9e86dae88c7a8412f4603b6b78690d";
@@ -31,11 +31,11 @@ fn modules() -> PathBuf {
 }
 
 fn script(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("clients").join(name)
+    own("clients").join(name)
 }
 
 fn artifact() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../contracts/artifacts/WTRL.json")
+    own("../contracts/artifacts/WTRL.json")
 }
 
 fn node(name: &str, arguments: &[&str]) -> Ended {

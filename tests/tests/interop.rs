@@ -4,11 +4,12 @@
 
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 use trellis_scenarios::network::{Node, metric};
+use trellis_scenarios::program::own;
 use trellis_scenarios::wait::until;
 
 /// How long anything may take on a loaded machine.
@@ -26,7 +27,7 @@ fn tool(variable: &str, installed: &str, what: &str) -> PathBuf {
 }
 
 fn script(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("clients").join(name)
+    own("clients").join(name)
 }
 
 /// js-libp2p over TCP.

@@ -78,8 +78,10 @@ fn main() -> Result<()> {
 }
 
 fn root() -> Result<PathBuf> {
-    let here = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    here.parent().map(std::path::Path::to_path_buf).ok_or_else(|| eyre::eyre!("xtask has no parent folder"))
+    // Not what was compiled in: a build folder can be shared by checkouts, one of them gone.
+    let here = std::env::current_dir()?;
+    let root = here.ancestors().find(|folder| folder.join("xtask/Cargo.toml").is_file());
+    root.map(std::path::Path::to_path_buf).ok_or_else(|| eyre::eyre!("{} is not in the project", here.display()))
 }
 
 /// Every file below a folder that passes the filter, sorted, without build output and dependencies.
