@@ -56,8 +56,8 @@ pub use node::{NodeTransport, node_transport};
 pub use pace::{HANDSHAKE_EVERY_MS, HANDSHAKES_AT_ONCE};
 pub use policy::Policy;
 pub use prefilter::{
-    FIRST_PACKETS_PER_SOURCE_MAX, FIRST_PACKETS_RATIONED_MAX, FloodFn, Gate, GateFn, REFUSALS_PER_SECOND_MAX,
-    REFUSALS_PER_SOURCE_MAX,
+    ATTEMPTS_PER_WINDOW_MAX, FIRST_PACKETS_PER_SOURCE_MAX, FIRST_PACKETS_RATIONED_MAX, FloodFn, Gate, GateFn,
+    REFUSALS_PER_SOURCE_MAX, REFUSALS_PER_WINDOW_MAX,
 };
 pub use proxy::{Proxy, is_hidden};
 pub use session::{CloseReason, Direction, KeyExchange, LinkKind, SESSIONS_WAITING_MAX, Session, Sessions};

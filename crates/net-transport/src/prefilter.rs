@@ -18,8 +18,13 @@ use quinn_proto::ConnectionId;
 
 use crate::admission::Admission;
 
-/// Refusals that this node sends in a second to everybody together.
-pub const REFUSALS_PER_SECOND_MAX: u32 = 2_000;
+/// Refusals that this node sends in [`WINDOW_MS`] to everybody together.
+pub const REFUSALS_PER_WINDOW_MAX: u32 = 20;
+/// Attempts of public addresses that are let through in [`WINDOW_MS`], all together. What comes beyond is dropped, and a
+/// client sends it again: a crowd that comes in one moment must not hold up those who are connected.
+pub const ATTEMPTS_PER_WINDOW_MAX: u32 = 32;
+/// Milliseconds of the rations that all sources share: so short that what is allowed in it delays nobody.
+pub const WINDOW_MS: u64 = 50;
 /// Refusals that this node sends in a second to one public address; what comes beyond is dropped without an answer.
 pub const REFUSALS_PER_SOURCE_MAX: u8 = 8;
 /// First packets of one public address that are let through in a second.
@@ -111,10 +116,14 @@ fn connection_id(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     (length <= CID_BYTES_MAX).then(|| rest.split_at_checked(length)).flatten()
 }
 
-/// How much was let through and answered in the present second.
+/// How much was let through and answered in the present second, and in the present window.
 struct Rations {
     second: u64,
+    window: u64,
+    /// Refusals sent in the window.
     sent: u32,
+    /// Attempts let through in the window.
+    passed: u32,
     refused: Box<[u8]>,
     came: Box<[u16]>,
     /// What was answered in this second, by the attempt's connection id.
@@ -126,12 +135,16 @@ impl Rations {
     fn new() -> Self {
         let hash = RandomState::new();
         let (refused, came) = ([0; SOURCES].into(), [0; SOURCES].into());
-        Self { second: 0, sent: 0, refused, came, answered: [0; ANSWERED].into(), hash }
+        Self { second: 0, window: 0, sent: 0, passed: 0, refused, came, answered: [0; ANSWERED].into(), hash }
     }
 
-    fn begin(&mut self, second: u64) {
+    fn begin(&mut self, now_ms: u64) {
+        let (second, window) = (now_ms / 1_000, now_ms / WINDOW_MS);
+        if window != self.window {
+            (self.window, self.sent, self.passed) = (window, 0, 0);
+        }
         if second != self.second {
-            (self.second, self.sent) = (second, 0);
+            self.second = second;
             self.refused.fill(0);
             self.came.fill(0);
             self.answered.fill(0);
@@ -139,8 +152,8 @@ impl Rations {
     }
 
     /// So many more attempts came from a source; gives how many that makes in this second.
-    fn arrived(&mut self, source: IpAddr, attempts: u16, second: u64) -> u16 {
-        self.begin(second);
+    fn arrived(&mut self, source: IpAddr, attempts: u16, now_ms: u64) -> u16 {
+        self.begin(now_ms);
         let place = self.hash.hash_one(source) as usize % SOURCES;
         self.came.get_mut(place).map_or(0, |came| {
             *came = came.saturating_add(attempts);
@@ -148,13 +161,23 @@ impl Rations {
         })
     }
 
+    /// Whether so many more attempts may pass.
+    fn pass(&mut self, attempts: u16, now_ms: u64) -> bool {
+        self.begin(now_ms);
+        if self.passed >= ATTEMPTS_PER_WINDOW_MAX {
+            return false;
+        }
+        self.passed = self.passed.saturating_add(u32::from(attempts));
+        true
+    }
+
     /// Whether one more refusal may be sent; a second one to the same attempt within a second may not.
-    fn take(&mut self, source: IpAddr, counted: bool, attempt: &[u8], second: u64) -> bool {
-        self.begin(second);
+    fn take(&mut self, source: IpAddr, counted: bool, attempt: &[u8], now_ms: u64) -> bool {
+        self.begin(now_ms);
         // Zero says that nothing was answered.
         let named = self.hash.hash_one(attempt) | 1;
         let known = self.answered.get_mut(named as usize % ANSWERED);
-        if self.sent >= REFUSALS_PER_SECOND_MAX || known.as_deref() == Some(&named) {
+        if self.sent >= REFUSALS_PER_WINDOW_MAX || known.as_deref() == Some(&named) {
             return false;
         }
         let place = self.hash.hash_one(source) as usize % SOURCES;
@@ -204,13 +227,14 @@ impl Prefilter {
         if asked > Gate::Ration {
             return asked;
         }
-        if !self.parts.admission.exempts(remote.ip()) {
+        let exempt = self.parts.admission.exempts(remote.ip());
+        // A client of ours sends two for one attempt.
+        let attempts = u16::try_from(packets.div_ceil(2)).unwrap_or(u16::MAX);
+        if !exempt {
             let rationed = asked == Gate::Ration;
             let limit = if rationed { FIRST_PACKETS_RATIONED_MAX } else { FIRST_PACKETS_PER_SOURCE_MAX };
-            // A client of ours sends two for one attempt.
-            let attempts = u16::try_from(packets.div_ceil(2)).unwrap_or(u16::MAX);
             let source = remote.ip().to_canonical();
-            let came = self.rations.lock().arrived(source, attempts, self.began.elapsed().as_secs());
+            let came = self.rations.lock().arrived(source, attempts, self.now_ms());
             if came > limit {
                 let first = came.saturating_sub(attempts) <= limit;
                 if let Some(flooded) = self.parts.flooded.as_ref().filter(|_| first) {
@@ -219,7 +243,16 @@ impl Prefilter {
                 return Gate::Drop;
             }
         }
-        if holds { Gate::Pass } else { self.parts.admission.gate(remote) }
+        if holds {
+            return Gate::Pass;
+        }
+        let gate = self.parts.admission.gate(remote);
+        let passes = gate > Gate::Ration || exempt || self.rations.lock().pass(attempts, self.now_ms());
+        if passes { gate } else { Gate::Drop }
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     /// Counts a packet that is turned away, and gives the answer if there is to be one.
@@ -232,8 +265,8 @@ impl Prefilter {
     ) -> Option<Vec<u8>> {
         self.parts.turned_away.inc();
         let counted = !self.parts.admission.exempts(remote.ip());
-        let allowed = gate == Gate::Refuse
-            && self.rations.lock().take(remote.ip(), counted, first.destination, self.began.elapsed().as_secs());
+        let allowed =
+            gate == Gate::Refuse && self.rations.lock().take(remote.ip(), counted, first.destination, self.now_ms());
         let answer = allowed.then(|| first.refusal(version, self.parts.crypto.as_ref())).flatten();
         if answer.is_none() {
             self.parts.unanswered.inc();
@@ -256,7 +289,7 @@ mod tests {
     fn a_source_is_answered_a_few_times_a_second_and_then_not_at_all() {
         let mut rations = Rations::new();
         let answered = |rations: &mut Rations, second: u64| {
-            (0..1_000u32).filter(|n| rations.take(ip(0x0808_0808), true, &n.to_be_bytes(), second)).count()
+            (0..1_000u32).filter(|n| rations.take(ip(0x0808_0808), true, &n.to_be_bytes(), second * 1_000)).count()
         };
         assert_eq!(answered(&mut rations, 1), usize::from(REFUSALS_PER_SOURCE_MAX));
         assert_eq!(answered(&mut rations, 1), 0);
@@ -268,7 +301,17 @@ mod tests {
     fn a_flood_from_everywhere_is_answered_within_one_ration() {
         let mut rations = Rations::new();
         let answered = (0..100_000u32).filter(|n| rations.take(ip(n * 7_919), true, &n.to_be_bytes(), 5)).count();
-        assert_eq!(answered, REFUSALS_PER_SECOND_MAX as usize);
+        assert_eq!(answered, REFUSALS_PER_WINDOW_MAX as usize);
+    }
+
+    // row: NET-56, NET-58
+    #[test]
+    fn a_crowd_is_let_through_a_few_at_a_time_and_the_next_window_lets_in_more() {
+        let mut rations = Rations::new();
+        let passed = |rations: &mut Rations, now_ms: u64| (0..1_000).filter(|_| rations.pass(1, now_ms)).count();
+        assert_eq!(passed(&mut rations, 10), ATTEMPTS_PER_WINDOW_MAX as usize);
+        assert_eq!(passed(&mut rations, 10), 0);
+        assert_eq!(passed(&mut rations, 10 + WINDOW_MS), ATTEMPTS_PER_WINDOW_MAX as usize);
     }
 
     // row: NET-58
@@ -293,18 +336,18 @@ mod tests {
     #[test]
     fn attempts_are_counted_for_each_source_and_anew_each_second() {
         let mut rations = Rations::new();
-        assert_eq!((1..=70).map(|_| rations.arrived(ip(7), 1, 1)).max(), Some(70));
-        assert_eq!(rations.arrived(ip(7), 1, 2), 1);
-        assert!((0..100_000).all(|_| rations.arrived(ip(7), 1, 2) > 0), "it never wraps");
+        assert_eq!((1..=70).map(|_| rations.arrived(ip(7), 1, 1_000)).max(), Some(70));
+        assert_eq!(rations.arrived(ip(7), 1, 2_000), 1);
+        assert!((0..100_000).all(|_| rations.arrived(ip(7), 1, 2_000) > 0), "it never wraps");
     }
 
     #[test]
     fn the_second_datagram_of_an_attempt_is_not_answered_again_until_the_next_second() {
         let mut rations = Rations::new();
-        assert!(rations.take(ip(1), false, b"attempt", 1));
-        assert!(!rations.take(ip(1), false, b"attempt", 1));
-        assert!(rations.take(ip(1), false, b"another", 1));
-        assert!(rations.take(ip(1), false, b"attempt", 2));
+        assert!(rations.take(ip(1), false, b"attempt", 1_000));
+        assert!(!rations.take(ip(1), false, b"attempt", 1_999));
+        assert!(rations.take(ip(1), false, b"another", 1_999));
+        assert!(rations.take(ip(1), false, b"attempt", 2_000));
     }
 
     #[test]
