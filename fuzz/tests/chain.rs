@@ -7,7 +7,7 @@ use trellis_fuzz::fuzz;
 use trellis_primitives::{Block, ConsensusSection, Header};
 
 fn block() -> Vec<u8> {
-    let section = ConsensusSection { time_ms: 5, parent_commit: None, checkpoint: Some(vec![1].into()) };
+    let section = ConsensusSection { time_ms: 5, parent_commit: None, checkpoint: Some(vec![1].into()), epoch: None };
     Block { header: Header::default(), transactions: Vec::new(), section }.to_rlp().to_vec()
 }
 

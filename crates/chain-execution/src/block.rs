@@ -222,7 +222,7 @@ impl Executor {
     /// The header a block on top of `parent` would have at a time, for `pending` and for calls; its roots are empty.
     #[must_use]
     pub fn pending_header(&self, parent: &StateView, time_ms: u64) -> Header {
-        let section = ConsensusSection { time_ms, parent_commit: None, checkpoint: None };
+        let section = ConsensusSection { time_ms, parent_commit: None, checkpoint: None, epoch: None };
         let attributes =
             BlockAttributes { beneficiary: parent.header().beneficiary, section, extra_data: Bytes::new() };
         self.skeleton(parent.header(), parent.block_hash(), &attributes)

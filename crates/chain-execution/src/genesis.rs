@@ -105,7 +105,7 @@ pub fn genesis(input: &GenesisInput) -> Result<Genesis, GenesisError> {
     let state = state_diff(db.take_bundle());
     let header = genesis_header(input, trellis_chain_storage::state_root_of(&state));
     // Time is the one thing in the section; the header's root of it is zero, as EIP-4788 says for block zero.
-    let section = ConsensusSection { time_ms: input.timestamp_ms, parent_commit: None, checkpoint: None };
+    let section = ConsensusSection { time_ms: input.timestamp_ms, parent_commit: None, checkpoint: None, epoch: None };
     Ok(Genesis { block: Block { header, transactions: Vec::new(), section }, state })
 }
 

@@ -105,7 +105,7 @@ fn chain() -> Chain {
 impl Chain {
     fn attributes(&self) -> BlockAttributes {
         let time_ms = 1_700_000_001_000 + 250 * self.store.height();
-        let section = ConsensusSection { time_ms, parent_commit: None, checkpoint: None };
+        let section = ConsensusSection { time_ms, parent_commit: None, checkpoint: None, epoch: None };
         BlockAttributes { beneficiary: MINER, section, extra_data: bytes!("aa") }
     }
 

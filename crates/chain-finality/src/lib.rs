@@ -23,6 +23,7 @@
 )]
 
 mod certificate;
+mod committee;
 mod evidence;
 mod proof;
 mod proposer;
@@ -33,6 +34,7 @@ mod vote;
 mod tests;
 
 pub use certificate::{CertificateError, verify_certificate};
+pub use committee::{COMMITTEE_DELAY_BLOCKS, Candidate, committee_epoch, ended_epoch, next_committee};
 pub use evidence::{Equivocation, EvidenceError, SignedProposal, SignedVote};
 pub use proof::{FINALITY_PROOF_BYTES_MAX, FinalityProof, ProofError};
 pub use proposer::proposer;

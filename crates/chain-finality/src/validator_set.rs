@@ -1,7 +1,7 @@
 //! The committee: who votes, with which key, and how much each vote weighs.
 
 use alloy_rlp::{Decodable, Encodable, RlpDecodable, RlpEncodable};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use thiserror::Error;
 use trellis_primitives::{Address, B256, Bytes, keccak256};
 
@@ -106,12 +106,14 @@ pub struct Validator {
     pub public_key: VotePublicKey,
     /// Voting power in whole staked TRL; never zero.
     pub power: u64,
+    /// The account whose stake this is: the same when the key is another.
+    pub account: Address,
 }
 
 impl Validator {
-    /// A member with the address that its key implies.
-    pub fn new(public_key: VotePublicKey, power: u64) -> Self {
-        Self { address: public_key.address(), public_key, power }
+    /// A member with the address that its key implies, for an account.
+    pub fn new(public_key: VotePublicKey, power: u64, account: Address) -> Self {
+        Self { address: public_key.address(), public_key, power, account }
     }
 }
 
@@ -132,6 +134,12 @@ pub enum ValidatorSetError {
     Duplicate {
         /// The address that appears again.
         address: Address,
+    },
+    /// Nobody's stake counts twice.
+    #[error("account {account} is in the committee twice")]
+    DuplicateAccount {
+        /// The account that appears again.
+        account: Address,
     },
     /// A member without power would count in lists but not in decisions.
     #[error("validator {address} has no voting power")]
@@ -178,7 +186,7 @@ impl ValidatorSet {
             return Err(ValidatorSetError::TooMany { actual: validators.len() });
         }
         validators.sort_by(|a, b| b.power.cmp(&a.power).then_with(|| a.address.cmp(&b.address)));
-        let mut by_address = BTreeMap::new();
+        let (mut by_address, mut accounts) = (BTreeMap::new(), BTreeSet::new());
         let mut total_power = 0u64;
         for (index, validator) in validators.iter().enumerate() {
             if validator.power == 0 {
@@ -186,6 +194,9 @@ impl ValidatorSet {
             }
             if by_address.insert(validator.address, index).is_some() {
                 return Err(ValidatorSetError::Duplicate { address: validator.address });
+            }
+            if !accounts.insert(validator.account) {
+                return Err(ValidatorSetError::DuplicateAccount { account: validator.account });
             }
             total_power = total_power
                 .checked_add(validator.power)
@@ -232,6 +243,7 @@ struct WireValidator {
     scheme: u8,
     public_key: Bytes,
     power: u64,
+    account: Address,
 }
 
 impl Encodable for ValidatorSet {
@@ -251,6 +263,7 @@ fn wire(set: &ValidatorSet) -> Vec<WireValidator> {
             scheme: v.public_key.scheme() as u8,
             public_key: Bytes::copy_from_slice(v.public_key.as_bytes()),
             power: v.power,
+            account: v.account,
         })
         .collect()
 }
@@ -263,7 +276,7 @@ impl Decodable for ValidatorSet {
             let scheme = VoteScheme::from_tag(entry.scheme).ok_or(alloy_rlp::Error::Custom("unknown vote scheme"))?;
             let public_key = VotePublicKey::from_bytes(scheme, &entry.public_key)
                 .map_err(|_| alloy_rlp::Error::Custom("not a vote key of its scheme"))?;
-            validators.push(Validator::new(public_key, entry.power));
+            validators.push(Validator::new(public_key, entry.power, entry.account));
         }
         let sorted = Self::new(validators.clone()).map_err(|_| alloy_rlp::Error::Custom("not a committee"))?;
         if sorted.validators != validators {

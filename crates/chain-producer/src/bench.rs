@@ -355,7 +355,7 @@ fn propose(executor: &Executor, store: &Store, bytes: &[Bytes]) -> Result<Block,
     let candidates = recover_batch(txs).into_iter().collect::<Result<Vec<_>, _>>()?;
     let head = store.head();
     let time_ms = GENESIS_TIME_MS + (head.height() + 1) * 250;
-    let section = ConsensusSection { time_ms, parent_commit: None, checkpoint: None };
+    let section = ConsensusSection { time_ms, parent_commit: None, checkpoint: None, epoch: None };
     let attributes = BlockAttributes { beneficiary: receiver(0), section, extra_data: Bytes::new() };
     let built = executor.build_block(&head, attributes, &mut candidates.into_iter())?;
     Ok((*built.executed.block).clone())

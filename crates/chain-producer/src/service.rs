@@ -147,6 +147,7 @@ impl Inner {
             time_ms: next_time_ms(self.parent_time_ms(&parent), now.0),
             parent_commit: parent_commit.filter(|_| parent.height() > 0),
             checkpoint: None,
+            epoch: None,
         };
         let rules = self.executor.config();
         let base_fee = next_base_fee(parent.header(), rules.base_fee_floor_wei);

@@ -82,7 +82,7 @@ fn node_on(store: Store) -> Node {
     let config = ProducerConfig {
         beneficiary: MINER,
         extra_data: bytes!("74"),
-        validators: ValidatorSet::new(vec![Validator::new(public, 1)]).unwrap(),
+        validators: ValidatorSet::new(vec![Validator::new(public, 1, Address::with_last_byte(1))]).unwrap(),
         clock_ahead_ms_max: CLOCK_AHEAD_MS_MAX,
     };
     let producer = Producer::start(store, executor, mempool.clone(), config, shared).unwrap();

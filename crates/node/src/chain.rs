@@ -92,7 +92,7 @@ fn committee(spec: &ChainSpec) -> Result<ValidatorSet> {
         .genesis
         .validators
         .iter()
-        .map(|entry| Validator::new(VotePublicKey::Ed25519(entry.vote_key.0), entry.power))
+        .map(|entry| Validator::new(VotePublicKey::Ed25519(entry.vote_key.0), entry.power, entry.account))
         .collect();
     Ok(ValidatorSet::new(validators)?)
 }

@@ -36,6 +36,20 @@ pub struct CommitCertificate {
     pub signatures: Vec<CommitSignature>,
 }
 
+/// The change of epochs, in the first block of each: who sits next, and who signed in the epoch that ended.
+///
+/// Everything in it follows from the blocks before, so that it can be judged before the block is executed; the committee it
+/// names decides from the second block after this one on (decisions: "Committee").
+#[derive(Clone, PartialEq, Eq, Debug, RlpEncodable, RlpDecodable)]
+pub struct EpochChange {
+    /// RLP of the next committee.
+    pub next_committee: Bytes,
+    /// Blocks of the ended epoch that the committee now sitting decided and whose certificates were counted.
+    pub blocks: u32,
+    /// How many of these each of its members signed, in the committee's order.
+    pub signed: Vec<u32>,
+}
+
 /// What consensus needs in a block beside Ethereum's header; `header.parent_beacon_block_root` is its hash.
 #[derive(Clone, PartialEq, Eq, Debug, Default, RlpEncodable, RlpDecodable)]
 #[rlp(trailing)]
@@ -46,6 +60,8 @@ pub struct ConsensusSection {
     pub parent_commit: Option<CommitCertificate>,
     /// The assembled checkpoint certificate, when this block carries one (CHN-15).
     pub checkpoint: Option<Bytes>,
+    /// The change of epochs, in the first block of each but the first.
+    pub epoch: Option<EpochChange>,
 }
 
 impl ConsensusSection {
@@ -147,14 +163,14 @@ mod tests {
             signatures: vec![CommitSignature { validator: Address::repeat_byte(1), signature: vec![9; 64].into() }],
         };
         for parent_commit in [None, Some(certificate)] {
-            let block = block_with(ConsensusSection { time_ms: 5, parent_commit, checkpoint: None });
+            let block = block_with(ConsensusSection { time_ms: 5, parent_commit, checkpoint: None, epoch: None });
             assert_eq!(Block::from_rlp(&block.to_rlp()).unwrap(), block);
         }
     }
 
     #[test]
     fn the_section_root_changes_with_every_field() {
-        let bare = ConsensusSection { time_ms: 5, parent_commit: None, checkpoint: None };
+        let bare = ConsensusSection { time_ms: 5, parent_commit: None, checkpoint: None, epoch: None };
         let later = ConsensusSection { time_ms: 6, ..bare.clone() };
         let checkpointed = ConsensusSection { checkpoint: Some(vec![1].into()), ..bare.clone() };
         assert_ne!(bare.root(), later.root());
@@ -163,7 +179,7 @@ mod tests {
 
     #[test]
     fn an_absent_field_that_is_written_as_empty_is_refused() {
-        let section = ConsensusSection { time_ms: 5, parent_commit: None, checkpoint: None };
+        let section = ConsensusSection { time_ms: 5, parent_commit: None, checkpoint: None, epoch: None };
         let block = Block { header: Header::default(), transactions: Vec::new(), section };
         let canonical = block.to_rlp();
         assert_eq!(Block::from_rlp(&canonical).unwrap(), block);

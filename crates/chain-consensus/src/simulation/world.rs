@@ -116,7 +116,7 @@ fn now_or_never<F: Future>(future: F) -> F::Output {
 impl World {
     pub(super) fn new(seed: u64, powers: &[u64], faults: Faults) -> Self {
         let members =
-            powers.iter().enumerate().map(|(n, power)| Validator::new(VotePublicKey::Ed25519(key(n).public()), *power));
+            powers.iter().enumerate().map(|(n, power)| Validator::new(VotePublicKey::Ed25519(key(n).public()), *power, account(n)));
         let committee = Committee::new(ValidatorSet::new(members.collect()).unwrap()).unwrap();
         let nodes = (0..powers.len())
             .map(|n| Node {

@@ -32,7 +32,7 @@ pub fn key(n: u8) -> VoteKey {
 pub fn committee(powers: &[u64]) -> ValidatorSet {
     let members = powers.iter().enumerate().map(|(n, power)| {
         let n = u8::try_from(n + 1).unwrap();
-        Validator::new(VotePublicKey::Ed25519(key(n).public()), *power)
+        Validator::new(VotePublicKey::Ed25519(key(n).public()), *power, Address::left_padding_from(&n.to_be_bytes()))
     });
     ValidatorSet::new(members.collect()).unwrap()
 }
@@ -165,7 +165,7 @@ impl Application for TestApp {
         _deadline: UnixMs,
     ) -> Result<ProposedBlock, AppError> {
         (self.hook)(Step::BeforePropose, height);
-        let section = ConsensusSection { time_ms: height, parent_commit, checkpoint: None };
+        let section = ConsensusSection { time_ms: height, parent_commit, checkpoint: None, epoch: None };
         let salt = keccak256([self.salt.to_be_bytes(), u64::from(round).to_be_bytes()].concat());
         let mut extra = salt.to_vec();
         extra.resize(32 + self.ballast, 7);

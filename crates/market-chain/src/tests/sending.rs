@@ -264,7 +264,7 @@ fn proof_by(signer: &VoteKey, number: u64, genesis_hash: &B256) -> Vec<u8> {
 async fn what_is_final_is_believed_only_with_the_committees_signatures() {
     let (validator, stranger) = (VoteKey::from_seed(&[1; 32]), VoteKey::from_seed(&[2; 32]));
     let genesis_hash = B256::repeat_byte(7);
-    let member = Validator::new(VotePublicKey::Ed25519(validator.public()), 1);
+    let member = Validator::new(VotePublicKey::Ed25519(validator.public()), 1, Address::with_last_byte(1));
     let node = Node::default();
     let mut config = RpcConfig::new(CHAIN_ID, vec!["http://a".into()]);
     config.committee = Some(Committee::new(ValidatorSet::new(vec![member]).unwrap(), genesis_hash));

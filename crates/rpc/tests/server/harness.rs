@@ -157,7 +157,7 @@ impl Chain {
         let mempool = Mempool::new(PoolConfig::new(CHAIN), Arc::new(Accounts(store.clone())), clock.clone());
         let vote = VoteKey::from_seed(&[7; 32]);
         let public = VotePublicKey::from_bytes(VoteScheme::Ed25519, &vote.public()).unwrap();
-        let committee = ValidatorSet::new(vec![Validator::new(public, 1_000_000)]).unwrap();
+        let committee = ValidatorSet::new(vec![Validator::new(public, 1_000_000, Address::with_last_byte(1))]).unwrap();
         let parts = RpcParts {
             store: store.clone(),
             mempool: mempool.clone(),
@@ -186,7 +186,7 @@ impl Chain {
     pub fn produce(&self) -> Arc<CommittedBlock> {
         self.clock.advance_ms(250);
         let head = self.store.head();
-        let section = ConsensusSection { time_ms: self.clock.now().0, parent_commit: None, checkpoint: None };
+        let section = ConsensusSection { time_ms: self.clock.now().0, parent_commit: None, checkpoint: None, epoch: None };
         let attributes = BlockAttributes { beneficiary: Address::repeat_byte(0xbe), section, extra_data: Bytes::new() };
         let base_fee = next_base_fee(head.header(), 1_000_000_000);
         let mut best = Best(self.mempool.best(base_fee, 400_000_000));
