@@ -38,7 +38,7 @@ abstract contract ValidatorPools {
     uint256 public constant UNBONDING_ENTRIES_MAX = 32;
     uint256 public constant DELEGATIONS_MAX = 32;
     uint256 internal constant BPS = 10_000;
-    /// @dev A deposit that would lose more than one part in so many to rounding is refused.
+    /// @dev A deposit that could lose more than one part in so many to rounding is refused.
     uint256 private constant ROUNDING_PARTS = 1e9;
 
     /// @notice How long stake stays slashable after it was unbonded.
@@ -70,11 +70,10 @@ abstract contract ValidatorPools {
     error DelegationTooSmall(uint256 asked, uint256 minimum);
     error StakeTooSmall(uint256 asked, uint256 held);
     error ZeroAmount();
-    error RoundingLoss(uint256 amount, uint256 worth);
+    error ShareTooDear(uint256 price, uint256 amount);
     error TooManyDelegations(uint256 max);
     error QueueFull(uint256 max);
     error NothingReleased();
-    error NothingToClaim(address account);
     error NativeTransferFailed(address to, uint256 amount);
 
     constructor(uint64 unbondingSeconds) {
@@ -111,17 +110,18 @@ abstract contract ValidatorPools {
         pool.unbonding -= uint128(amount);
         totalUnbonding -= amount;
         emit Withdrawn(validator, msg.sender, amount);
-        _pay(msg.sender, amount);
+        _payCaller(amount);
     }
 
-    /// @notice Pays the caller what reports have earned it. The treasury gets its part in this way too.
+    /// @notice Pays the caller what reports have earned it, if anything. The treasury gets its part in this way too.
     function claim() external returns (uint256 amount) {
         amount = claimable[msg.sender];
-        if (amount == 0) revert NothingToClaim(msg.sender);
-        claimable[msg.sender] = 0;
-        totalClaimable -= amount;
-        emit Claimed(msg.sender, amount);
-        _pay(msg.sender, amount);
+        if (amount > 0) {
+            claimable[msg.sender] = 0;
+            totalClaimable -= amount;
+            emit Claimed(msg.sender, amount);
+            _payCaller(amount);
+        }
     }
 
     /// @notice What the contract holds beyond stake and claims: rewards are paid from it.
@@ -167,10 +167,10 @@ abstract contract ValidatorPools {
         if (amount < MIN_DELEGATION) revert DelegationTooSmall(amount, MIN_DELEGATION);
         Pool storage pool = _pools[validator];
         (uint256 tokens, uint256 total) = (pool.tokens, pool.shares);
+        // Rewards into a pool of next to no shares could make one share worth more than a deposit. What rounding takes from
+        // a deposit is less than one share.
+        if (tokens * ROUNDING_PARTS > amount * total && total != 0) revert ShareTooDear(tokens / total, amount);
         uint256 shares = total == 0 ? amount : amount * total / tokens;
-        uint256 worth = shares * (tokens + amount) / (total + shares);
-        // Rewards into a pool of next to no shares could make one share worth more than a deposit.
-        if (worth < amount - amount / ROUNDING_PARTS) revert RoundingLoss(amount, worth);
         _addShares(validator, delegator, shares);
         pool.tokens = SafeCast.toUint128(tokens + amount);
         totalActive += amount;
@@ -194,6 +194,7 @@ abstract contract ValidatorPools {
         releaseAt = uint64(block.timestamp) + UNBONDING_SECONDS;
         queue.entries.push(Entry(uint128(amount), releaseAt, pool.slashedAt != 0));
         Checkpoints.Trace208 storage unbonded = _unbonded[validator];
+        // slither-disable-next-line unused-return
         unbonded.push(uint48(block.timestamp), unbonded.latest() + uint208(amount));
         emit Undelegated(validator, delegator, amount, shares, releaseAt);
     }
@@ -267,9 +268,11 @@ abstract contract ValidatorPools {
         list.pop();
     }
 
-    function _pay(address to, uint256 amount) private {
-        (bool sent,) = to.call{value: amount}("");
-        if (!sent) revert NativeTransferFailed(to, amount);
+    function _payCaller(uint256 amount) private {
+        // Slither takes the caller for arbitrary, because it is not named in the external function.
+        // slither-disable-next-line arbitrary-send-eth
+        (bool sent,) = msg.sender.call{value: amount}("");
+        if (!sent) revert NativeTransferFailed(msg.sender, amount);
     }
 
     function _payable(Pool storage pool, Entry memory entry) private view returns (uint256) {

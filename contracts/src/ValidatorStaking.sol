@@ -53,7 +53,7 @@ contract ValidatorStaking is ValidatorKeys, ValidatorPools {
     mapping(uint64 epoch => bytes32) public committeeRoot;
 
     address[] private _validators;
-    mapping(address validator => Validator) private _records;
+    mapping(address validator => Validator) private _states;
 
     event Registered(address indexed validator, uint256 stake, uint16 commissionBps);
     event CommissionChanged(address indexed validator, uint16 oldBps, uint16 newBps);
@@ -148,14 +148,14 @@ contract ValidatorStaking is ValidatorKeys, ValidatorPools {
     /// @notice Sets the caller's share of what its delegators earn. It rises once an epoch, by at most 5 %.
     function setCommission(uint16 bps) external {
         _checkOpen(msg.sender);
-        Validator storage v = _records[msg.sender];
+        Validator storage v = _states[msg.sender];
         uint16 old = v.commissionBps;
         if (bps > old) {
             uint256 max = old + COMMISSION_RAISE_MAX_BPS > BPS ? BPS : old + COMMISSION_RAISE_MAX_BPS;
             if (bps > max) revert CommissionTooHigh(bps, max);
             // One more than the epoch, so that 0 means never.
             uint64 mark = currentEpoch() + 1;
-            if (v.commissionRaisedIn == mark) revert CommissionRaisedAlready(mark - 1);
+            if (v.commissionRaisedIn >= mark) revert CommissionRaisedAlready(mark - 1);
             v.commissionRaisedIn = mark;
         }
         v.commissionBps = bps;
@@ -174,7 +174,7 @@ contract ValidatorStaking is ValidatorKeys, ValidatorPools {
     /// @notice Takes the caller out of the candidates for good and unbonds its own stake. To come back: another account.
     function leave() external {
         _checkOpen(msg.sender);
-        _records[msg.sender].leaving = true;
+        _states[msg.sender].leaving = true;
         (uint256 shares, uint256 own) = delegation(msg.sender, msg.sender);
         if (own != 0) _unbond(msg.sender, msg.sender, shares, own);
         emit Left(msg.sender);
@@ -183,7 +183,7 @@ contract ValidatorStaking is ValidatorKeys, ValidatorPools {
     /// @notice Makes the caller a candidate again after its time in jail.
     function unjail() external {
         _checkOpen(msg.sender);
-        Validator storage v = _records[msg.sender];
+        Validator storage v = _states[msg.sender];
         uint64 until = v.jailedUntil;
         if (until == 0) revert NotJailed(msg.sender);
         if (block.timestamp < until) revert JailedUntil(until, block.timestamp);
@@ -251,7 +251,7 @@ contract ValidatorStaking is ValidatorKeys, ValidatorPools {
     /// @notice Everything there is to show about a validator.
     function info(address validator) external view returns (Info memory i) {
         if (!_isRegistered(validator)) return i;
-        Validator memory v = _records[validator];
+        Validator memory v = _states[validator];
         Pool memory pool = _pool(validator);
         i.registered = true;
         i.candidate = _isCandidate(validator);
@@ -286,7 +286,7 @@ contract ValidatorStaking is ValidatorKeys, ValidatorPools {
         if (commissionBps > BPS) revert CommissionTooHigh(commissionBps, BPS);
         if (_isRegistered(validator)) revert AlreadyRegistered(validator);
         _validators.push(validator);
-        _records[validator].commissionBps = commissionBps;
+        _states[validator].commissionBps = commissionBps;
         emit Registered(validator, amount, commissionBps);
         _deposit(validator, validator, amount);
         _setKeys(validator, keys, 0);
@@ -320,20 +320,21 @@ contract ValidatorStaking is ValidatorKeys, ValidatorPools {
         if (report.powers.length < n) n = report.powers.length;
     }
 
-    function _rewardMember(address member, uint64 epoch, uint256 amount) private returns (uint256) {
-        // Nobody is left who could own it.
-        if (amount == 0 || _pool(member).shares == 0) return 0;
-        (uint256 ownShares,) = delegation(member, member);
-        // A validator without own stake risks nothing and earns no commission.
-        uint256 commission = ownShares == 0 ? 0 : amount * _records[member].commissionBps / BPS;
-        _reward(member, amount, commission);
-        emit Rewarded(member, epoch, amount, commission);
-        return amount;
+    /// @dev Without shares nobody is left who could own a reward.
+    function _rewardMember(address member, uint64 epoch, uint256 amount) private returns (uint256 paid) {
+        if (amount > 0 && _pool(member).shares > 0) {
+            (uint256 ownShares,) = delegation(member, member);
+            // A validator without own stake risks nothing and earns no commission.
+            uint256 commission = ownShares == 0 ? 0 : amount * _states[member].commissionBps / BPS;
+            _reward(member, amount, commission);
+            emit Rewarded(member, epoch, amount, commission);
+            paid = amount;
+        }
     }
 
     function _jail(address member, EpochReport calldata report, uint32 signed) private {
         uint64 until = uint64(block.timestamp) + JAIL_SECONDS;
-        _records[member].jailedUntil = until;
+        _states[member].jailedUntil = until;
         emit Jailed(member, report.epoch, until, signed, report.blocks);
     }
 
@@ -341,13 +342,13 @@ contract ValidatorStaking is ValidatorKeys, ValidatorPools {
     function _checkOpen(address validator) private view {
         if (!_isRegistered(validator)) revert NotRegistered(validator);
         if (_isSlashed(validator)) revert IsTombstoned(validator);
-        if (_records[validator].leaving) revert IsLeaving(validator);
+        if (_states[validator].leaving) revert IsLeaving(validator);
     }
 
     /// @dev The age counts from the epoch's beginning: whoever unbonds in it must not be released before evidence ends.
     function _checkAge(uint64 height) private view {
         uint64 epoch = _epochOf(height);
-        uint256 began = epochEndedAt[epoch == 0 ? 0 : epoch - 1];
+        uint256 began = epochEndedAt[epoch > 0 ? epoch - 1 : 0];
         // Nothing has ended there yet: the votes are about a height to come.
         if (began == 0) return;
         uint256 until = began + EVIDENCE_AGE_SECONDS;
@@ -355,13 +356,13 @@ contract ValidatorStaking is ValidatorKeys, ValidatorPools {
     }
 
     function _isCandidate(address validator) private view returns (bool) {
-        Validator memory v = _records[validator];
+        Validator memory v = _states[validator];
         if (v.leaving || v.jailedUntil != 0 || _isSlashed(validator)) return false;
         (, uint256 own) = delegation(validator, validator);
         return own >= MIN_STAKE;
     }
 
     function _epochOf(uint64 height) private view returns (uint64) {
-        return height == 0 ? 0 : (height - 1) / EPOCH_BLOCKS + 1;
+        return uint64((uint256(height) + EPOCH_BLOCKS - 1) / EPOCH_BLOCKS);
     }
 }
