@@ -26,7 +26,7 @@ contract ValidatorStaking is ValidatorKeys, ValidatorPools {
 
     /// @notice The own stake a validator must have to be a candidate.
     uint256 public immutable MIN_STAKE;
-    /// @notice Evidence about an epoch that began longer ago is refused.
+    /// @notice Evidence about an ended epoch that began longer ago is refused.
     uint64 public immutable EVIDENCE_AGE_SECONDS;
     /// @notice How long a validator that did not sign stays out at least.
     uint64 public immutable JAIL_SECONDS;
@@ -346,12 +346,11 @@ contract ValidatorStaking is ValidatorKeys, ValidatorPools {
     }
 
     /// @dev The age counts from the epoch's beginning: whoever unbonds in it must not be released before evidence ends.
+    /// Votes of the epoch that runs, however long it does, and of those to come are never too old.
     function _checkAge(uint64 height) private view {
         uint64 epoch = _epochOf(height);
-        uint256 began = epochEndedAt[epoch > 0 ? epoch - 1 : 0];
-        // Nothing has ended there yet: the votes are about a height to come.
-        if (began == 0) return;
-        uint256 until = began + EVIDENCE_AGE_SECONDS;
+        if (epoch > lastEpoch) return;
+        uint256 until = epochEndedAt[epoch > 0 ? epoch - 1 : 0] + EVIDENCE_AGE_SECONDS;
         if (block.timestamp > until) revert EvidenceTooOld(until, block.timestamp);
     }
 

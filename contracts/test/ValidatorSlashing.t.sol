@@ -173,6 +173,12 @@ contract ValidatorSlashingTest is StakingBase {
         require(registry.info(ALICE).tombstoned, "the first block of the epoch after is young enough");
     }
 
+    function test_evidence_of_an_epoch_that_lasts_too_long_is_still_taken() public {
+        vm.warp(START + 10 * EVIDENCE_AGE);
+        _report(aliceKey, 1);
+        require(registry.info(ALICE).tombstoned, "a chain that stood still forgives nothing");
+    }
+
     // row: CHN-14
     function test_a_rotated_key_answers_within_the_evidence_age_for_what_it_signed_while_in_use() public {
         _rotate(ALICE, _keys("second"));
@@ -186,6 +192,7 @@ contract ValidatorSlashingTest is StakingBase {
     // row: CHN-14
     function test_a_rotated_key_does_not_answer_after_the_evidence_age() public {
         _rotate(ALICE, _keys("second"));
+        _endEpoch(ALICE, 60);
         vm.warp(START + EVIDENCE_AGE + 1);
         bytes memory a = _vote(aliceKey, 5, "a");
         bytes memory b = _vote(aliceKey, 5, "b");
