@@ -4,7 +4,7 @@ const fs = require("fs");
 const path = require("path");
 
 const root = path.join(__dirname, "..");
-const names = ["WTRL", "FeePool", "PaymentChannels", "Settlement", "ProviderStaking"];
+const names = ["WTRL", "FeePool", "PaymentChannels", "Settlement", "ProviderStaking", "ValidatorStaking"];
 
 fs.mkdirSync(path.join(root, "artifacts"), { recursive: true });
 for (const name of names) {
