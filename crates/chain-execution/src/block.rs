@@ -42,6 +42,16 @@ pub struct BlockAttributes {
     pub extra_data: Bytes,
 }
 
+/// A call that the chain itself makes before a block's transactions, from the system's address and without gas to pay. One
+/// that fails changes nothing and stops nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SystemCall {
+    /// The contract.
+    pub to: Address,
+    /// Call data.
+    pub input: Bytes,
+}
+
 /// Where a block's transactions come from, in the order of preference. It may end at any time, for example when the
 /// time to build is over.
 pub trait Candidates {
@@ -104,14 +114,28 @@ fn evm_failure(error: EVMError<EvmDatabaseError<DatabaseError>>) -> Refusal {
 }
 
 impl<'a> Run<'a> {
-    /// Opens the block: the system calls of EIP-2935 and EIP-4788.
-    fn begin(executor: &'a Executor, parent: &'a StateView, header: &Header) -> Result<Self, ExecutionError> {
+    /// Opens the block: the system calls of EIP-2935 and EIP-4788, and the chain's own.
+    fn begin(
+        executor: &'a Executor,
+        parent: &'a StateView,
+        header: &Header,
+        own: Option<&SystemCall>,
+    ) -> Result<Self, ExecutionError> {
         let db = State::builder().with_database_ref(executor.database(parent)).with_bundle_update().build();
         let mut evm = chain_evm(db, evm_env(&executor.config, header));
         let root = header.parent_beacon_block_root.unwrap_or_default();
         for (contract, word) in [(HISTORY_STORAGE_ADDRESS, header.parent_hash), (BEACON_ROOTS_ADDRESS, root)] {
             let outcome =
                 evm.transact_system_call(SYSTEM_ADDRESS, contract, word.0.into()).map_err(|error| failed(&error))?;
+            evm.db_mut().commit(outcome.state);
+        }
+        if let Some(call) = own {
+            let outcome = evm
+                .transact_system_call(SYSTEM_ADDRESS, call.to, call.input.clone())
+                .map_err(|error| failed(&error))?;
+            if !outcome.result.is_success() {
+                tracing::error!(block = header.number, result = ?outcome.result, "the chain's own call failed");
+            }
             evm.db_mut().commit(outcome.state);
         }
         Ok(Self { evm, gas_limit: header.gas_limit, gas_used: 0, receipts: Vec::new() })
@@ -237,6 +261,7 @@ impl Executor {
         &self,
         parent: &StateView,
         attributes: BlockAttributes,
+        own: Option<&SystemCall>,
         candidates: &mut dyn Candidates,
     ) -> Result<BuiltBlock, ExecutionError> {
         if attributes.extra_data.len() > EXTRA_DATA_BYTES_MAX {
@@ -244,7 +269,7 @@ impl Executor {
             return Err(ExecutionError::ExtraData { expected: EXTRA_DATA_BYTES_MAX, found });
         }
         let header = self.skeleton(parent.header(), parent.block_hash(), &attributes);
-        let mut run = Run::begin(self, parent, &header)?;
+        let mut run = Run::begin(self, parent, &header, own)?;
         let (mut txs, mut senders, mut skipped) = (Vec::new(), Vec::new(), Vec::new());
         let mut bytes_left = BLOCK_RLP_BYTES_MAX.saturating_sub(BLOCK_OVERHEAD_BYTES_MAX);
         // A transfer is the smallest transaction there is: with less gas left, nothing more can fit.
@@ -321,8 +346,9 @@ impl Executor {
         parent: &StateView,
         block: Block,
         senders: Vec<Address>,
+        own: Option<&SystemCall>,
     ) -> Result<ExecutedBlock, BlockError> {
-        self.execute_block_with(parent, block, senders, roots)
+        self.execute_block_with(parent, block, senders, own, roots)
     }
 
     /// [`Self::execute_block`] with its stages one after the other; `done` hears when each is over. For measuring.
@@ -336,7 +362,7 @@ impl Executor {
         senders: Vec<Address>,
         done: &mut dyn FnMut(Stage),
     ) -> Result<ExecutedBlock, BlockError> {
-        self.execute_block_with(parent, block, senders, |parent, bundle, txs, receipts| {
+        self.execute_block_with(parent, block, senders, None, |parent, bundle, txs, receipts| {
             done(Stage::Execute);
             roots_in_stages(parent, bundle, txs, receipts, done)
         })
@@ -347,6 +373,7 @@ impl Executor {
         parent: &StateView,
         block: Block,
         senders: Vec<Address>,
+        own: Option<&SystemCall>,
         roots: impl FnOnce(&StateView, BundleState, &[TxEnvelope], &[Receipt]) -> Roots,
     ) -> Result<ExecutedBlock, BlockError> {
         let found = block.length();
@@ -357,7 +384,7 @@ impl Executor {
             return Err(BlockError::Senders { expected: block.transactions.len(), found: senders.len() });
         }
         self.check_header(parent, &block)?;
-        let mut run = Run::begin(self, parent, &block.header)?;
+        let mut run = Run::begin(self, parent, &block.header, own)?;
         for (index, (tx, sender)) in block.transactions.iter().zip(&senders).enumerate() {
             run.execute(tx, *sender).map_err(|refusal| match refusal {
                 Refusal::Invalid(reason) => BlockError::Transaction { index, hash: *tx.tx_hash(), reason },

@@ -26,7 +26,7 @@ mod precompile;
 mod recover;
 
 pub use access_list::AccessListOutput;
-pub use block::{BlockAttributes, BuiltBlock, Candidates, Skipped, Stage};
+pub use block::{BlockAttributes, BuiltBlock, Candidates, Skipped, Stage, SystemCall};
 pub use call::{CallOutput, Overrides};
 pub use config::{
     BLOCK_RLP_BYTES_MAX, CALL_GAS_MAX, CODE_CACHE_ENTRIES_MAX, EXTRA_DATA_BYTES_MAX, ExecutionConfig, GAS_LIMIT_MIN,

@@ -111,7 +111,7 @@ impl Chain {
 
     fn build(&self, txs: Vec<TxEnvelope>) -> BuiltBlock {
         let recovered: Vec<RecoveredTx> = recover_batch(txs).into_iter().map(Result::unwrap).collect();
-        self.executor.build_block(&self.store.head(), self.attributes(), &mut recovered.into_iter()).unwrap()
+        self.executor.build_block(&self.store.head(), self.attributes(), None, &mut recovered.into_iter()).unwrap()
     }
 
     /// Builds, has another executor check the block's own bytes, and commits.
@@ -120,7 +120,7 @@ impl Chain {
         let other = Executor::new(self.executor.config().clone());
         let block = Block::from_rlp(&built.executed.block.to_rlp()).unwrap();
         let senders = other.recover_senders(&block, &|_| None).unwrap();
-        let checked = other.execute_block(&self.store.head(), block, senders).unwrap();
+        let checked = other.execute_block(&self.store.head(), block, senders, None).unwrap();
         assert_eq!(checked.hash, built.executed.hash);
         assert_eq!(checked.receipts, built.executed.receipts);
         assert_eq!(checked.transition.diff(), built.executed.transition.diff());
@@ -137,7 +137,7 @@ impl Chain {
             Ok(senders) => senders,
             Err(error) => return error,
         };
-        self.executor.execute_block(&self.store.head(), block, senders).unwrap_err()
+        self.executor.execute_block(&self.store.head(), block, senders, None).unwrap_err()
     }
 
     fn call(&self, request: &TransactionRequest, overrides: &Overrides) -> Result<Bytes, CallError> {
@@ -427,7 +427,7 @@ fn every_field_of_a_header_that_is_not_what_the_rules_make_it_is_refused_by_name
         }
     }
     assert!(matches!(
-        chain.executor.execute_block(&chain.store.head(), good.clone(), vec![]),
+        chain.executor.execute_block(&chain.store.head(), good.clone(), vec![], None),
         Err(BlockError::Senders { expected: 2, found: 0 })
     ));
     let mut repeated = good.clone();
@@ -543,7 +543,7 @@ fn a_block_executes_on_a_parent_that_is_not_committed_yet() {
     let mut attributes = chain.attributes();
     attributes.section.time_ms += 250;
     let post = first.transition.post.clone();
-    let second = chain.executor.build_block(&post, attributes, &mut txs.into_iter()).unwrap().executed;
+    let second = chain.executor.build_block(&post, attributes, None, &mut txs.into_iter()).unwrap().executed;
     assert_eq!(second.block.transactions.len(), 1);
     chain.store.commit(first, None).unwrap();
     chain.store.commit(second, None).unwrap();

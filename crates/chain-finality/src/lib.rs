@@ -25,6 +25,7 @@
 mod certificate;
 mod committee;
 mod evidence;
+mod handover;
 mod proof;
 mod proposer;
 mod validator_set;
@@ -36,6 +37,7 @@ mod tests;
 pub use certificate::{CertificateError, verify_certificate};
 pub use committee::{COMMITTEE_DELAY_BLOCKS, Candidate, committee_epoch, ended_epoch, next_committee};
 pub use evidence::{Equivocation, EvidenceError, SignedProposal, SignedVote};
+pub use handover::{CommitteeChain, HandoverError};
 pub use proof::{FINALITY_PROOF_BYTES_MAX, FinalityProof, ProofError};
 pub use proposer::proposer;
 pub use validator_set::{

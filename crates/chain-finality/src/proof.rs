@@ -46,6 +46,12 @@ pub enum ProofError {
         /// Number in the header.
         actual: u64,
     },
+    /// Who decides that height is not known (any more).
+    #[error("the committee that decided block {height} is not known")]
+    UnknownCommittee {
+        /// The block.
+        height: u64,
+    },
     /// The certificate itself does not hold.
     #[error(transparent)]
     Certificate(#[from] CertificateError),

@@ -357,7 +357,7 @@ fn propose(executor: &Executor, store: &Store, bytes: &[Bytes]) -> Result<Block,
     let time_ms = GENESIS_TIME_MS + (head.height() + 1) * 250;
     let section = ConsensusSection { time_ms, parent_commit: None, checkpoint: None, epoch: None };
     let attributes = BlockAttributes { beneficiary: receiver(0), section, extra_data: Bytes::new() };
-    let built = executor.build_block(&head, attributes, &mut candidates.into_iter())?;
+    let built = executor.build_block(&head, attributes, None, &mut candidates.into_iter())?;
     Ok((*built.executed.block).clone())
 }
 

@@ -1,7 +1,7 @@
 //! Bounds and settings of a producer.
 
 use alloy_primitives::{Address, Bytes};
-use trellis_chain_finality::ValidatorSet;
+use crate::epochs::EpochRules;
 
 /// Executed blocks of undecided heights held at most; one per round is needed, more are a proposer's mischief.
 pub const CANDIDATES_MAX: usize = 16;
@@ -17,8 +17,8 @@ pub struct ProducerConfig {
     pub beneficiary: Address,
     /// Free bytes in the headers of the blocks proposed here, at most 32.
     pub extra_data: Bytes,
-    /// The committee.
-    pub validators: ValidatorSet,
+    /// The committees.
+    pub epochs: EpochRules,
     /// How far a block's time may be ahead of the local clock, in milliseconds.
     pub clock_ahead_ms_max: u64,
 }

@@ -3,6 +3,11 @@
 use alloy_primitives::B256;
 use trellis_chain_execution::BlockError;
 use trellis_chain_finality::CertificateError;
+use trellis_chain_storage::ReadError;
+
+const fn has(is: &bool) -> &'static str {
+    if *is { "one" } else { "none" }
+}
 
 /// Why a proposed block is refused.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +68,17 @@ pub enum RefusedBlock {
         /// Bytes of the checkpoint.
         bytes: usize,
     },
+    /// The section does not say about epochs what follows from the blocks before.
+    #[error("change of epochs in the section: {}, expected {} by the blocks before", has(.found), has(.expected))]
+    Epoch {
+        /// Whether there must be a change.
+        expected: bool,
+        /// Whether there is one; another one, if there must be one.
+        found: bool,
+    },
+    /// This node could not read what the judgement takes.
+    #[error(transparent)]
+    Read(ReadError),
     /// A block with this header is known, and its body is another one.
     #[error("body does not belong to the header {hash}")]
     OtherBody {

@@ -14,6 +14,7 @@
 mod accounts;
 pub mod bench;
 mod config;
+mod epochs;
 mod error;
 mod metrics;
 mod service;
@@ -23,6 +24,7 @@ mod worker;
 
 pub use accounts::HeadAccounts;
 pub use config::{CANDIDATES_MAX, CLOCK_AHEAD_MS_MAX, ProducerConfig, WORK_QUEUE_MAX};
+pub use epochs::{Committees, EpochRules};
 pub use error::RefusedBlock;
 pub use metrics::ProducerMetrics;
 pub use service::{Producer, StartError};

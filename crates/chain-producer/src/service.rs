@@ -1,6 +1,7 @@
 //! The shell: the engine's `Application` on one worker thread.
 
 use crate::config::ProducerConfig;
+use crate::epochs::Committees;
 use crate::error::RefusedBlock;
 use crate::metrics::{MetricsCell, ProducerMetrics, micros};
 use crate::state::{Candidates, next_time_ms};
@@ -44,6 +45,7 @@ pub(crate) struct Inner {
     pub(crate) genesis_hash: B256,
     genesis_time_ms: u64,
     pub(crate) candidates: Mutex<Candidates>,
+    pub(crate) committees: Committees,
     metrics: MetricsCell,
 }
 
@@ -90,7 +92,10 @@ impl Producer {
         let (genesis_hash, genesis_time_ms) =
             genesis.map(|genesis| (genesis.hash, genesis.block.section.time_ms)).unwrap_or_default();
         let worker = Worker::start()?;
+        let committees = Committees::new(store.clone(), config.epochs.clone());
+        committees.committed(store.height());
         let inner = Arc::new(Inner {
+            committees,
             store,
             executor,
             mempool,
@@ -109,6 +114,12 @@ impl Producer {
     #[must_use]
     pub fn store(&self) -> &Store {
         &self.inner.store
+    }
+
+    /// The committees of the chain.
+    #[must_use]
+    pub fn committees(&self) -> &Committees {
+        &self.inner.committees
     }
 
     /// Numbers since the start.
@@ -143,11 +154,15 @@ impl Inner {
         let started = Instant::now();
         let parent = self.head_for("propose", height)?;
         let now = self.clock.now();
+        let failed = |error: ReadError| storage("propose", &error);
+        let parent_commit = parent_commit.filter(|_| parent.height() > 0);
+        let epoch = self.committees.change(&self.executor, &parent, parent_commit.as_ref()).map_err(failed)?;
+        let own = self.committees.call(height, epoch.as_ref()).map_err(failed)?;
         let section = ConsensusSection {
             time_ms: next_time_ms(self.parent_time_ms(&parent), now.0),
-            parent_commit: parent_commit.filter(|_| parent.height() > 0),
+            parent_commit,
             checkpoint: None,
-            epoch: None,
+            epoch,
         };
         let rules = self.executor.config();
         let base_fee = next_base_fee(parent.header(), rules.base_fee_floor_wei);
@@ -163,7 +178,7 @@ impl Inner {
         };
         let built = self
             .executor
-            .build_block(&parent, attributes, &mut picker)
+            .build_block(&parent, attributes, own.as_ref(), &mut picker)
             .map_err(|error| AppError::Internal { operation: "propose", detail: error.to_string() })?;
         self.drop_invalid(&built.skipped);
         let executed = built.executed;
@@ -201,6 +216,7 @@ impl Inner {
                 Ok(Verdict::Valid { block_hash })
             }
             Err(RefusedBlock::Block(BlockError::Execution(error))) => Err(storage("verify", &error)),
+            Err(RefusedBlock::Read(error)) => Err(storage("verify", &error)),
             Err(refused) => {
                 self.metrics.update(|m| m.refused_total = m.refused_total.saturating_add(1));
                 Ok(Verdict::Invalid { reason: refused.to_string() })
@@ -230,6 +246,7 @@ impl Inner {
             storage("commit", &error)
         })?;
         self.candidates.lock().clear();
+        self.committees.committed(self.store.height());
         self.tell_mempool(&included, &changed);
         self.metrics.update(|m| {
             m.committed_total = m.committed_total.saturating_add(1);
@@ -313,7 +330,7 @@ impl Application for Producer {
         if height > expected {
             return Err(AppError::WrongHeight { operation: "validators", expected, actual: height });
         }
-        Ok(self.inner.config.validators.clone())
+        self.inner.committees.of(height).map_err(|error| storage("validators", &error))
     }
 
     async fn propose(

@@ -54,13 +54,16 @@ impl Inner {
             // The hash covers the body through its roots, so another body is a block that would fail anyway.
             return if *known.block == block { Ok(known) } else { Err(RefusedBlock::OtherBody { hash }) };
         }
-        check_section(&block.section, parent, &self.config.validators, &self.genesis_hash)?;
+        let deciders = self.committees.of(parent.height()).map_err(RefusedBlock::Read)?;
+        check_section(&block.section, parent, &deciders, &self.genesis_hash)?;
+        self.committees.check(&self.executor, parent, &block)?;
         self.execute(parent, block)
     }
 
     /// Recovers the senders that are not known yet, executes, compares every header field.
     pub(crate) fn execute(&self, parent: &StateView, block: Block) -> Result<ExecutedBlock, RefusedBlock> {
         let senders = self.executor.recover_senders(&block, &|hash| self.mempool.sender_of(hash))?;
-        Ok(self.executor.execute_block(parent, block, senders)?)
+        let own = self.committees.call(block.header.number, block.section.epoch.as_ref()).map_err(RefusedBlock::Read)?;
+        Ok(self.executor.execute_block(parent, block, senders, own.as_ref())?)
     }
 }

@@ -9,7 +9,7 @@ use trellis_chain_consensus::{AppError, Application, DecidedBlock, ProposedBlock
 use trellis_chain_execution::{ExecutionConfig, Executor, GenesisAccount, GenesisInput, genesis, recover_sender};
 use trellis_chain_finality::{Validator, ValidatorSet, VoteKind, VotePlace, VotePublicKey, VoteScheme};
 use trellis_chain_mempool::{Mempool, PoolConfig};
-use trellis_chain_producer::{CLOCK_AHEAD_MS_MAX, HeadAccounts, Producer, ProducerConfig};
+use trellis_chain_producer::{EpochRules, CLOCK_AHEAD_MS_MAX, HeadAccounts, Producer, ProducerConfig};
 use trellis_chain_storage::{Genesis, Store, StoreConfig};
 use trellis_crypto::account::AccountKey;
 use trellis_crypto::vote::VoteKey;
@@ -82,7 +82,12 @@ fn node_on(store: Store) -> Node {
     let config = ProducerConfig {
         beneficiary: MINER,
         extra_data: bytes!("74"),
-        validators: ValidatorSet::new(vec![Validator::new(public, 1, Address::with_last_byte(1))]).unwrap(),
+        epochs: EpochRules {
+            genesis: ValidatorSet::new(vec![Validator::new(public, 1, Address::with_last_byte(1))]).unwrap(),
+            staking: None,
+            epoch_blocks: 60,
+            seats: 100,
+        },
         clock_ahead_ms_max: CLOCK_AHEAD_MS_MAX,
     };
     let producer = Producer::start(store, executor, mempool.clone(), config, shared).unwrap();

@@ -2,7 +2,7 @@
 
 use crate::spec::{
     AllocAccount, ChainSpec, ConsensusSection, ContractsSection, GasSection, GenesisSection, NetworkSection,
-    ProtocolSection, ValidatorEntry,
+    ProtocolSection, StakingSection, ValidatorEntry,
 };
 use alloy_primitives::{Address, B256, address};
 use std::collections::BTreeMap;
@@ -118,6 +118,15 @@ impl ChainSpec {
                     fee_epoch_s: 60,
                     pinned: false,
                 }),
+                staking: Some(StakingSection {
+                    min_stake_wei: Wei::from_trl(1_000_000),
+                    jail_s: 20,
+                    slash_bps: 1_000,
+                    reporter_bps: 500,
+                    epoch_reward_wei: Wei::from_trl(10),
+                    epochs_per_halving: 8_400_000,
+                    reserve_wei: Wei::from_trl(1_000_000),
+                }),
                 alloc,
             },
             consensus: ConsensusSection {
@@ -157,7 +166,7 @@ mod tests {
     fn the_dev_chain_is_valid_and_its_identity_is_pinned() {
         let spec = ChainSpec::dev();
         spec.check().unwrap();
-        assert_eq!(spec.supply(), Wei::from_trl(20_000_000).to_u256());
+        assert_eq!(spec.supply(), Wei::from_trl(22_000_000).to_u256());
     }
 
     // row: CHN-02

@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use trellis_primitives::{UnixMs, Wei};
 
+/// Blocks of an epoch at least, where the committee changes: it changes in the third block of the next.
+const EPOCH_BLOCKS_MIN: u64 = 8;
 /// Bytes of a chain spec at most: a pinned genesis holds the code of every contract.
 pub const SPEC_BYTES_MAX: usize = 16 * 1024 * 1024;
 
@@ -43,6 +45,9 @@ pub struct GenesisSection {
     /// The contracts that genesis deploys by executing them; absent once the state is pinned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub contracts: Option<ContractsSection>,
+    /// Stake and epochs; needs [genesis.contracts].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub staking: Option<StakingSection>,
     /// Accounts of block zero, by address.
     pub alloc: BTreeMap<Address, AllocAccount>,
 }
@@ -83,6 +88,27 @@ pub struct ContractsSection {
     /// True where [genesis.alloc] holds the state that the deployments made, so that nothing is executed again.
     #[serde(default)]
     pub pinned: bool,
+}
+
+/// [genesis.staking]: the contract that holds the validators' stake, where the committee comes from it. Without it the first
+/// committee sits for ever.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, RlpEncodable)]
+#[serde(deny_unknown_fields)]
+pub struct StakingSection {
+    /// Own stake that a validator needs, in wei. 1,000,000 TRL.
+    pub min_stake_wei: Wei,
+    /// Seconds that a validator which signed less than half of an epoch stays out at least.
+    pub jail_s: u64,
+    /// What an equivocation costs of a stake, in hundredths of a percent. 1,000.
+    pub slash_bps: u16,
+    /// The reporter's part of what is slashed, in hundredths of a percent.
+    pub reporter_bps: u16,
+    /// What all validators together earn in an epoch before the first halving, in wei.
+    pub epoch_reward_wei: Wei,
+    /// Epochs after which that halves.
+    pub epochs_per_halving: u64,
+    /// What rewards are paid from, in wei; new in block zero, as the stakes of the first validators are.
+    pub reserve_wei: Wei,
 }
 
 /// One account of block zero.
@@ -203,6 +229,7 @@ struct Identity {
     timestamp_ms: u64,
     validators: Vec<ValidatorEntry>,
     contracts: Vec<ContractsSection>,
+    staking: Vec<StakingSection>,
     alloc: Vec<AllocEntry>,
     consensus: ConsensusSection,
     gas: GasSection,
@@ -301,10 +328,41 @@ impl ChainSpec {
                 "stake must stay longer than receipts can be challenged",
             ),
         ];
-        match rules.into_iter().find(|(holds, ..)| !holds) {
+        match rules.into_iter().chain(self.staking_rules()).find(|(holds, ..)| !holds) {
             None => Ok(()),
             Some((_, field, actual, rule)) => Err(SpecError::Value { field, actual, rule }),
         }
+    }
+
+    fn staking_rules(&self) -> Vec<(bool, &'static str, String, &'static str)> {
+        let Some(staking) = &self.genesis.staking else { return Vec::new() };
+        let least = self.genesis.validators.iter().map(|validator| validator.power).min().unwrap_or(0);
+        vec![
+            (
+                self.genesis.contracts.is_some(),
+                "genesis.staking",
+                "without [genesis.contracts]".into(),
+                "the stake is held by one of the contracts",
+            ),
+            (
+                self.consensus.epoch_blocks >= EPOCH_BLOCKS_MIN,
+                "consensus.epoch_blocks",
+                self.consensus.epoch_blocks.to_string(),
+                "it must be at least 8 where the committee changes",
+            ),
+            (
+                self.protocol.unbonding_s > self.protocol.evidence_age_s,
+                "protocol.unbonding_s",
+                self.protocol.unbonding_s.to_string(),
+                "stake must stay longer than evidence is accepted",
+            ),
+            (
+                Wei::from_trl(least).to_u256() >= staking.min_stake_wei.to_u256(),
+                "genesis.validators.power",
+                least.to_string(),
+                "every validator of the genesis needs genesis.staking.min_stake_wei",
+            ),
+        ]
     }
 
     /// The chain's identity: keccak over the canonical RLP of all sections but [network].
@@ -317,6 +375,7 @@ impl ChainSpec {
             timestamp_ms: self.genesis.timestamp_ms,
             validators: self.genesis.validators.clone(),
             contracts: self.genesis.contracts.iter().cloned().collect(),
+            staking: self.genesis.staking.iter().cloned().collect(),
             alloc: self.genesis.alloc.iter().map(|(address, account)| alloc_entry(*address, account)).collect(),
             consensus: self.consensus.clone(),
             gas: self.gas.clone(),
@@ -343,7 +402,17 @@ impl ChainSpec {
     /// The sum of all balances of block zero.
     #[must_use]
     pub fn supply(&self) -> U256 {
-        self.genesis.alloc.values().map(|account| account.balance.to_u256()).sum()
+        let allocated: U256 = self.genesis.alloc.values().map(|account| account.balance.to_u256()).sum();
+        allocated.saturating_add(self.minted())
+    }
+
+    /// Wei of the first validators' stakes and of the reserve, where they are not in the allocation yet.
+    #[must_use]
+    pub fn minted(&self) -> U256 {
+        let pinned = self.genesis.contracts.as_ref().is_none_or(|contracts| contracts.pinned);
+        let Some(staking) = self.genesis.staking.as_ref().filter(|_| !pinned) else { return U256::ZERO };
+        let stakes = self.genesis.validators.iter().map(|validator| Wei::from_trl(validator.power).to_u256());
+        stakes.fold(staking.reserve_wei.to_u256(), U256::saturating_add)
     }
 }
 

@@ -59,3 +59,15 @@ pub mod provider_staking {
         "../../contracts/artifacts/ProviderStaking.json"
     );
 }
+
+/// Validators' stake, delegations, keys, epochs and slashing.
+#[allow(missing_docs, clippy::all, clippy::pedantic)]
+#[allow(clippy::arithmetic_side_effects, clippy::cast_possible_truncation)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+pub mod validator_staking {
+    alloy_sol_types::sol!(
+        #[sol(all_derives)]
+        ValidatorStaking,
+        "../../contracts/artifacts/ValidatorStaking.json"
+    );
+}

@@ -203,7 +203,7 @@ pub fn steps(parameters: &Parameters, deployer: Address, first_nonce: u64) -> Ve
     ]
 }
 
-fn create<C: SolConstructor>(name: &'static str, address: Address, code: &Bytes, arguments: &C) -> Step {
+pub(crate) fn create<C: SolConstructor>(name: &'static str, address: Address, code: &Bytes, arguments: &C) -> Step {
     let mut input = code.to_vec();
     input.extend_from_slice(&arguments.abi_encode());
     Step { name, to: None, input: input.into(), address }

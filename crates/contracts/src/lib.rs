@@ -16,9 +16,10 @@
 
 mod bindings;
 pub mod deployment;
+pub mod staking;
 pub mod typed;
 
-pub use bindings::{fee_pool, payment_channels, provider_staking, settlement, wtrl};
+pub use bindings::{fee_pool, payment_channels, provider_staking, settlement, validator_staking, wtrl};
 
 #[cfg(test)]
 mod tests;

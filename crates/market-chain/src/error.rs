@@ -1,6 +1,6 @@
 //! What can go wrong between the market and a chain.
 
-use trellis_chain_finality::ProofError;
+use trellis_chain_finality::{HandoverError, ProofError};
 use trellis_primitives::{B256, Bytes};
 
 /// Why something with a chain did not work.
@@ -102,6 +102,9 @@ pub enum ChainError {
     /// The chain's word on what is final is not proved.
     #[error("the finality proof does not hold: {0}")]
     NotProved(#[from] ProofError),
+    /// A change of committees is not proved.
+    #[error("the next committee is not proved: {0}")]
+    NotHandedOver(#[from] HandoverError),
     /// A log or a return value does not decode.
     #[error("{what} does not decode: {reason}")]
     Decode {

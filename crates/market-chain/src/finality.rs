@@ -2,16 +2,17 @@
 
 use std::sync::Arc;
 
-use trellis_chain_finality::{FinalityProof, ValidatorSet};
+use parking_lot::Mutex;
+use trellis_chain_finality::{CommitteeChain, FinalityProof, ValidatorSet};
 use trellis_primitives::{B256, Header};
 
 use crate::error::ChainError;
 
-/// The committee that must have signed. One committee until it changes; the caller makes a new client then.
+/// The committees that must have signed, followed from the first one. Clones follow together.
 #[derive(Clone)]
 pub struct Committee {
-    validators: Arc<ValidatorSet>,
     genesis_hash: B256,
+    chain: Arc<Mutex<CommitteeChain>>,
 }
 
 impl std::fmt::Debug for Committee {
@@ -21,10 +22,25 @@ impl std::fmt::Debug for Committee {
 }
 
 impl Committee {
-    /// The validators of a chain.
+    /// The first validators of a chain, and the blocks of its epochs where they change.
     #[must_use]
-    pub fn new(validators: ValidatorSet, genesis_hash: B256) -> Self {
-        Self { validators: Arc::new(validators), genesis_hash }
+    pub fn new(validators: ValidatorSet, genesis_hash: B256, epoch_blocks: Option<u64>) -> Self {
+        let chain = CommitteeChain::new(validators, genesis_hash, epoch_blocks);
+        Self { genesis_hash, chain: Arc::new(Mutex::new(chain)) }
+    }
+
+    /// The block to [`Self::learn`] next before one at `height` can be checked.
+    #[must_use]
+    pub fn needed(&self, height: u64) -> Option<u64> {
+        self.chain.lock().needed(height)
+    }
+
+    /// Learns the committee that a block names.
+    ///
+    /// # Errors
+    /// [`ChainError::NotHandedOver`].
+    pub fn learn(&self, proof: &[u8], section: &[u8]) -> Result<(), ChainError> {
+        Ok(self.chain.lock().learn(&FinalityProof::decode_exact(proof)?, section)?)
     }
 
     /// Checks a proof and gives the header that it makes final.
@@ -32,7 +48,6 @@ impl Committee {
     /// # Errors
     /// [`ChainError::NotProved`].
     pub fn check(&self, proof: &[u8]) -> Result<Header, ChainError> {
-        let proof = FinalityProof::decode_exact(proof)?;
-        Ok(proof.verify(&self.validators, &self.genesis_hash)?)
+        Ok(self.chain.lock().check(&FinalityProof::decode_exact(proof)?)?)
     }
 }

@@ -195,6 +195,9 @@ pub(crate) struct JsonBlock {
 pub(crate) struct JsonProof {
     /// RLP of header and certificate in one.
     pub(crate) proof: Bytes,
+    /// RLP of the block's consensus section.
+    #[serde(default)]
+    pub(crate) section: Bytes,
 }
 
 /// A transaction, as far as it is needed.

@@ -34,7 +34,7 @@ const POLL_MS: u64 = 50;
 pub async fn connect(chain: &Chain, urls: &[String], clock: SharedClock) -> Result<Arc<RpcChainClient>> {
     let mut config = RpcConfig::new(chain.spec.genesis.chain_id, urls.to_vec());
     config.poll_interval = Duration::from_millis(POLL_MS);
-    config.committee = Some(Committee::new(chain.committee.clone(), chain.genesis_hash));
+    config.committee = Some(Committee::new(chain.committee.clone(), chain.genesis_hash, chain.epoch_blocks()));
     Ok(RpcChainClient::connect(config, clock).await?)
 }
 

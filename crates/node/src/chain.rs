@@ -1,13 +1,16 @@
 //! From a chain spec to what each plane needs of it: block zero, the rules, the committee, the contracts' addresses.
 
 use crate::failure::Failure;
-use alloy_primitives::{B256, Bytes, U256};
+use alloy_primitives::{Address, B256, Bytes, U256};
 use eyre::Result;
 use trellis_chain_execution::{ExecutionConfig, GenesisAccount, GenesisInput, GenesisStep, genesis};
 use trellis_chain_finality::{Validator, ValidatorSet, VotePublicKey};
+use trellis_chain_producer::EpochRules;
 use trellis_chain_spec::{AllocAccount, ChainSpec, ContractsSection};
 use trellis_chain_storage::Genesis;
 use trellis_contracts::deployment::{Addresses, Parameters, Step, steps};
+use trellis_contracts::staking::{GenesisValidator, StakingParameters, staking_address, staking_steps};
+use trellis_primitives::Wei;
 
 /// A chain, ready to be used by every plane.
 pub struct Chain {
@@ -45,6 +48,21 @@ impl Chain {
             genesis,
             spec,
         })
+    }
+
+    /// Blocks of an epoch, where committees change.
+    pub fn epoch_blocks(&self) -> Option<u64> {
+        staking_of(&self.spec).map(|_| self.spec.consensus.epoch_blocks)
+    }
+
+    /// Where its committees come from.
+    pub fn epochs(&self) -> EpochRules {
+        EpochRules {
+            genesis: self.committee.clone(),
+            staking: staking_of(&self.spec),
+            epoch_blocks: self.spec.consensus.epoch_blocks,
+            seats: usize::try_from(self.spec.consensus.committee_seats_max).unwrap_or(usize::MAX),
+        }
     }
 
     /// The rules that all nodes of the chain execute by.
@@ -98,7 +116,7 @@ fn committee(spec: &ChainSpec) -> Result<ValidatorSet> {
 }
 
 fn input(spec: &ChainSpec) -> Result<GenesisInput> {
-    let alloc = spec
+    let mut alloc: Vec<_> = spec
         .genesis
         .alloc
         .iter()
@@ -117,10 +135,15 @@ fn input(spec: &ChainSpec) -> Result<GenesisInput> {
     let deployments = match &spec.genesis.contracts {
         Some(contracts) if !contracts.pinned => {
             let parameters = parameters(spec, contracts)?;
-            steps(&parameters, contracts.deployer, 0).into_iter().map(|step| genesis_step(contracts, step)).collect()
+            let market = steps(&parameters, contracts.deployer, 0).into_iter().map(|step| (step, U256::ZERO));
+            let made = |(step, value)| genesis_step(contracts, step, value);
+            market.chain(staking(spec, contracts)?).map(made).collect()
         }
         _ => Vec::new(),
     };
+    if let Some(contracts) = &spec.genesis.contracts {
+        mint(&mut alloc, contracts.deployer, spec.minted());
+    }
     Ok(GenesisInput {
         chain_id: spec.genesis.chain_id,
         timestamp_ms: spec.genesis.timestamp_ms,
@@ -132,14 +155,59 @@ fn input(spec: &ChainSpec) -> Result<GenesisInput> {
     })
 }
 
-fn genesis_step(contracts: &ContractsSection, step: Step) -> GenesisStep {
+/// Gives the deployer what it passes on to the stake's contract.
+fn mint(alloc: &mut Vec<GenesisAccount>, deployer: Address, wei: U256) {
+    match alloc.iter_mut().find(|account| account.address == deployer) {
+        Some(account) => account.balance = account.balance.saturating_add(wei),
+        None => alloc.push(GenesisAccount { address: deployer, balance: wei, ..GenesisAccount::default() }),
+    }
+}
+
+/// The steps that make the validators' stake, where the spec has it.
+fn staking(spec: &ChainSpec, contracts: &ContractsSection) -> Result<Vec<(Step, U256)>> {
+    let Some(section) = &spec.genesis.staking else { return Ok(Vec::new()) };
+    let parameters = StakingParameters {
+        min_stake_wei: section.min_stake_wei.to_u256(),
+        unbonding_seconds: spec.protocol.unbonding_s,
+        evidence_age_seconds: spec.protocol.evidence_age_s,
+        jail_seconds: section.jail_s,
+        slash_bps: section.slash_bps,
+        reporter_bps: section.reporter_bps,
+        seats: u32::try_from(spec.consensus.committee_seats_max)
+            .map_err(|_| Failure::usage("the chain spec's consensus.committee_seats_max is over 2^32"))?,
+        epoch_blocks: spec.consensus.epoch_blocks,
+        epoch_reward_wei: section.epoch_reward_wei.to_u256(),
+        epochs_per_halving: section.epochs_per_halving,
+        treasury: contracts.owner,
+        reserve_wei: section.reserve_wei.to_u256(),
+    };
+    let validators: Vec<_> = spec
+        .genesis
+        .validators
+        .iter()
+        .map(|entry| GenesisValidator {
+            account: entry.account,
+            vote_key: entry.vote_key,
+            stake_wei: Wei::from_trl(entry.power).to_u256(),
+        })
+        .collect();
+    Ok(staking_steps(&parameters, &validators, contracts.deployer, 0))
+}
+
+/// Where the validators' stake is held, if the chain has it.
+pub fn staking_of(spec: &ChainSpec) -> Option<Address> {
+    let contracts = spec.genesis.contracts.as_ref().filter(|_| spec.genesis.staking.is_some())?;
+    Some(staking_address(contracts.deployer, 0))
+}
+
+fn genesis_step(contracts: &ContractsSection, step: Step, value: U256) -> GenesisStep {
     GenesisStep {
         name: step.name.to_owned(),
         from: contracts.deployer,
         expected_address: step.to.is_none().then_some(step.address),
         to: step.to,
         input: step.input,
-        value: U256::ZERO,
+        value,
     }
 }
 

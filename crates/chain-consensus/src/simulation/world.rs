@@ -21,7 +21,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use trellis_chain_finality::{Validator, ValidatorSet, VotePublicKey};
 use trellis_crypto::VoteKey;
-use trellis_primitives::{B256, NodeId, keccak256};
+use trellis_primitives::{Address, B256, NodeId, keccak256};
 
 use crate::codec::EngineCodec;
 use crate::config::EngineConfig;
@@ -116,7 +116,7 @@ fn now_or_never<F: Future>(future: F) -> F::Output {
 impl World {
     pub(super) fn new(seed: u64, powers: &[u64], faults: Faults) -> Self {
         let members =
-            powers.iter().enumerate().map(|(n, power)| Validator::new(VotePublicKey::Ed25519(key(n).public()), *power, account(n)));
+            powers.iter().enumerate().map(|(n, power)| Validator::new(VotePublicKey::Ed25519(key(n).public()), *power, Address::left_padding_from(&n.to_be_bytes())));
         let committee = Committee::new(ValidatorSet::new(members.collect()).unwrap()).unwrap();
         let nodes = (0..powers.len())
             .map(|n| Node {

@@ -19,7 +19,7 @@ use trellis_crypto::VoteKey;
 use trellis_net_peers::NetworkHandle;
 use trellis_net_peers::sim::{SimNet, SimNode};
 use trellis_primitives::{
-    B256, Block, Bytes, CommitCertificate, ConsensusSection, Header, NodeId, Role, RoleSet, SystemClock, UnixMs,
+    Address, B256, Block, Bytes, CommitCertificate, ConsensusSection, Header, NodeId, Role, RoleSet, SystemClock, UnixMs,
     keccak256,
 };
 

@@ -267,7 +267,7 @@ async fn what_is_final_is_believed_only_with_the_committees_signatures() {
     let member = Validator::new(VotePublicKey::Ed25519(validator.public()), 1, Address::with_last_byte(1));
     let node = Node::default();
     let mut config = RpcConfig::new(CHAIN_ID, vec!["http://a".into()]);
-    config.committee = Some(Committee::new(ValidatorSet::new(vec![member]).unwrap(), genesis_hash));
+    config.committee = Some(Committee::new(ValidatorSet::new(vec![member]).unwrap(), genesis_hash, None));
     let client = node.client_with(config, &clock()).await.unwrap();
     assert_eq!(client.head().await.unwrap().finalized_number, 0, "genesis needs no signature");
     node.mine();

@@ -18,12 +18,13 @@ use trellis_chain_consensus::{EngineConfig, EngineHandle, engine_library_metrics
 use trellis_chain_execution::Executor;
 use trellis_chain_mempool::gossip::{self, Gossip};
 use trellis_chain_mempool::{Mempool, PoolConfig};
-use trellis_chain_producer::{HeadAccounts, Producer, ProducerConfig};
+use trellis_chain_finality::ValidatorSet;
+use trellis_chain_producer::{Committees, HeadAccounts, Producer, ProducerConfig};
 use trellis_chain_storage::{Store, StoreConfig};
 use trellis_crypto::VoteKey;
 use trellis_net_peers::NetworkHandle;
 use trellis_primitives::{Address, Bytes, Role};
-use trellis_rpc::{NetView, NoMarket, RpcConfig, RpcParts, RpcServer, RpcStartError, SyncProgress};
+use trellis_rpc::{CommitteeView, NetView, NoMarket, RpcConfig, RpcParts, RpcServer, RpcStartError, SyncProgress};
 
 /// Runs a validator until it is told to end.
 ///
@@ -69,6 +70,7 @@ pub async fn run(settings: Settings, datadir: Option<&Path>) -> Result<()> {
 /// The parts of a running chain.
 struct ChainParts {
     store: Store,
+    committees: Committees,
     mempool: Mempool,
     executor: Executor,
     engine: EngineHandle,
@@ -90,11 +92,12 @@ async fn start_chain(base: &mut Base, vote_key: VoteKey, health: &Health) -> Res
     let config = ProducerConfig {
         beneficiary: beneficiary(base, &vote_key),
         extra_data: Bytes::from_static(b"trellis"),
-        validators: chain.committee.clone(),
+        epochs: chain.epochs(),
         clock_ahead_ms_max: chain.spec.consensus.clock_ahead_ms_max,
     };
     let producer =
         Arc::new(Producer::start(store.clone(), executor.clone(), mempool.clone(), config, Arc::clone(&base.clock))?);
+    let committees = producer.committees().clone();
     ChainGauges::register(named(&mut base.registry)).follow(health, &store, &producer);
     let consensus = &chain.spec.consensus;
     let engine = EngineConfig {
@@ -117,7 +120,7 @@ async fn start_chain(base: &mut Base, vote_key: VoteKey, health: &Health) -> Res
     health.also_show(engine_library_metrics);
     health.set("consensus", true, "engine started");
     health.set("storage", true, "open");
-    Ok(ChainParts { store, mempool, executor, engine, _gossip: gossip })
+    Ok(ChainParts { store, committees, mempool, executor, engine, _gossip: gossip })
 }
 
 /// Who gets the tips: the account that the genesis names for this vote key, the node's own otherwise.
@@ -179,7 +182,7 @@ async fn start_rpc(base: &mut Base, parts: &ChainParts) -> Result<RpcServer> {
         store: parts.store.clone(),
         mempool: parts.mempool.clone(),
         executor: parts.executor.clone(),
-        committee: Arc::new(base.chain.committee.clone()),
+        committee: Arc::new(CommitteesView(parts.committees.clone())),
         net: Arc::new(NetworkView(base.network.clone())),
         market: Arc::new(NoMarket),
         clock: Arc::clone(&base.clock),
@@ -209,6 +212,14 @@ async fn follow(store: Store, best_height: Arc<std::sync::atomic::AtomicU64>, st
         if matches!(blocks.recv().await, Err(tokio::sync::broadcast::error::RecvError::Closed)) {
             return;
         }
+    }
+}
+
+struct CommitteesView(Committees);
+
+impl CommitteeView for CommitteesView {
+    fn committee(&self, height: u64) -> Option<ValidatorSet> {
+        self.0.of(height).ok()
     }
 }
 

@@ -25,6 +25,8 @@ struct ProofJson {
     header: Bytes,
     round: U64,
     signatures: Vec<SignatureJson>,
+    /// RLP of the block's consensus section: its keccak is the header's `parentBeaconBlockRoot`.
+    section: Bytes,
     /// RLP of header and certificate in one, as `FinalityProof::decode_exact` takes it.
     proof: Bytes,
 }
@@ -54,6 +56,7 @@ pub(super) fn finality_proof(context: &RpcContext, args: &Args) -> Result<Answer
         header,
         round,
         signatures,
+        section: alloy_rlp::encode(&block.block.section).into(),
         proof: alloy_rlp::encode(&proof).into(),
     })
 }
@@ -65,6 +68,7 @@ struct ValidatorJson {
     scheme: &'static str,
     vote_key: Bytes,
     power: U64,
+    account: Address,
 }
 
 /// The committee that decides a block: keys, power, and how much of it a certificate needs.
@@ -88,6 +92,7 @@ fn members(set: &ValidatorSet) -> Vec<ValidatorJson> {
         },
         vote_key: Bytes::copy_from_slice(member.public_key.as_bytes()),
         power: U64::from(member.power),
+        account: member.account,
     };
     set.validators().iter().map(one).collect()
 }

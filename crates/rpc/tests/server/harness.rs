@@ -190,7 +190,7 @@ impl Chain {
         let attributes = BlockAttributes { beneficiary: Address::repeat_byte(0xbe), section, extra_data: Bytes::new() };
         let base_fee = next_base_fee(head.header(), 1_000_000_000);
         let mut best = Best(self.mempool.best(base_fee, 400_000_000));
-        let built = self.executor.build_block(&head, attributes, &mut best).unwrap();
+        let built = self.executor.build_block(&head, attributes, None, &mut best).unwrap();
         let certificate = self.certify(head.height() + 1, built.executed.hash);
         let block = self.store.commit(built.executed, Some(certificate)).unwrap();
         let hashes = block.block.transactions.iter().map(|tx| *tx.hash());
