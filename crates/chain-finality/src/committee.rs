@@ -26,7 +26,10 @@ pub struct Candidate {
 /// Epoch n is the blocks (n - 1) * length + 1 to n * length; the block after names the committee that the stakes then give.
 #[must_use]
 pub fn committee_epoch(height: u64, epoch_blocks: u64) -> u64 {
-    height.checked_sub(COMMITTEE_DELAY_BLOCKS.saturating_add(1)).and_then(|past| past.checked_div(epoch_blocks)).unwrap_or(0)
+    height
+        .checked_sub(COMMITTEE_DELAY_BLOCKS.saturating_add(1))
+        .and_then(|past| past.checked_div(epoch_blocks))
+        .unwrap_or(0)
 }
 
 /// The epoch that a block is the first after, if it is the first after one.
@@ -140,7 +143,10 @@ mod tests {
     #[test]
     fn the_first_block_after_an_epoch_names_the_committee_and_the_second_after_it_is_decided_by_it() {
         assert_eq!((1..=25).filter_map(|height| ended_epoch(height, 10)).collect::<Vec<_>>(), [1, 2]);
-        assert_eq!((ended_epoch(11, 10), ended_epoch(21, 10), ended_epoch(1, 10), ended_epoch(0, 10)), (Some(1), Some(2), None, None));
+        assert_eq!(
+            (ended_epoch(11, 10), ended_epoch(21, 10), ended_epoch(1, 10), ended_epoch(0, 10)),
+            (Some(1), Some(2), None, None)
+        );
         let epochs: Vec<_> = (0..=24).map(|height| committee_epoch(height, 10)).collect();
         assert_eq!(epochs.iter().position(|epoch| *epoch == 1), Some(13));
         assert_eq!(epochs.iter().position(|epoch| *epoch == 2), Some(23));

@@ -13,10 +13,9 @@ fn key(n: u8) -> VoteKey {
 }
 
 fn committee(powers: &[u64]) -> ValidatorSet {
-    let members = powers
-        .iter()
-        .enumerate()
-        .map(|(n, power)| Validator::new(VotePublicKey::Ed25519(key(n as u8 + 1).public()), *power, Address::with_last_byte(n as u8)));
+    let members = powers.iter().enumerate().map(|(n, power)| {
+        Validator::new(VotePublicKey::Ed25519(key(n as u8 + 1).public()), *power, Address::with_last_byte(n as u8))
+    });
     ValidatorSet::new(members.collect()).unwrap()
 }
 
@@ -196,7 +195,8 @@ fn two_proposals_in_one_round_convict() {
 
 #[test]
 fn a_committee_is_refused_with_the_reason() {
-    let member = |n: u8, power| Validator::new(VotePublicKey::Ed25519(key(n).public()), power, Address::with_last_byte(n));
+    let member =
+        |n: u8, power| Validator::new(VotePublicKey::Ed25519(key(n).public()), power, Address::with_last_byte(n));
     assert_eq!(ValidatorSet::new(vec![]).unwrap_err(), ValidatorSetError::Empty);
     let address = key(1).address();
     assert_eq!(

@@ -1,7 +1,7 @@
 //! Bounds and settings of a producer.
 
-use alloy_primitives::{Address, Bytes};
 use crate::epochs::EpochRules;
+use alloy_primitives::{Address, Bytes};
 
 /// Executed blocks of undecided heights held at most; one per round is needed, more are a proposer's mischief.
 pub const CANDIDATES_MAX: usize = 16;

@@ -105,10 +105,11 @@ impl Committees {
         }
         let named_in = epoch.saturating_mul(rules.epoch_blocks).saturating_add(1);
         let damaged = |what: &str| ReadError::Damaged { height: named_in, what: what.to_owned() };
-        let block = self.inner.store.block(named_in)?.ok_or_else(|| damaged("the first block of an epoch is missing"))?;
+        let block =
+            self.inner.store.block(named_in)?.ok_or_else(|| damaged("the first block of an epoch is missing"))?;
         let change = block.block.section.epoch.as_ref().ok_or_else(|| damaged("it names no committee"))?;
-        let committee: ValidatorSet = alloy_rlp::decode_exact(&change.next_committee)
-            .map_err(|_| damaged("its committee does not decode"))?;
+        let committee: ValidatorSet =
+            alloy_rlp::decode_exact(&change.next_committee).map_err(|_| damaged("its committee does not decode"))?;
         self.inner.known.lock().put(epoch, committee.clone());
         Ok(committee)
     }
@@ -135,7 +136,8 @@ impl Committees {
         while signers.counted < last {
             let next = signers.counted.saturating_add(1);
             let block = self.inner.store.block(next)?;
-            let block = block.ok_or(ReadError::Damaged { height: next, what: "a block of the epoch is missing".to_owned() })?;
+            let block =
+                block.ok_or(ReadError::Damaged { height: next, what: "a block of the epoch is missing".to_owned() })?;
             if let Some(certificate) = &block.block.section.parent_commit {
                 signers.count(certificate);
             }
@@ -203,8 +205,7 @@ impl Committees {
     /// The chain's own call in a block.
     pub(crate) fn call(&self, height: u64, change: Option<&EpochChange>) -> Result<Option<SystemCall>, ReadError> {
         let rules = &self.inner.rules;
-        let (Some(to), Some(epoch), Some(change)) =
-            (rules.staking, ended_epoch(height, rules.epoch_blocks), change)
+        let (Some(to), Some(epoch), Some(change)) = (rules.staking, ended_epoch(height, rules.epoch_blocks), change)
         else {
             return Ok(None);
         };

@@ -63,7 +63,8 @@ impl Inner {
     /// Recovers the senders that are not known yet, executes, compares every header field.
     pub(crate) fn execute(&self, parent: &StateView, block: Block) -> Result<ExecutedBlock, RefusedBlock> {
         let senders = self.executor.recover_senders(&block, &|hash| self.mempool.sender_of(hash))?;
-        let own = self.committees.call(block.header.number, block.section.epoch.as_ref()).map_err(RefusedBlock::Read)?;
+        let own =
+            self.committees.call(block.header.number, block.section.epoch.as_ref()).map_err(RefusedBlock::Read)?;
         Ok(self.executor.execute_block(parent, block, senders, own.as_ref())?)
     }
 }

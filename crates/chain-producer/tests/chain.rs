@@ -9,7 +9,7 @@ use trellis_chain_consensus::{AppError, Application, DecidedBlock, ProposedBlock
 use trellis_chain_execution::{ExecutionConfig, Executor, GenesisAccount, GenesisInput, genesis, recover_sender};
 use trellis_chain_finality::{Validator, ValidatorSet, VoteKind, VotePlace, VotePublicKey, VoteScheme};
 use trellis_chain_mempool::{Mempool, PoolConfig};
-use trellis_chain_producer::{EpochRules, CLOCK_AHEAD_MS_MAX, HeadAccounts, Producer, ProducerConfig};
+use trellis_chain_producer::{CLOCK_AHEAD_MS_MAX, EpochRules, HeadAccounts, Producer, ProducerConfig};
 use trellis_chain_storage::{Genesis, Store, StoreConfig};
 use trellis_crypto::account::AccountKey;
 use trellis_crypto::vote::VoteKey;

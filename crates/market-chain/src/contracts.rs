@@ -3,6 +3,7 @@
 mod channels;
 mod settlement;
 mod tokens;
+mod validators;
 
 pub use channels::{ChannelEvent, ChannelStatus, ChannelTerms, ChannelView, ChannelsContract, SignedVoucher};
 pub use settlement::{
@@ -10,17 +11,24 @@ pub use settlement::{
     SettlementEvent, SettlementTerms,
 };
 pub use tokens::{StakingContract, WtrlContract};
+pub use validators::{VALIDATORS_LISTED_MAX, ValidatorView, ValidatorsContract};
 
+use alloy_primitives::U256;
 use alloy_sol_types::{Panic, Revert, SolCall, SolError, SolInterface};
 use trellis_contracts::fee_pool::FeePool::FeePoolErrors;
 use trellis_contracts::payment_channels::PaymentChannels::PaymentChannelsErrors;
 use trellis_contracts::provider_staking::ProviderStaking::ProviderStakingErrors;
 use trellis_contracts::settlement::Settlement::SettlementErrors;
+use trellis_contracts::validator_staking::ValidatorStaking::ValidatorStakingErrors;
 use trellis_contracts::wtrl::WTRL::WTRLErrors;
-use trellis_primitives::Address;
+use trellis_primitives::{Address, Wei};
 
 use crate::client::ChainClient;
 use crate::error::ChainError;
+
+fn wei(what: &'static str, word: U256) -> Result<Wei, ChainError> {
+    Wei::try_from(word).map_err(|error| ChainError::Decode { what, reason: error.to_string() })
+}
 
 /// Calls a view and decodes what it returns.
 async fn view<C: SolCall>(
@@ -46,6 +54,7 @@ pub fn describe_revert(data: &[u8]) -> String {
         .or_else(|_| PaymentChannelsErrors::abi_decode(data).map(|error| format!("{error:?}")))
         .or_else(|_| ProviderStakingErrors::abi_decode(data).map(|error| format!("{error:?}")))
         .or_else(|_| FeePoolErrors::abi_decode(data).map(|error| format!("{error:?}")))
+        .or_else(|_| ValidatorStakingErrors::abi_decode(data).map(|error| format!("{error:?}")))
         .or_else(|_| WTRLErrors::abi_decode(data).map(|error| format!("{error:?}")));
     match ours {
         Ok(text) => text,

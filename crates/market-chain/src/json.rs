@@ -200,6 +200,19 @@ pub(crate) struct JsonProof {
     pub(crate) section: Bytes,
 }
 
+/// A committee, as far as it is needed.
+#[derive(Debug, Deserialize)]
+pub(crate) struct JsonCommittee {
+    pub(crate) validators: Vec<JsonMember>,
+}
+
+/// One of its members.
+#[derive(Debug, Deserialize)]
+pub(crate) struct JsonMember {
+    pub(crate) account: Address,
+    pub(crate) power: U64,
+}
+
 /// A transaction, as far as it is needed.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -26,7 +26,8 @@ pub use config::{Confirmation, FeePolicy, RpcConfig};
 pub use contracts::{
     AggregatorView, BatchStatus, BatchTotals, BatchView, ChannelEvent, ChannelStatus, ChannelTerms, ChannelView,
     ChannelsContract, DemandStatus, DemandView, Fault, SettlementContract, SettlementEvent, SettlementTerms,
-    SignedVoucher, StakingContract, WtrlContract, describe_revert,
+    SignedVoucher, StakingContract, VALIDATORS_LISTED_MAX, ValidatorView, ValidatorsContract, WtrlContract,
+    describe_revert,
 };
 pub use error::ChainError;
 pub use fees::Fees;

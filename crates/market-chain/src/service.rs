@@ -17,7 +17,7 @@ use crate::client::{ChainClient, Head, Log, LogFilter, TxIntent, TxReceipt};
 use crate::config::{Confirmation, RpcConfig};
 use crate::error::ChainError;
 use crate::fees::Fees;
-use crate::json::{JsonBlock, JsonLog, JsonProof, JsonReceipt, JsonRpc, JsonTransaction};
+use crate::json::{JsonBlock, JsonCommittee, JsonLog, JsonProof, JsonReceipt, JsonRpc, JsonTransaction};
 use crate::metrics::ChainMetrics;
 use crate::state::{Sender, Slot};
 use crate::transaction::{self, Envelope};
@@ -115,6 +115,15 @@ impl RpcChainClient {
         let header = committee.check(&self.proof(number).await?.proof)?;
         // The node may have gone on meanwhile; what is proved is what counts.
         Ok(header.number)
+    }
+
+    /// Who decides the newest block of our chain, and how much power each has, by account. The node's word, not proved.
+    ///
+    /// # Errors
+    /// [`ChainError`].
+    pub async fn sitting(&self) -> Result<Vec<(Address, u64)>, ChainError> {
+        let answer: JsonCommittee = self.rpc.need("trellis_validators", json!(["latest"])).await?;
+        Ok(answer.validators.into_iter().map(|member| (member.account, member.power.to())).collect())
     }
 
     async fn proof(&self, height: u64) -> Result<JsonProof, ChainError> {

@@ -4,6 +4,7 @@ use crate::settings::{Given, Place};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use trellis_chain_spec::LOCAL_VALIDATORS_MAX;
+use trellis_primitives::Address;
 
 /// A peer-to-peer compute network: sell inference from behind any router, buy it with the OpenAI client you have.
 #[derive(Parser)]
@@ -25,8 +26,14 @@ pub enum Command {
     Dev(DevArgs),
     /// Run a chain of several validators on this machine, one process each.
     Localnet(LocalnetArgs),
-    /// Run a validator: agree on blocks and serve JSON-RPC.
-    Validator(Box<Given>),
+    /// Run a validator: agree on blocks and serve JSON-RPC. With a subcommand: who has staked what, and staking.
+    #[command(args_conflicts_with_subcommands = true)]
+    Validator {
+        #[command(subcommand)]
+        command: Option<ValidatorCommand>,
+        #[command(flatten)]
+        given: Box<Given>,
+    },
     /// Run a provider: sell a model.
     Provider(Box<Given>),
     /// Run a gateway: serve the OpenAI API and buy from providers.
@@ -386,6 +393,84 @@ pub enum ChannelCommand {
         /// The channel's id.
         id: String,
     },
+}
+
+/// How a staking command finds the chain and the account that it acts for.
+#[derive(Args, Clone, Default)]
+pub struct StakeArgs {
+    /// The chain, `dev` or a chain spec's file; that of the data folder's nodes otherwise.
+    #[arg(long, value_name = "NAME|FILE")]
+    pub chain: Option<String>,
+    /// JSON-RPC endpoint of the chain; that of the folder's validator otherwise.
+    #[arg(long, value_name = "URL")]
+    pub rpc: Option<String>,
+    /// Act for this account of the public test mnemonic, on `dev` and `local` only; for the account of the folder's
+    /// validator otherwise.
+    #[arg(long, value_name = "INDEX")]
+    pub dev_account: Option<u32>,
+}
+
+#[derive(Subcommand)]
+pub enum ValidatorCommand {
+    /// Registered validators, their stake, and their power in the committee that sits (online).
+    List {
+        #[command(flatten)]
+        stake: StakeArgs,
+        #[command(flatten)]
+        list: ListArgs,
+    },
+    /// How many are registered, may be chosen, and sit (online).
+    Count {
+        #[command(flatten)]
+        stake: StakeArgs,
+        #[command(flatten)]
+        list: ListArgs,
+    },
+    /// One validator (online).
+    Show {
+        /// Its account.
+        validator: Address,
+        #[command(flatten)]
+        stake: StakeArgs,
+        #[command(flatten)]
+        list: ListArgs,
+    },
+    /// Stake coins with a validator; it counts from the next epoch on and is slashed with the validator's own (online).
+    Delegate {
+        /// The validator's account.
+        validator: Address,
+        /// How much, in TRL.
+        trl: String,
+        #[command(flatten)]
+        stake: StakeArgs,
+    },
+    /// Take back staked coins; `withdraw` pays them out when they have unbonded (online).
+    Undelegate {
+        /// The validator's account.
+        validator: Address,
+        /// How much, in TRL.
+        trl: String,
+        #[command(flatten)]
+        stake: StakeArgs,
+    },
+    /// Pay out what has unbonded (online).
+    Withdraw {
+        /// The validator's account.
+        validator: Address,
+        #[command(flatten)]
+        stake: StakeArgs,
+    },
+    /// Set the own validator's part of what its delegators earn (online).
+    Commission {
+        /// In hundredths of a percent.
+        bps: u16,
+        #[command(flatten)]
+        stake: StakeArgs,
+    },
+    /// Let the own validator be chosen again after its time in jail (online).
+    Unjail(StakeArgs),
+    /// Take the own validator out for good; its stake unbonds (online).
+    Leave(StakeArgs),
 }
 
 #[derive(Subcommand)]

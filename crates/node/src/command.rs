@@ -14,6 +14,7 @@ pub mod ping;
 pub mod receipt;
 pub mod reference;
 pub mod status;
+pub mod validator;
 pub mod wallet;
 
 use crate::chain::Chain;

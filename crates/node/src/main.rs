@@ -76,7 +76,10 @@ async fn run(cli: Cli, matches: &clap::ArgMatches) -> Result<()> {
     match cli.command {
         Command::Dev(args) => dev::run(&args, datadir).await,
         Command::Localnet(args) => localnet::run(&args, datadir).await,
-        Command::Validator(given) => role::validator::run(settle(&given, "validator")?, datadir).await,
+        Command::Validator { command: Some(command), .. } => command::validator::run(command, datadir).await,
+        Command::Validator { command: None, given } => {
+            role::validator::run(settle(&given, "validator")?, datadir).await
+        }
         Command::Provider(given) => role::provider::run(settle(&given, "provider")?, datadir).await,
         Command::Gateway(given) => role::gateway::run(settle(&given, "gateway")?, datadir).await,
         Command::Aggregator(given) => role::aggregator::run(settle(&given, "aggregator")?, datadir).await,

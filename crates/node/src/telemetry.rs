@@ -12,7 +12,7 @@ const COMMAND_FILTER: &str = "error";
 /// Starts logging.
 pub fn start(json: bool, command: &Command) {
     let fallback = match command {
-        Command::Validator(_)
+        Command::Validator { .. }
         | Command::Provider(_)
         | Command::Gateway(_)
         | Command::Aggregator(_)

@@ -115,8 +115,13 @@ fn now_or_never<F: Future>(future: F) -> F::Output {
 
 impl World {
     pub(super) fn new(seed: u64, powers: &[u64], faults: Faults) -> Self {
-        let members =
-            powers.iter().enumerate().map(|(n, power)| Validator::new(VotePublicKey::Ed25519(key(n).public()), *power, Address::left_padding_from(&n.to_be_bytes())));
+        let members = powers.iter().enumerate().map(|(n, power)| {
+            Validator::new(
+                VotePublicKey::Ed25519(key(n).public()),
+                *power,
+                Address::left_padding_from(&n.to_be_bytes()),
+            )
+        });
         let committee = Committee::new(ValidatorSet::new(members.collect()).unwrap()).unwrap();
         let nodes = (0..powers.len())
             .map(|n| Node {

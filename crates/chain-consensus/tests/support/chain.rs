@@ -19,8 +19,8 @@ use trellis_crypto::VoteKey;
 use trellis_net_peers::NetworkHandle;
 use trellis_net_peers::sim::{SimNet, SimNode};
 use trellis_primitives::{
-    Address, B256, Block, Bytes, CommitCertificate, ConsensusSection, Header, NodeId, Role, RoleSet, SystemClock, UnixMs,
-    keccak256,
+    Address, B256, Block, Bytes, CommitCertificate, ConsensusSection, Header, NodeId, Role, RoleSet, SystemClock,
+    UnixMs, keccak256,
 };
 
 pub const GENESIS: B256 = B256::repeat_byte(0x47);

@@ -6,14 +6,10 @@ use trellis_contracts::provider_staking::ProviderStaking;
 use trellis_contracts::wtrl::WTRL;
 use trellis_primitives::{Address, NodeId, Wei};
 
-use super::view;
+use super::{view, wei};
 use crate::client::{ChainClient, TxIntent, TxReceipt};
 use crate::error::ChainError;
 use crate::wallet::Wallet;
-
-fn wei(what: &'static str, word: U256) -> Result<Wei, ChainError> {
-    Wei::try_from(word).map_err(|error| ChainError::Decode { what, reason: error.to_string() })
-}
 
 /// The wrapped coin, or another ERC-20 token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

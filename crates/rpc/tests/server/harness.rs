@@ -186,7 +186,8 @@ impl Chain {
     pub fn produce(&self) -> Arc<CommittedBlock> {
         self.clock.advance_ms(250);
         let head = self.store.head();
-        let section = ConsensusSection { time_ms: self.clock.now().0, parent_commit: None, checkpoint: None, epoch: None };
+        let section =
+            ConsensusSection { time_ms: self.clock.now().0, parent_commit: None, checkpoint: None, epoch: None };
         let attributes = BlockAttributes { beneficiary: Address::repeat_byte(0xbe), section, extra_data: Bytes::new() };
         let base_fee = next_base_fee(head.header(), 1_000_000_000);
         let mut best = Best(self.mempool.best(base_fee, 400_000_000));

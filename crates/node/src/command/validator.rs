@@ -1,0 +1,204 @@
+//! `trellis validator …` (CHN-19): stake, delegations, and who sits.
+
+use crate::bridge::{connect, wallet};
+use crate::chain::{Chain, staking_of};
+use crate::cli::{ListArgs, StakeArgs, ValidatorCommand};
+use crate::command::wallet::chain_endpoint;
+use crate::command::{chain_of, node_of};
+use crate::failure::Failure;
+use crate::keys::{KeyMaker, dev_account};
+use crate::table::{print, print_json};
+use eyre::Result;
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use trellis_chain_spec::is_public_chain;
+use trellis_crypto::AccountKey;
+use trellis_market_chain::{RpcChainClient, ValidatorView, ValidatorsContract, Wallet};
+use trellis_primitives::{Address, SystemClock, UnixMs, Wei};
+
+/// A chain with stake, and a connection to it.
+struct Chained {
+    chain: Chain,
+    client: Arc<RpcChainClient>,
+    contract: ValidatorsContract,
+}
+
+impl Chained {
+    async fn connect(args: &StakeArgs, datadir: Option<&Path>) -> Result<Self> {
+        let chain = match &args.chain {
+            Some(named) => Chain::load(named)?,
+            None => chain_of(datadir)?,
+        };
+        let Some(address) = staking_of(&chain.spec) else {
+            let name = &chain.spec.genesis.name;
+            return Err(Failure::new(format!("the chain {name} has no stake: its first committee sits for ever"))
+                .hint("a chain spec with [genesis.staking] has")
+                .into());
+        };
+        let endpoint = match &args.rpc {
+            Some(url) => url.clone(),
+            None => chain_endpoint(datadir).await?,
+        };
+        let client = connect(&chain, &[endpoint], Arc::new(SystemClock)).await?;
+        Ok(Self { chain, client, contract: ValidatorsContract::new(address) })
+    }
+
+    /// The account that acts.
+    fn wallet(&self, args: &StakeArgs, datadir: Option<&Path>) -> Result<Wallet> {
+        let chain_id = self.chain.spec.genesis.chain_id;
+        let account: AccountKey = match args.dev_account {
+            Some(index) if is_public_chain(chain_id) => dev_account(index)?,
+            Some(_) => {
+                return Err(
+                    Failure::usage("--dev-account is for the chains `dev` and `local`: its keys are public").into()
+                );
+            }
+            None => {
+                let folder = node_of(datadir, "validator")?;
+                let maker = KeyMaker { datadir: &folder, chain_id, dev_account: None, passphrase_file: None };
+                maker.open_or_make()?.account
+            }
+        };
+        wallet(self.client.clone(), &account)
+    }
+
+    /// Power in the committee that decides the next block, by account.
+    async fn powers(&self) -> Result<BTreeMap<Address, u64>> {
+        Ok(self.client.sitting().await?.into_iter().collect())
+    }
+}
+
+/// Runs a staking command.
+pub async fn run(command: ValidatorCommand, datadir: Option<&Path>) -> Result<()> {
+    match command {
+        ValidatorCommand::List { stake, list } => {
+            let chained = Chained::connect(&stake, datadir).await?;
+            let all = chained.contract.list(chained.client.as_ref()).await?;
+            show(&all, &chained.powers().await?, list);
+            Ok(())
+        }
+        ValidatorCommand::Count { stake, list } => count(&Chained::connect(&stake, datadir).await?, list).await,
+        ValidatorCommand::Show { validator, stake, list } => {
+            let chained = Chained::connect(&stake, datadir).await?;
+            let found = chained.contract.show(chained.client.as_ref(), validator).await?;
+            let found = found.ok_or_else(|| {
+                Failure::new(format!("{validator} is no validator")).hint("`trellis validator list` shows them")
+            })?;
+            show(&[found], &chained.powers().await?, list);
+            Ok(())
+        }
+        ValidatorCommand::Delegate { validator, trl, stake } => {
+            let chained = Chained::connect(&stake, datadir).await?;
+            let (wallet, amount) = (chained.wallet(&stake, datadir)?, amount(&trl)?);
+            chained.contract.delegate(&wallet, validator, amount).await?;
+            let staked = chained.contract.delegation(chained.client.as_ref(), validator, wallet.address()).await?;
+            println!("{} has {staked} with {validator}; it counts from the next epoch on", wallet.address());
+            Ok(())
+        }
+        ValidatorCommand::Undelegate { validator, trl, stake } => {
+            let chained = Chained::connect(&stake, datadir).await?;
+            let (wallet, amount) = (chained.wallet(&stake, datadir)?, amount(&trl)?);
+            chained.contract.undelegate(&wallet, validator, amount).await?;
+            let seconds = chained.chain.spec.protocol.unbonding_s;
+            println!("{amount} unbond in {seconds} s; then `trellis validator withdraw {validator}` pays them out");
+            Ok(())
+        }
+        ValidatorCommand::Withdraw { validator, stake } => {
+            let chained = Chained::connect(&stake, datadir).await?;
+            chained.contract.withdraw(&chained.wallet(&stake, datadir)?, validator).await?;
+            println!("paid out");
+            Ok(())
+        }
+        ValidatorCommand::Commission { bps, stake } => {
+            let chained = Chained::connect(&stake, datadir).await?;
+            chained.contract.set_commission(&chained.wallet(&stake, datadir)?, bps).await?;
+            println!("commission {bps} basis points");
+            Ok(())
+        }
+        ValidatorCommand::Unjail(stake) => {
+            let chained = Chained::connect(&stake, datadir).await?;
+            chained.contract.unjail(&chained.wallet(&stake, datadir)?).await?;
+            println!("may be chosen from the next epoch on");
+            Ok(())
+        }
+        ValidatorCommand::Leave(stake) => {
+            let chained = Chained::connect(&stake, datadir).await?;
+            let wallet = chained.wallet(&stake, datadir)?;
+            chained.contract.leave(&wallet).await?;
+            let seconds = chained.chain.spec.protocol.unbonding_s;
+            println!("out of the committee with the next epochs; the stake unbonds in {seconds} s");
+            Ok(())
+        }
+    }
+}
+
+/// A number of TRL with at most 18 decimals.
+fn amount(text: &str) -> Result<Wei> {
+    let parsed = alloy::primitives::utils::parse_ether(text).ok().and_then(|wei| Wei::try_from(wei).ok());
+    parsed.filter(|wei| !wei.is_zero()).ok_or_else(|| {
+        Failure::usage(format!("an amount of TRL is a number above 0, got {text:?}"))
+            .hint("for example 1000 or 0.5")
+            .into()
+    })
+}
+
+fn state(validator: &ValidatorView) -> &'static str {
+    match validator {
+        ValidatorView { tombstoned: true, .. } => "tombstoned",
+        ValidatorView { leaving: true, .. } => "leaving",
+        ValidatorView { jailed_until_s: 1.., .. } => "jailed",
+        ValidatorView { candidate: true, .. } => "candidate",
+        _ => "below minimum",
+    }
+}
+
+fn show(all: &[ValidatorView], powers: &BTreeMap<Address, u64>, list: ListArgs) {
+    let power = |validator: &ValidatorView| powers.get(&validator.account).copied().unwrap_or(0);
+    if list.wants_json() {
+        let one = |validator: &ValidatorView| {
+            let jailed = validator.jailed_until_s;
+            json!({
+                "account": validator.account,
+                "state": state(validator),
+                "power": power(validator),
+                "own_wei": validator.own,
+                "delegated_wei": validator.delegated,
+                "unbonding_wei": validator.unbonding,
+                "commission_bps": validator.commission_bps,
+                "jailed_until": (jailed > 0).then(|| UnixMs(jailed.saturating_mul(1_000)).to_rfc3339()),
+                "vote_key_hash": validator.vote_key_hash,
+            })
+        };
+        print_json(&json!({"validators": all.iter().map(one).collect::<Vec<_>>()}));
+        return;
+    }
+    let rows: Vec<Vec<String>> = all
+        .iter()
+        .map(|validator| {
+            vec![
+                validator.account.to_string(),
+                state(validator).to_owned(),
+                power(validator).to_string(),
+                validator.own.to_string(),
+                validator.delegated.to_string(),
+                validator.unbonding.to_string(),
+                format!("{}.{:02} %", validator.commission_bps / 100, validator.commission_bps % 100),
+            ]
+        })
+        .collect();
+    print(&["VALIDATOR", "STATE", "POWER", "OWN", "DELEGATED", "UNBONDING", "COMMISSION"], &rows);
+}
+
+async fn count(chained: &Chained, list: ListArgs) -> Result<()> {
+    let all = chained.contract.list(chained.client.as_ref()).await?;
+    let sitting = chained.powers().await?.len();
+    let candidates = all.iter().filter(|validator| validator.candidate).count();
+    if list.wants_json() {
+        print_json(&json!({"registered": all.len(), "candidates": candidates, "sitting": sitting}));
+    } else {
+        println!("{} registered, {candidates} may be chosen, {sitting} sit", all.len());
+    }
+    Ok(())
+}
