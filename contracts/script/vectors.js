@@ -8,6 +8,7 @@ const { AbiCoder, Signature, SigningKey, TypedDataEncoder, concat, keccak256, to
 const CHAIN_ID = 31337;
 const CHANNELS = "0x00000000000000000000000000000000000c4a17";
 const SETTLEMENT = "0x00000000000000000000000000000000005e771e";
+const VALIDATOR_STAKING = "0x0000000000000000000000000000000000057a4e";
 // Throw-away keys of the test fixture.
 const KEYS = {
   signer: "0x" + "11".repeat(32),
@@ -114,6 +115,20 @@ function tree(leaves) {
   return { root: level[0][0], sum: String(level[0][1]), depth, count: leaves.length };
 }
 
+// What a validator's key signs to prove that the validator has it. Kinds: 0 vote, 1 BLS, 2 ML-DSA-44.
+function keyProof(kind, scheme, length) {
+  const key = "0x" + Buffer.alloc(length, 0xa0 + kind + scheme).toString("hex");
+  const digest = keccak256(
+    AbiCoder.defaultAbiCoder().encode(
+      ["bytes32", "uint256", "address", "address", "uint8", "bytes32"],
+      [label("trellis key domain"), CHAIN_ID, VALIDATOR_STAKING, accounts.payer, kind, keccak256(key)],
+    ),
+  );
+  const made = { kind, key, digest };
+  if (kind === 0) Object.assign(made, { scheme, voteKeyHash: keccak256(concat([toBeHex(scheme, 1), key])) });
+  return made;
+}
+
 const channels = [channel("first"), channel("second")];
 const amount = "123456789012345678901234567";
 const keys = channels.flatMap((c, k) => [1, 2, 300].slice(k).map((sequence) => [c.id, sequence]));
@@ -155,6 +170,9 @@ const vectors = {
     { receipt: receipts[2].structHash, channelId: receipts[2].value.channelId, sequence: receipts[2].value.sequence, batch: "9" },
     ["aggregator"],
   ),
+  validatorStaking: VALIDATOR_STAKING,
+  keyDomain: label("trellis key domain"),
+  keyProofs: [keyProof(0, 0, 32), keyProof(0, 1, 1312), keyProof(1, 0, 96), keyProof(2, 0, 1312)],
 };
 fs.mkdirSync(path.join(__dirname, "..", "fixtures"), { recursive: true });
 fs.writeFileSync(path.join(__dirname, "..", "fixtures", "vectors.json"), JSON.stringify(vectors, null, 1) + "\n");

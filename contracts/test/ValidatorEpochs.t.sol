@@ -188,6 +188,17 @@ contract ValidatorEpochsTest is StakingBase {
         require(registry.totalActive() <= 2 * MIN_STAKE + registry.emission(epoch), "booked more than paid");
     }
 
+    function test_the_last_share_takes_what_is_left() public {
+        _register(ALICE, MIN_STAKE, 0);
+        _endEpoch(ALICE, 60);
+        // With shares dearer than a wei, all of them are needed for one wei less than all.
+        _undelegate(ALICE, ALICE, MIN_STAKE + EPOCH_REWARD - 1);
+        assertEq(registry.unbondingOf(ALICE, ALICE)[0].amount, MIN_STAKE + EPOCH_REWARD, "all");
+        assertEq(registry.totalActive(), 0, "no tokens without an owner");
+        assertEq(registry.info(ALICE).shares, 0, "no shares");
+        assertEq(registry.delegationsOf(ALICE).length, 0, "no stake");
+    }
+
     function test_a_validator_without_own_stake_earns_no_commission() public {
         _register(ALICE, MIN_STAKE, 10_000);
         _delegate(BOB, ALICE, MIN_STAKE);

@@ -27,8 +27,8 @@ contract StakingHandler is StakingBase {
 
     constructor() {
         _deployRegistry();
-        _fundReserve(20_000 ether);
-        funded = 20_000 ether;
+        _fundReserve(3_000 ether);
+        funded = 3_000 ether;
         for (uint256 i = 0; i < 4; ++i) {
             _register(validators[i], MIN_STAKE * (i + 1), uint16(i * 3_333));
             staked += MIN_STAKE * (i + 1);

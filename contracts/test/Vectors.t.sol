@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 pragma solidity 0.8.37;
 
-import {Base} from "./Base.sol";
+import {StakingBase} from "./StakingBase.sol";
 import {ReceiptsTree, Tree} from "./ReceiptsTree.sol";
 import {PaymentChannels} from "../src/PaymentChannels.sol";
 import {Settlement} from "../src/Settlement.sol";
+import {ValidatorStaking} from "../src/ValidatorStaking.sol";
+import {Keys, Params, Registration} from "../src/ValidatorTypes.sol";
 import {IncludeBy, PathStep, Receipt, ReceiptJob, ReceiptKey, ReceiptOutcome, Receipts} from "../src/Receipts.sol";
 
 /// @notice The contracts agree with fixtures/vectors.json, which ethers wrote, to the byte.
-contract VectorsTest is Base {
+contract VectorsTest is StakingBase {
     using ReceiptsTree for Tree;
 
     string private json;
@@ -24,6 +26,33 @@ contract VectorsTest is Base {
         at_ = _address(".settlement");
         vm.etch(at_, address(settlement).code);
         settlement = Settlement(at_);
+    }
+
+    // row: CHN-15
+    function test_proofs_of_possession_and_vote_key_hashes_agree() public {
+        Params memory p = _params();
+        p.keyDomain = _word(".keyDomain");
+        address at_ = _address(".validatorStaking");
+        vm.etch(at_, address(new ValidatorStaking(p)).code);
+        registry = ValidatorStaking(at_);
+        for (uint256 i = 0; i < 4; ++i) {
+            string memory k = string.concat(".keyProofs[", vm.toString(i), "]");
+            bytes memory key = vm.parseJsonBytes(json, string.concat(k, ".key"));
+            uint8 kind = uint8(_uint(string.concat(k, ".kind")));
+            bytes32 digest = registry.proofDigest(_address(".accounts.payer"), kind, key);
+            assertEq(digest, _word(string.concat(k, ".digest")), "digest");
+            if (kind == 0) _checkVoteKey(key, uint8(_uint(string.concat(k, ".scheme"))), k);
+        }
+    }
+
+    function _checkVoteKey(bytes memory key, uint8 scheme, string memory k) private {
+        vm.roll(0);
+        Registration[] memory list = new Registration[](1);
+        list[0] = Registration(address(uint160(1 + scheme)), Keys(scheme, key, "", ""), MIN_STAKE, 0);
+        vm.deal(address(this), MIN_STAKE);
+        registry.genesisRegister{value: MIN_STAKE}(list);
+        address holder = registry.validatorOf(_word(string.concat(k, ".voteKeyHash")));
+        assertEq(holder, list[0].validator, "hash of the vote key");
     }
 
     function test_channel_ids_agree() public view {
