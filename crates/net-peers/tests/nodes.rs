@@ -73,6 +73,37 @@ async fn next_event(events: &mut tokio::sync::broadcast::Receiver<PeerEvent>) ->
     tokio::time::timeout(PATIENCE, events.recv()).await.expect("an event in time").unwrap()
 }
 
+// row: NET-57, NET-16
+#[tokio::test]
+async fn a_preferred_peer_is_dialled_again_after_it_is_lost_is_never_idle_and_stays_away_when_a_person_says_so() {
+    let mut lets_go = config();
+    (lets_go.pool_peers, lets_go.pool_idle_ms) = (0, 200);
+    let (gateway, seller) = (node_with(1, lets_go, Arc::new(SystemClock)).await, node(2).await);
+    let id = seller.net.local_id();
+    assert_eq!(gateway.net.dial(&address(&seller)).await, Ok(id));
+    let connected = || shown(&gateway, id).is_some_and(|info| info.state == PeerState::Connected);
+    gateway.net.prefer(&[id]);
+    for _ in 0..2 {
+        let mut events = gateway.net.events();
+        seller.net.disconnect(gateway.net.local_id(), DisconnectReason::Inactivity).await;
+        while !matches!(next_event(&mut events).await, PeerEvent::Disconnected { peer, .. } if peer == id) {}
+        while !matches!(next_event(&mut events).await, PeerEvent::Connected { peer, .. } if peer == id) {}
+    }
+    // Five idle times pass and nobody lets it go.
+    tokio::time::sleep(Duration::from_millis(1_000)).await;
+    assert!(connected());
+    gateway.net.disconnect(id, DisconnectReason::UserRequest).await;
+    tokio::time::sleep(Duration::from_millis(2_000)).await;
+    assert!(!connected(), "dialled again against a person's will");
+    assert_eq!(gateway.net.reconnect(id).await, Ok(id), "but who asks for it gets it");
+    let stranger = NodeId([9; 32]);
+    assert!(matches!(gateway.net.reconnect(stranger).await, Err(DialError::Unreachable { .. })));
+}
+
+fn shown(rig: &Rig, peer: NodeId) -> Option<trellis_net_peers::PeerInfo> {
+    rig.net.peers().into_iter().find(|info| info.id == Some(peer))
+}
+
 // row: NET-10, NET-16, NET-20, NET-24
 #[tokio::test]
 async fn two_nodes_connect_and_each_shows_the_other() {

@@ -174,8 +174,10 @@ impl Network for NetHandle {
     }
 
     async fn disconnect(&self, peer: NodeId, reason: DisconnectReason) {
-        if reason == DisconnectReason::Banned {
-            self.shared.guard.ban(peer, None);
+        match reason {
+            DisconnectReason::Banned => drop(self.shared.guard.ban(peer, None)),
+            DisconnectReason::UserRequest => self.shared.leave_alone(peer),
+            _ => {}
         }
         self.shared.disconnect(peer, reason).await;
     }
@@ -201,6 +203,14 @@ impl Network for NetHandle {
 
     async fn add_peer(&self, address: &str, priority: Priority) -> Result<NodeId, DialError> {
         self.shared.add_peer(address, priority).await
+    }
+
+    fn prefer(&self, peers: &[NodeId]) {
+        self.shared.prefer(peers);
+    }
+
+    async fn reconnect(&self, peer: NodeId) -> Result<NodeId, DialError> {
+        self.shared.reconnect(peer).await
     }
 
     fn forget_added(&self, address: Option<&str>, peer: Option<NodeId>) -> Vec<String> {
