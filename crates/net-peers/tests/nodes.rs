@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::StreamExt;
 use rand::SeedableRng;
 use trellis_crypto::{AccountKey, HybridKey};
 use trellis_net_peers::frame::{FrameError, read_frame, write_frame};
@@ -151,6 +152,48 @@ async fn streams_run_both_ways_and_are_counted() {
     assert!(matches!(unknown, OpenError::Unsupported { .. }), "{unknown}");
     let nobody = alice.net.open(NodeId([9; 32]), ECHO).await.err().unwrap();
     assert!(matches!(nobody, OpenError::NotConnected(_)), "{nobody}");
+}
+
+// row: NET-15, NET-50
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_peers_are_connected_to_one_node_at_once_and_each_has_its_answer() {
+    const PEERS: u64 = 100;
+    let hub = node(1).await;
+    let (at, id) = (address(&hub), hub.net.local_id());
+    let mut accept = hub.net.accept(ECHO).unwrap();
+    tokio::spawn(async move {
+        // All streams are open before the first answer is given.
+        let mut open = Vec::new();
+        while open.len() < PEERS as usize {
+            open.push(accept.next().await.unwrap().1);
+        }
+        for stream in &mut open {
+            let frame = read_frame(stream, 100).await.unwrap();
+            write_frame(stream, &frame).await.unwrap();
+        }
+        // Whoever has not read its answer yet still can.
+        std::future::pending::<()>().await;
+    });
+    let peers = (0..PEERS).map(|n| {
+        let at = at.clone();
+        async move {
+            let peer = node(100 + n).await;
+            assert_eq!(peer.net.dial(&at).await, Ok(id));
+            peer
+        }
+    });
+    let peers: Vec<Rig> = futures::stream::iter(peers).buffer_unordered(10).collect().await;
+    let connected = hub.net.peers().iter().filter(|peer| peer.state == PeerState::Connected).count();
+    assert_eq!((connected as u64, hub.metrics.accepted.get()), (PEERS, PEERS));
+    let asked = peers.iter().zip(0u64..).map(|(peer, n)| async move {
+        let mut stream = peer.net.open(id, ECHO).await.unwrap();
+        write_frame(&mut stream, &n.to_be_bytes()).await.unwrap();
+        let answer = read_frame(&mut stream, 8).await.unwrap();
+        assert_eq!(answer.as_ref(), n.to_be_bytes());
+    });
+    let all = futures::future::join_all(asked);
+    tokio::time::timeout(2 * PATIENCE, all).await.expect("every answer in time");
+    assert_eq!(hub.metrics.connected.get(), PEERS as i64);
 }
 
 // row: NET-16

@@ -234,6 +234,12 @@ impl Network for NetHandle {
         futures::future::join_all(parting).await;
         self.shared.stop.cancel();
         self.shared.ended.cancelled().await;
-        self.shared.guard.saved().await;
+        // What was said last has gone through it.
+        let given_back = async {
+            if let Some(turn) = &self.shared.turn {
+                turn.give_back().await;
+            }
+        };
+        tokio::join!(given_back, self.shared.guard.saved());
     }
 }
