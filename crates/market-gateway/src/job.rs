@@ -8,6 +8,7 @@ mod adverts;
 mod client;
 mod config;
 mod error;
+mod favourites;
 mod link;
 mod money;
 mod pairs;

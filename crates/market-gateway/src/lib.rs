@@ -17,6 +17,7 @@ pub mod http;
 pub mod job;
 pub mod jobs;
 mod routing;
+mod selection;
 
 pub use routing::Market;
 

@@ -1,10 +1,13 @@
-//! Which provider gets a job: the cheapest that is not full, then the next (MKT-13, as far as it is built).
+//! Which provider gets a job (MKT-13, NET-57, as far as they are built): one that is connected before one whose connection is
+//! gone, one with room before a full one, then the cheapest, the least busy, the nearest; among equals not two of one network
+//! in a row.
 //!
 //! A provider that refuses before it has accepted costs nothing, so another is tried; after that nothing is retried,
 //! because a prompt that was paid must not be paid twice.
 
 use crate::job::{JobClient, JobEvent as ClientEvent, JobFault, JobOrder, ProviderOffer, RunningJob};
 use crate::jobs::{FailureKind, JobEvent, JobFailure, JobStream, JobSummary, Jobs};
+use crate::selection::{Ranked, latency_steps, spread};
 use async_trait::async_trait;
 use futures::stream;
 use trellis_market_receipt::wire::JobErrorCode;
@@ -50,51 +53,83 @@ impl Market {
                 "no provider is connected; try again, or see which peers there are with `trellis peer list`",
             ));
         }
-        let mut candidates: Vec<ProviderOffer> = offers.into_iter().filter(fits).collect();
+        let candidates: Vec<ProviderOffer> = offers.into_iter().filter(fits).collect();
         if candidates.is_empty() {
             return Err(JobFailure::new(
                 FailureKind::UnknownModel,
                 format!("The model `{}` does not exist here; GET /v1/models lists those that do", request.model),
             ));
         }
-        candidates.sort_by_key(|known| rank(known, request));
-        Ok(candidates)
+        let ranked =
+            candidates.into_iter().map(|known| Ranked { key: rank(&known, request), group: known.group, item: known });
+        Ok(spread(ranked.collect()))
+    }
+
+    /// Whether a candidate can be asked: one whose connection is gone, once it is back.
+    async fn is_there(&self, known: &ProviderOffer) -> bool {
+        known.connected || self.client.bring_back(known.provider).await
+    }
+
+    /// Tries providers in their order. None where there was none that could be asked.
+    async fn try_each(
+        &self,
+        candidates: Vec<ProviderOffer>,
+        request: &JobRequest,
+    ) -> Option<Result<JobStream, JobFailure>> {
+        let mut last = None;
+        for known in candidates.into_iter().take(PROVIDERS_TRIED_MAX) {
+            if !self.is_there(&known).await {
+                continue;
+            }
+            let order =
+                JobOrder { provider: known.provider, request: request.clone(), max_cost: None, prompt_opening: None };
+            let mut running = self.client.run(order);
+            match running.next().await {
+                Some(ClientEvent::Accepted { .. }) => return Some(Ok(events(running, known.provider))),
+                Some(ClientEvent::Error(fault)) => {
+                    tracing::warn!(provider = %known.provider, %fault, "a provider did not take a job");
+                    let stop = !fault.is_worth_another_provider();
+                    last = Some(Err(failure(fault)));
+                    if stop {
+                        break;
+                    }
+                }
+                _ => last = Some(Err(JobFailure::new(FailureKind::Internal, "the job ended before it began"))),
+            }
+        }
+        last
     }
 }
 
-/// Full ones last, then by what the most expensive answer would cost.
-fn rank(known: &ProviderOffer, request: &JobRequest) -> (bool, Wei, NodeId) {
+/// What a provider's place in the order goes by: whether it is gone, whether it is full, what the most expensive answer would
+/// cost, how busy it is in quarters of its capacity, how far it is.
+fn rank(known: &ProviderOffer, request: &JobRequest) -> (bool, bool, Wei, u32, u32) {
     let output = known.offer.price_out.checked_mul_u64(request.parameters.max_tokens).unwrap_or(Wei::MAX);
     let input = known.offer.price_in.checked_mul_u64(request.bytes.len() as u64 / 4).unwrap_or(Wei::MAX);
-    (known.offer.running >= known.offer.capacity, output.saturating_add(input), known.provider)
+    // The advert may be older than the jobs that this gateway has there.
+    let (running, capacity) = (known.offer.running.max(known.running_here), known.offer.capacity);
+    let busy = running.saturating_mul(4).checked_div(capacity).unwrap_or(u32::MAX);
+    (!known.connected, running >= capacity, output.saturating_add(input), busy, latency_steps(known.latency_ms))
 }
 
 #[async_trait]
 impl Jobs for Market {
     async fn offers(&self) -> Vec<(NodeId, ModelOffer)> {
-        self.client.offers().await.into_iter().map(|known| (known.provider, known.offer)).collect()
+        let here = self.client.offers().await.into_iter().filter(|known| known.connected);
+        here.map(|known| (known.provider, known.offer)).collect()
     }
 
     async fn start(&self, request: JobRequest) -> Result<JobStream, JobFailure> {
-        let mut last = JobFailure::new(FailureKind::Unavailable, "no provider took the job");
-        for known in self.candidates(&request).await?.into_iter().take(PROVIDERS_TRIED_MAX) {
-            let order =
-                JobOrder { provider: known.provider, request: request.clone(), max_cost: None, prompt_opening: None };
-            let mut running = self.client.run(order);
-            match running.next().await {
-                Some(ClientEvent::Accepted { .. }) => return Ok(events(running, known.provider)),
-                Some(ClientEvent::Error(fault)) => {
-                    tracing::warn!(provider = %known.provider, %fault, "a provider did not take a job");
-                    let stop = !fault.is_worth_another_provider();
-                    last = failure(fault);
-                    if stop {
-                        break;
-                    }
-                }
-                _ => last = JobFailure::new(FailureKind::Internal, "the job ended before it began"),
-            }
+        let candidates = self.candidates(&request).await?;
+        if let Some(tried) = self.try_each(candidates, &request).await {
+            return tried;
         }
-        Err(last)
+        // Whoever sold it is gone; somebody else may sell it.
+        self.client.look_for(&request.model).await;
+        let gone = || JobFailure::new(FailureKind::Unavailable, "the providers of this model are gone; try again");
+        let mut candidates = self.candidates(&request).await.map_err(|_| gone())?;
+        candidates.retain(|known| known.connected);
+        self.try_each(candidates, &request).await.unwrap_or_else(|| Err(gone()))
     }
 }
 

@@ -4,19 +4,23 @@
 #[path = "world/world.rs"]
 mod world;
 
+use futures::StreamExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use trellis_market_gateway::{JobEvent, JobFault, WaitedFor};
+use std::time::Duration;
+use trellis_market_gateway::jobs::{FailureKind, JobEvent as MarketEvent, JobFailure, Jobs};
+use trellis_market_gateway::{JobEvent, JobFault, Market, WaitedFor};
 use trellis_market_inference::{Engine, EngineConfig, LoadOptions, Model};
 use trellis_market_journal::{JournalConfig, JournalReader, Record};
 use trellis_market_provider::EmbeddedBackend;
 use trellis_market_receipt::wire::JobErrorCode;
 use trellis_market_receipt::{FinishReason, PqProof, ReceiptParties, SignedPairRoot};
+use trellis_net_peers::DisconnectReason;
 use trellis_primitives::{B256, Wei};
 use world::script::{End, Script};
 use world::{
-    MODEL, WEI_PER_TOKEN, World, channels_domain, collect, cost, payee_key, request, settlement_domain, signer_key,
-    until,
+    GatewaySide, MODEL, WEI_PER_TOKEN, World, channels_domain, collect, cost, payee_key, request, settlement_domain,
+    signer_key, until,
 };
 
 // row: MKT-11, MKT-20, MKT-21, MKT-31
@@ -57,6 +61,72 @@ fn a_job_far_beyond_the_risk_limit_is_paid_as_it_goes_and_parallel_jobs_share_th
     assert_eq!(world.ledger.all().len(), 1, "one channel for all jobs");
     until("all receipts in both journals", || world.audit(false).complete == 6);
     assert_eq!(world.audit(true).promised.0, 6 * cost(350, 400).0);
+}
+
+fn is_connected(gateway: &GatewaySide, world: &World) -> bool {
+    gateway.network.peers().iter().any(|peer| peer.id == Some(world.provider_id()))
+}
+
+fn disconnect(gateway: &GatewaySide, world: &World) {
+    gateway.runtime.block_on(gateway.network.disconnect(world.provider_id(), DisconnectReason::Inactivity));
+}
+
+// row: NET-57
+#[test]
+fn a_provider_that_served_well_is_connected_again_without_a_job_and_after_a_restart_too() {
+    let world = World::new();
+    let (_provider, gateway) = (world.provider(Script::new(20, 30)), world.gateway());
+    gateway.connect(&world);
+    disconnect(&gateway, &world);
+    // Several looks at who is a favourite pass, and nobody has served yet.
+    std::thread::sleep(Duration::from_millis(5_000));
+    assert!(!is_connected(&gateway, &world));
+    gateway.connect(&world);
+    gateway.ask(&world, "hello", 64).end.unwrap();
+    disconnect(&gateway, &world);
+    until("the connection to the favourite", || is_connected(&gateway, &world));
+    gateway.kill(&world);
+    let again = world.gateway();
+    until("the connection to whom there is a channel with", || is_connected(&again, &world));
+}
+
+/// What one prompt on the market gives: the provider's text, or why there is none.
+fn buy(gateway: &GatewaySide) -> Result<String, JobFailure> {
+    let market = Market::new(gateway.client.clone());
+    gateway.runtime.block_on(async {
+        let mut stream = market.start(request(MODEL, "hello", 64)).await?;
+        let mut text = String::new();
+        while let Some(event) = stream.next().await {
+            match event {
+                MarketEvent::Text(more) => text.push_str(&more),
+                MarketEvent::Failed(failure) => return Err(failure),
+                MarketEvent::Done(_) => return Ok(text),
+            }
+        }
+        panic!("the job ended without a word")
+    })
+}
+
+// row: NET-57, MKT-13
+#[test]
+fn a_provider_whose_connection_is_gone_is_brought_back_for_a_job_and_one_that_is_dead_is_forgotten() {
+    let mut world = World::new();
+    world.gateway_config.favourites_max = 0;
+    let (provider, gateway) = (world.provider(Script::new(20, 30)), world.gateway());
+    gateway.connect(&world);
+    let market = Market::new(gateway.client.clone());
+    let offered = || gateway.runtime.block_on(market.offers()).len();
+    assert_eq!((offered(), buy(&gateway).unwrap()), (1, Script::text(30)));
+    disconnect(&gateway, &world);
+    assert_eq!(offered(), 0, "what nobody can buy is not shown");
+    assert_eq!(buy(&gateway).unwrap(), Script::text(30), "its advert still holds, and it answers");
+    assert!(is_connected(&gateway, &world));
+    provider.kill(&world);
+    until("the end of the connection", || !is_connected(&gateway, &world));
+    let failure = buy(&gateway).unwrap_err();
+    assert_eq!(failure.kind, FailureKind::Unavailable, "{failure:?}");
+    let known = gateway.runtime.block_on(gateway.client.offers());
+    assert!(known.is_empty(), "nobody tries it again before it is back: {known:?}");
 }
 
 // row: MKT-11

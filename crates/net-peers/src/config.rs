@@ -70,6 +70,8 @@ pub struct NetConfig {
     pub external_addresses: Vec<String>,
     /// Through what every dial goes; `None` dials directly.
     pub proxy: Option<Proxy>,
+    /// STUN servers that are asked about the NAT, `HOST:PORT` (NET-40); none if empty.
+    pub stun_servers: Vec<String>,
     /// TURN servers, for networks that block UDP (NET-44); none if `None`.
     pub turn: Option<TurnSettings>,
     /// Whether classical peers are let in.
@@ -133,6 +135,7 @@ impl NetConfig {
             bootstrap: Vec::new(),
             external_addresses: Vec::new(),
             proxy: None,
+            stun_servers: Vec::new(),
             turn: None,
             policy: Policy::Require,
             limits: AdmissionLimits::default(),

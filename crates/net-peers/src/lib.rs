@@ -42,6 +42,7 @@ mod meter;
 mod metrics;
 mod network;
 mod peer;
+mod prefer;
 mod reason;
 mod record;
 mod redial;
@@ -66,6 +67,7 @@ pub use metrics::{
 };
 pub use network::{Acceptor, BroadcastReport, NetStream, Network, NetworkHandle, Pong, Protocol, StreamIo};
 pub use peer::{Direction, Path, PeerEvent, PeerInfo};
+pub use prefer::{PREFERRED_DIALS_MAX, PREFERRED_MAX, PREFERRED_RETRY_MS_MAX, PREFERRED_RETRY_MS_MIN};
 pub use reason::{DisconnectReason, RefusalReason};
 pub use redial::{REDIAL_MS_MAX, REDIAL_MS_MIN};
 pub use service::{ReachReport, start, start_with_metrics};

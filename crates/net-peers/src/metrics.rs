@@ -73,6 +73,8 @@ pub struct ReachMetrics {
     pub punched: Counter,
     /// Attempts to punch a hole that were given up.
     pub punch_failed: Counter,
+    /// Times that the network under this node changed.
+    pub network_changed: Counter,
 }
 
 impl ReachMetrics {
@@ -95,6 +97,8 @@ impl ReachMetrics {
         reach.register("punched", "Direct connections that hole punching made", self.punched.clone());
         let help = "Attempts to punch a hole that were given up";
         reach.register("punch_failed", help, self.punch_failed.clone());
+        let help = "Times that the network under this node changed";
+        reach.register("network_changed", help, self.network_changed.clone());
     }
 
     pub(crate) fn count_refusal(&self, refusal: RelayRefusal) {

@@ -144,6 +144,17 @@ pub trait Network: Send + Sync + 'static {
     /// or whose peer is refused is not.
     async fn add_peer(&self, address: &str, priority: Priority) -> Result<NodeId, DialError>;
 
+    /// Keeps these peers connected as far as they can be reached, because they will be needed next: a validator's next
+    /// leaders, the providers that a gateway buys from. The list takes the place of the one before; what is beyond
+    /// [`crate::PREFERRED_MAX`] is left out. Nothing waits for it.
+    fn prefer(&self, peers: &[NodeId]);
+
+    /// Connects to a peer that was met before, at the addresses that are remembered of it.
+    ///
+    /// # Errors
+    /// As [`Self::dial`]; [`DialError::Unreachable`] too where no address is remembered.
+    async fn reconnect(&self, peer: NodeId) -> Result<NodeId, DialError>;
+
     /// Forgets the addresses that a person added: those that `address` names, or of this peer. Says which they were.
     fn forget_added(&self, address: Option<&str>, peer: Option<NodeId>) -> Vec<String>;
 

@@ -6,6 +6,7 @@ mod dial;
 mod evict;
 mod finding;
 mod handle;
+mod preferred;
 mod reach;
 mod sentry;
 mod shake;
@@ -32,6 +33,7 @@ pub(crate) use self::finding::{FindingCommand, Found};
 
 use self::evict::evict_idle;
 use self::handle::NetHandle;
+use self::preferred::Preferred;
 pub use self::reach::ReachReport;
 use self::reach::{ReachShared, RelayDoor, Tallied};
 use self::swarm::Service;
@@ -91,6 +93,8 @@ pub(crate) enum Command {
     },
     /// This node may be reachable at an address.
     Candidate(Multiaddr),
+    /// Ask peers anew which of these addresses lead here, and of none that was known before.
+    Probe(Vec<Multiaddr>),
     /// Give a relay its reservation back.
     Release {
         relay: PeerId,
@@ -123,6 +127,8 @@ pub(crate) struct NodeShared {
     pub(crate) bandwidth: Arc<Bandwidth>,
     /// Addresses that a person added and that are kept connected, with what ends that.
     pub(crate) kept: Mutex<HashMap<String, CancellationToken>>,
+    /// Peers that are kept connected because somebody will need them next.
+    pub(crate) preferred: Preferred,
     pub(crate) listening: Mutex<Vec<Multiaddr>>,
     pub(crate) events: broadcast::Sender<PeerEvent>,
     pub(crate) broadcaster: Broadcaster,
@@ -163,6 +169,17 @@ pub async fn start_with_metrics(
     clock: SharedClock,
     metrics: NetMetrics,
 ) -> Result<NetworkHandle, StartError> {
+    Ok(Arc::new(NetHandle::new(start_node(config, keys, account, clock, metrics).await?)))
+}
+
+/// What [`start_with_metrics`] gives a handle to.
+async fn start_node(
+    config: NetConfig,
+    keys: HybridKey,
+    account: AccountKey,
+    clock: SharedClock,
+    metrics: NetMetrics,
+) -> Result<Arc<NodeShared>, StartError> {
     let keys = Arc::new(keys);
     let identity = libp2p_identity(&keys)?;
     let events = broadcast::channel(EVENTS_BUFFERED_MAX).0;
@@ -209,6 +226,7 @@ pub async fn start_with_metrics(
         reach: ReachShared::new(&config, door, contacted, metrics.reach.clone()),
         turn,
         kept: Mutex::default(),
+        preferred: Preferred::default(),
         listening: Mutex::default(),
         events,
         broadcaster: Broadcaster::telling(Arc::new(move |peer, protocol| sentry.too_slow(peer, protocol))),
@@ -224,7 +242,7 @@ pub async fn start_with_metrics(
     });
     listen(Service::new(swarm, Arc::clone(&shared), command_queue), &shared).await?;
     start_tasks(&shared, offences, jitter_seed, lacks_mdns);
-    Ok(Arc::new(NetHandle::new(shared)))
+    Ok(shared)
 }
 
 /// Brings the listen addresses up and lets the service run.
@@ -292,6 +310,7 @@ fn start_tasks(shared: &Arc<NodeShared>, offences: mpsc::Receiver<Offence>, jitt
         discovery.note_mdns(lacks_mdns, shared.clock.now());
     }
     reach::begin(shared);
+    tokio::spawn(preferred::keep(Arc::clone(shared)));
     tokio::spawn(turn::keep(Arc::clone(shared)));
 }
 

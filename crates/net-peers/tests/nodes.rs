@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::StreamExt;
 use rand::SeedableRng;
 use trellis_crypto::{AccountKey, HybridKey};
 use trellis_net_peers::frame::{FrameError, read_frame, write_frame};
@@ -73,6 +74,37 @@ async fn next_event(events: &mut tokio::sync::broadcast::Receiver<PeerEvent>) ->
     tokio::time::timeout(PATIENCE, events.recv()).await.expect("an event in time").unwrap()
 }
 
+// row: NET-57, NET-16
+#[tokio::test]
+async fn a_preferred_peer_is_dialled_again_after_it_is_lost_is_never_idle_and_stays_away_when_a_person_says_so() {
+    let mut lets_go = config();
+    (lets_go.pool_peers, lets_go.pool_idle_ms) = (0, 200);
+    let (gateway, seller) = (node_with(1, lets_go, Arc::new(SystemClock)).await, node(2).await);
+    let id = seller.net.local_id();
+    assert_eq!(gateway.net.dial(&address(&seller)).await, Ok(id));
+    let connected = || shown(&gateway, id).is_some_and(|info| info.state == PeerState::Connected);
+    gateway.net.prefer(&[id]);
+    for _ in 0..2 {
+        let mut events = gateway.net.events();
+        seller.net.disconnect(gateway.net.local_id(), DisconnectReason::Inactivity).await;
+        while !matches!(next_event(&mut events).await, PeerEvent::Disconnected { peer, .. } if peer == id) {}
+        while !matches!(next_event(&mut events).await, PeerEvent::Connected { peer, .. } if peer == id) {}
+    }
+    // Five idle times pass and nobody lets it go.
+    tokio::time::sleep(Duration::from_millis(1_000)).await;
+    assert!(connected());
+    gateway.net.disconnect(id, DisconnectReason::UserRequest).await;
+    tokio::time::sleep(Duration::from_millis(2_000)).await;
+    assert!(!connected(), "dialled again against a person's will");
+    assert_eq!(gateway.net.reconnect(id).await, Ok(id), "but who asks for it gets it");
+    let stranger = NodeId([9; 32]);
+    assert!(matches!(gateway.net.reconnect(stranger).await, Err(DialError::Unreachable { .. })));
+}
+
+fn shown(rig: &Rig, peer: NodeId) -> Option<trellis_net_peers::PeerInfo> {
+    rig.net.peers().into_iter().find(|info| info.id == Some(peer))
+}
+
 // row: NET-10, NET-16, NET-20, NET-24
 #[tokio::test]
 async fn two_nodes_connect_and_each_shows_the_other() {
@@ -120,6 +152,48 @@ async fn streams_run_both_ways_and_are_counted() {
     assert!(matches!(unknown, OpenError::Unsupported { .. }), "{unknown}");
     let nobody = alice.net.open(NodeId([9; 32]), ECHO).await.err().unwrap();
     assert!(matches!(nobody, OpenError::NotConnected(_)), "{nobody}");
+}
+
+// row: NET-15, NET-50
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_peers_are_connected_to_one_node_at_once_and_each_has_its_answer() {
+    const PEERS: u64 = 100;
+    let hub = node(1).await;
+    let (at, id) = (address(&hub), hub.net.local_id());
+    let mut accept = hub.net.accept(ECHO).unwrap();
+    tokio::spawn(async move {
+        // All streams are open before the first answer is given.
+        let mut open = Vec::new();
+        while open.len() < PEERS as usize {
+            open.push(accept.next().await.unwrap().1);
+        }
+        for stream in &mut open {
+            let frame = read_frame(stream, 100).await.unwrap();
+            write_frame(stream, &frame).await.unwrap();
+        }
+        // Whoever has not read its answer yet still can.
+        std::future::pending::<()>().await;
+    });
+    let peers = (0..PEERS).map(|n| {
+        let at = at.clone();
+        async move {
+            let peer = node(100 + n).await;
+            assert_eq!(peer.net.dial(&at).await, Ok(id));
+            peer
+        }
+    });
+    let peers: Vec<Rig> = futures::stream::iter(peers).buffer_unordered(10).collect().await;
+    let connected = hub.net.peers().iter().filter(|peer| peer.state == PeerState::Connected).count();
+    assert_eq!((connected as u64, hub.metrics.accepted.get()), (PEERS, PEERS));
+    let asked = peers.iter().zip(0u64..).map(|(peer, n)| async move {
+        let mut stream = peer.net.open(id, ECHO).await.unwrap();
+        write_frame(&mut stream, &n.to_be_bytes()).await.unwrap();
+        let answer = read_frame(&mut stream, 8).await.unwrap();
+        assert_eq!(answer.as_ref(), n.to_be_bytes());
+    });
+    let all = futures::future::join_all(asked);
+    tokio::time::timeout(2 * PATIENCE, all).await.expect("every answer in time");
+    assert_eq!(hub.metrics.connected.get(), PEERS as i64);
 }
 
 // row: NET-16

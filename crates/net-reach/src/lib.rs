@@ -11,6 +11,7 @@ pub mod reachability;
 pub mod relay;
 mod service;
 mod state;
+mod surroundings;
 pub mod tls;
 pub mod turn;
 mod verdict;
@@ -21,6 +22,7 @@ pub use nat::{
     Classified, Filtering, Findings, Mapping, NatKind, ServerFinding, TcpCheck, classify, double_nat, is_public,
 };
 pub use portmap::{Attempt, Carrier, Inner, Lease, MapProtocol, Router, Survey, default_gateway, survey};
-pub use service::{ResolvedServer, check_stun, check_tcp, own_address, resolve};
+pub use service::{ResolvedServer, StunSurvey, ask_stun, check_stun, check_tcp, own_address, resolve, sources};
 pub use state::{Probe, Socket, Step};
+pub use surroundings::{Sources, Surroundings};
 pub use verdict::{Level, Situation, Verdict, verdict};

@@ -126,6 +126,12 @@ impl<A: Ord + Clone, P: PartialEq> WayIn<A, P> {
         self.nat = Some(kind);
     }
 
+    /// What STUN said of the network as it is now.
+    #[must_use]
+    pub const fn nat(&self) -> Option<NatKind> {
+        self.nat
+    }
+
     /// Whether this node has peers now.
     pub fn peers(&mut self, connected: bool, now_ms: u64) {
         self.peers_since_ms = connected.then(|| self.peers_since_ms.unwrap_or(now_ms));

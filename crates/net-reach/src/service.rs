@@ -15,8 +15,13 @@ use crate::config::{
 };
 use crate::error::ReachError;
 use crate::message::Answer;
-use crate::nat::{Findings, TcpCheck};
+use crate::nat::{Classified, Findings, TcpCheck, classify};
 use crate::state::{Probe, Socket, Step};
+use crate::surroundings::Sources;
+
+/// Addresses of documentation (RFC 5737, RFC 3849), to which packets would leave as to any other; none is ever sent there.
+const ANYWHERE_V4: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 9);
+const ANYWHERE_V6: SocketAddr = SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)), 9);
 
 /// A server as it was named, and what its name stands for.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -61,6 +66,53 @@ pub async fn own_address(to: SocketAddr) -> Option<IpAddr> {
     let socket = UdpSocket::bind((any, 0)).await.ok()?;
     socket.connect(to).await.ok()?;
     socket.local_addr().ok().map(|address| address.ip()).filter(|ip| !ip.is_unspecified())
+}
+
+/// The addresses from which this machine would write to the Internet; nothing is sent.
+pub async fn sources() -> Sources {
+    let (v4, v6) = tokio::join!(own_address(ANYWHERE_V4), own_address(ANYWHERE_V6));
+    Sources {
+        v4: v4.and_then(|ip| if let IpAddr::V4(v4) = ip { Some(v4) } else { None }),
+        v6: v6.and_then(|ip| if let IpAddr::V6(v6) = ip { Some(v6) } else { None }),
+    }
+}
+
+/// What STUN told over both families, and TCP where UDP was silent.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StunSurvey {
+    /// The servers that were asked.
+    pub resolved: Vec<ResolvedServer>,
+    /// What was seen over IPv4.
+    pub v4: Findings,
+    /// What was seen over IPv6.
+    pub v6: Findings,
+    /// Whether TCP passes where IPv4's UDP does not.
+    pub tcp: TcpCheck,
+}
+
+impl StunSurvey {
+    /// The kind of network, and why it is this one. IPv4's NAT: over IPv6 there is none.
+    #[must_use]
+    pub fn kind(&self) -> Classified {
+        classify(&self.v4, self.tcp)
+    }
+}
+
+/// Looks up servers, asks them over both families, and tries TCP where UDP is silent. Ends within the bounds of each part.
+///
+/// # Errors
+/// No UDP socket can be opened.
+pub async fn ask_stun(servers: &[String]) -> Result<StunSurvey, ReachError> {
+    let resolved = resolve(servers).await;
+    let of = |v4: bool| -> Vec<SocketAddr> {
+        let all = resolved.iter().flat_map(|server| &server.addresses);
+        all.filter(|address| address.is_ipv4() == v4).copied().collect()
+    };
+    let (v4_servers, v6_servers) = (of(true), of(false));
+    let (v4, v6) = tokio::join!(check_stun(&v4_servers), check_stun(&v6_servers));
+    let (v4, v6) = (v4?, v6?);
+    let tcp = if v4.works() { TcpCheck::NotNeeded } else { check_tcp(&v4_servers).await };
+    Ok(StunSurvey { resolved, v4, v6, tcp })
 }
 
 /// Asks servers of one family and finds out the NAT (NET-40). Ends within [`CHECK_MS_MAX`].
@@ -154,7 +206,7 @@ pub async fn check_tcp(servers: &[SocketAddr]) -> TcpCheck {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nat::{NatKind, classify};
+    use crate::nat::NatKind;
 
     async fn names(names: &[&str]) -> Vec<ResolvedServer> {
         resolve(&names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).await

@@ -29,7 +29,11 @@ pub const STREAMS_PER_CONNECTION_MAX: u32 = 256;
 pub const PROOF_STREAMS_MAX: u32 = 1;
 /// Bytes in flight towards this node on one stream.
 pub const STREAM_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
-/// Bytes in flight towards this node on one connection.
+/// Bytes in flight towards this node on a new connection: what a peer that sends and is not read can make this node hold.
+/// Each time that as much as the window has been read it doubles, up to [`CONNECTION_WINDOW_BYTES`], so that it never holds
+/// more than this or than was read before.
+pub const NEW_CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
+/// Bytes in flight towards this node on one connection of a peer whose bytes are read.
 pub const CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
 /// Bytes that may wait for acknowledgement on one connection.
 pub const SEND_WINDOW_BYTES: u64 = 16 * 1024 * 1024;
@@ -46,9 +50,14 @@ pub const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 
 /// From a dial through a proxy to the tunnel's far end; building a path through an anonymity network takes this long.
 pub const PROXY_TIMEOUT_MS: u64 = 30_000;
+/// Streams that either side may hold open on one connection over a byte stream: each costs 256 KiB of window from its first
+/// byte, so there are fewer of them than over QUIC (NET-15).
+pub const LINK_STREAMS_MAX: u32 = 128;
+/// Streams of the peer that this side may still hold when the peer has left them and opens others in their place.
+pub const LINK_STREAMS_LATE_MAX: u32 = 32;
 /// Streams of one yamux connection, as yamux counts them: both directions, and those that are gone on one side only. Our own
 /// bounds per direction come first, because yamux ends the connection at its own.
-pub const YAMUX_STREAMS_MAX: usize = 2 * STREAMS_PER_CONNECTION_MAX as usize + 128;
+pub const YAMUX_STREAMS_MAX: usize = 2 * (LINK_STREAMS_MAX + LINK_STREAMS_LATE_MAX) as usize;
 /// Bytes in flight towards this node on one yamux connection; yamux takes no less than 256 KiB for each stream.
 pub const YAMUX_WINDOW_BYTES: usize = YAMUX_STREAMS_MAX * 256 * 1024;
 /// A connection over a byte stream has this long to say goodbye and close; then its socket is dropped.
@@ -137,7 +146,7 @@ pub(crate) fn quinn_transport(congestion: Congestion) -> quinn::TransportConfig 
     transport.max_idle_timeout(Some(quinn::VarInt::from_u32(IDLE_TIMEOUT_MS).into()));
     transport.allow_spin(false);
     transport.stream_receive_window(STREAM_WINDOW_BYTES.into());
-    transport.receive_window(CONNECTION_WINDOW_BYTES.into());
+    transport.receive_window(NEW_CONNECTION_WINDOW_BYTES.into());
     transport.send_window(SEND_WINDOW_BYTES);
     match congestion {
         Congestion::Cubic => {

@@ -2,13 +2,16 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use futures::future::BoxFuture;
 use futures::{AsyncRead, AsyncWrite, FutureExt};
 use libp2p::core::muxing::{StreamMuxer, StreamMuxerEvent};
+use parking_lot::Mutex;
 
 use crate::admission::Permit;
+use crate::config::{CONNECTION_WINDOW_BYTES, NEW_CONNECTION_WINDOW_BYTES};
 use crate::metrics::TransportMetrics;
 use crate::session::Session;
 
@@ -17,6 +20,7 @@ type OpeningStream = BoxFuture<'static, Result<(quinn::SendStream, quinn::RecvSt
 /// One authenticated connection. Dropping it closes it.
 pub struct Connection {
     connection: quinn::Connection,
+    window: Arc<Window>,
     session: Session,
     metrics: TransportMetrics,
     incoming: Option<OpeningStream>,
@@ -34,7 +38,8 @@ impl Connection {
         metrics: TransportMetrics,
     ) -> Self {
         metrics.open.inc();
-        Self { connection, session, metrics, incoming: None, outgoing: None, closing: None, _permit: permit }
+        let window = Window::of(&connection);
+        Self { connection, window, session, metrics, incoming: None, outgoing: None, closing: None, _permit: permit }
     }
 
     /// What is known about the session.
@@ -65,7 +70,7 @@ impl StreamMuxer for Connection {
         });
         let opened = ready!(incoming.poll_unpin(cx));
         this.incoming = None;
-        Poll::Ready(opened.map(Stream::new))
+        Poll::Ready(opened.map(|halves| Stream::new(halves, Some(&this.window))))
     }
 
     fn poll_outbound(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<Stream, Self::Error>> {
@@ -77,7 +82,7 @@ impl StreamMuxer for Connection {
         });
         let opened = ready!(outgoing.poll_unpin(cx));
         this.outgoing = None;
-        Poll::Ready(opened.map(Stream::new))
+        Poll::Ready(opened.map(|halves| Stream::new(halves, Some(&this.window))))
     }
 
     fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<StreamMuxerEvent, Self::Error>> {
@@ -103,18 +108,70 @@ impl StreamMuxer for Connection {
 pub struct Stream {
     send: quinn::SendStream,
     receive: quinn::RecvStream,
+    /// None where the window is wide from the start.
+    window: Option<Arc<Window>>,
     closed: bool,
 }
 
 impl Stream {
-    pub(crate) fn new((send, receive): (quinn::SendStream, quinn::RecvStream)) -> Self {
-        Self { send, receive, closed: false }
+    pub(crate) fn new((send, receive): (quinn::SendStream, quinn::RecvStream), window: Option<&Arc<Window>>) -> Self {
+        Self { send, receive, window: window.cloned(), closed: false }
+    }
+}
+
+/// How many unread bytes a connection may hold; grows with those that are read.
+pub(crate) struct Window {
+    connection: quinn::Connection,
+    growth: Mutex<Growth>,
+}
+
+impl Window {
+    fn of(connection: &quinn::Connection) -> Arc<Self> {
+        Arc::new(Self { connection: connection.clone(), growth: Mutex::default() })
+    }
+
+    fn read(&self, bytes: usize) {
+        let wider = self.growth.lock().read(bytes);
+        if let Some(bytes) = wider {
+            self.connection.set_receive_window(bytes.into());
+        }
+    }
+}
+
+/// The window's size and what was read since it was set. Pure.
+struct Growth {
+    window: u32,
+    read: u32,
+}
+
+impl Default for Growth {
+    fn default() -> Self {
+        Self { window: NEW_CONNECTION_WINDOW_BYTES, read: 0 }
+    }
+}
+
+impl Growth {
+    /// So many bytes were read; gives the window's new size where it changes.
+    fn read(&mut self, bytes: usize) -> Option<u32> {
+        if self.window >= CONNECTION_WINDOW_BYTES {
+            return None;
+        }
+        self.read = self.read.saturating_add(u32::try_from(bytes).unwrap_or(u32::MAX));
+        if self.read < self.window {
+            return None;
+        }
+        (self.window, self.read) = (self.window.saturating_mul(2).min(CONNECTION_WINDOW_BYTES), 0);
+        Some(self.window)
     }
 }
 
 impl AsyncRead for Stream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
-        self.receive.poll_read(cx, buf).map_err(io::Error::from)
+        let read = ready!(self.receive.poll_read(cx, buf))?;
+        if let Some(window) = &self.window {
+            window.read(read);
+        }
+        Poll::Ready(Ok(read))
     }
 }
 
@@ -135,5 +192,28 @@ impl AsyncWrite for Stream {
             let _ = self.send.finish();
         }
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // row: NET-15, NET-56
+    #[test]
+    fn a_window_doubles_with_what_is_read_and_never_passes_what_was_read_before_or_its_bound() {
+        let (mut growth, mut total) = (Growth::default(), 0u64);
+        let mut sizes = vec![growth.window];
+        while total < 64 * 1024 * 1024 {
+            let before = total;
+            total += 10_000;
+            if let Some(window) = growth.read(10_000) {
+                assert!(u64::from(window) <= before + 10_000 + u64::from(NEW_CONNECTION_WINDOW_BYTES));
+                sizes.push(window);
+            }
+        }
+        let mib = |n: u32| n * 1024 * 1024;
+        assert_eq!(sizes, [mib(1), mib(2), mib(4), mib(8), mib(16)]);
+        assert_eq!(Growth::default().read(usize::MAX), Some(mib(2)), "one read is one step");
     }
 }

@@ -10,6 +10,7 @@ mod peers;
 pub mod provider;
 mod proxy;
 pub mod relay;
+pub mod stun;
 pub mod turn;
 pub mod validator;
 
@@ -193,6 +194,7 @@ fn net_config(
     config.relay = relay::profile(roles, &settings.relay_profile)?;
     config.region = relay::region(&settings.region)?;
     proxy::configure(settings, &mut config)?;
+    config.stun_servers = stun::configured(&settings.stun)?;
     config.turn = turn::configured(settings)?;
     config.bootstrap = settings.peers.iter().filter(|peer| !peer.is_empty()).cloned().collect();
     config.policy = match settings.post_quantum.as_str() {

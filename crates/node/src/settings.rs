@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use trellis_net_reach::config::STUN_SERVERS_DEFAULT;
 
 /// What a person can set, for every role; a key that is not given is taken from the next source.
 #[derive(Args, Clone, Debug, Default, Serialize, Deserialize)]
@@ -31,6 +32,11 @@ pub struct Given {
     /// Dial onion and I2P names only, listen on loopback only, and tell nobody a clear address; needs `--proxy`.
     #[arg(long, env = "TRELLIS_ONION_ONLY", value_name = "true|false", num_args = 0..=1, default_missing_value = "true")]
     pub onion_only: Option<bool>,
+    /// STUN servers that tell the kind of NAT, comma-separated or repeated, four at most; public ones otherwise, `off` for none.
+    /// The port is 3478 where none is given.
+    #[arg(long, env = "TRELLIS_STUN", value_name = "HOST:PORT", value_delimiter = ',')]
+    #[serde(deserialize_with = "one_or_many")]
+    pub stun: Option<Vec<String>>,
     /// TURN servers for networks that block UDP, comma-separated or repeated, the next where one fails: `turn:HOST:PORT?transport=udp`
     /// (or `tcp`), `turns:HOST:PORT?transport=tcp`. They carry what cannot be dialled otherwise.
     #[arg(long, env = "TRELLIS_TURN", value_name = "URI", value_delimiter = ',')]
@@ -89,6 +95,12 @@ pub struct Given {
     /// How many peers at once: `home` 50, `default` 125, `infra` 2,000; `auto` goes by the role.
     #[arg(long, env = "TRELLIS_PROFILE", value_name = "PROFILE")]
     pub profile: Option<String>,
+    /// Peers that stay connected however idle they are; 0 for four of five places of the profile.
+    #[arg(long, env = "TRELLIS_POOL_PEERS", value_name = "COUNT")]
+    pub pool_peers: Option<u32>,
+    /// Seconds without a stream after which a peer above `pool_peers` may be let go.
+    #[arg(long, env = "TRELLIS_POOL_IDLE_S", value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    pub pool_idle_s: Option<u32>,
     /// Mbit/s that may be sent to peers on the Internet; 0 is no limit.
     #[arg(long, env = "TRELLIS_BANDWIDTH_UP", value_name = "MBIT/S")]
     pub bandwidth_up: Option<u64>,
@@ -139,6 +151,9 @@ pub struct Given {
     /// Jobs that a provider runs at once.
     #[arg(long, env = "TRELLIS_JOBS_MAX", value_name = "COUNT")]
     pub jobs_max: Option<u32>,
+    /// Providers that a gateway keeps connected because they served it well lately; 0 for none.
+    #[arg(long, env = "TRELLIS_FAVOURITES", value_name = "COUNT", value_parser = clap::value_parser!(u8).range(0..=64))]
+    pub favourites: Option<u8>,
     /// API keys that the gateway accepts, comma-separated; without one it accepts any key from this machine.
     #[arg(long, env = "TRELLIS_API_KEYS", value_name = "KEY", value_delimiter = ',', hide_env_values = true)]
     #[serde(deserialize_with = "one_or_many")]
@@ -183,6 +198,7 @@ pub struct Settings {
     pub external_addresses: Vec<String>,
     pub proxy: Option<String>,
     pub onion_only: bool,
+    pub stun: Vec<String>,
     pub turn: Vec<String>,
     pub turn_user: Option<String>,
     pub turn_password_file: Option<PathBuf>,
@@ -200,6 +216,8 @@ pub struct Settings {
     pub discovery: Vec<String>,
     pub outbound_min: u32,
     pub profile: String,
+    pub pool_peers: u32,
+    pub pool_idle_s: u32,
     pub bandwidth_up: u64,
     pub bandwidth_down: u64,
     pub exempt_networks: Vec<String>,
@@ -216,6 +234,7 @@ pub struct Settings {
     pub risk_limit_wei: String,
     pub deposit_wei: String,
     pub jobs_max: u32,
+    pub favourites: u8,
     pub api_keys: Vec<String>,
     pub aggregator: Option<String>,
     pub dev_account: Option<u32>,
@@ -234,6 +253,7 @@ impl Default for Settings {
             external_addresses: Vec::new(),
             proxy: None,
             onion_only: false,
+            stun: STUN_SERVERS_DEFAULT.map(str::to_owned).to_vec(),
             turn: Vec::new(),
             turn_user: None,
             turn_password_file: None,
@@ -251,6 +271,8 @@ impl Default for Settings {
             discovery: ["book", "dns", "pex", "mdns", "kad"].map(str::to_owned).to_vec(),
             outbound_min: 8,
             profile: "auto".into(),
+            pool_peers: 0,
+            pool_idle_s: 600,
             bandwidth_up: 100,
             bandwidth_down: 100,
             exempt_networks: Vec::new(),
@@ -267,6 +289,7 @@ impl Default for Settings {
             risk_limit_wei: "10000000000000000".into(),
             deposit_wei: "10000000000000000000".into(),
             jobs_max: 8,
+            favourites: 8,
             api_keys: Vec::new(),
             aggregator: None,
             dev_account: None,

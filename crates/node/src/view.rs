@@ -62,6 +62,7 @@ pub fn reach_json(report: &ReachReport) -> Value {
         |(peer, stage, ms): &(String, _, Option<f64>)| json!({"peer_id": peer, "stage": stage, "latency_ms": ms});
     json!({
         "reachability": report.reachability,
+        "nat": report.nat,
         "confirmed": report.confirmed,
         "mapped": report.mapped,
         "relays": report.relays.iter().map(relay).collect::<Vec<_>>(),

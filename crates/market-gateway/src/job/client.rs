@@ -3,6 +3,7 @@
 use crate::job::adverts::{self, Adverts, ProviderOffer};
 use crate::job::config::JobClientConfig;
 use crate::job::error::{JobClientError, JobFault};
+use crate::job::favourites::{self, Favourites};
 use crate::job::money::{ChannelOpener, Entry, Purse};
 use crate::job::pairs::{self, Pairs};
 use crate::job::restore;
@@ -59,6 +60,7 @@ pub(crate) struct Shared {
     pub(crate) purse: Purse,
     pub(crate) adverts: Adverts,
     pub(crate) pairs: Pairs,
+    pub(crate) favourites: Favourites,
     pub(crate) stop: CancellationToken,
     rng: Mutex<Box<dyn RngCore + Send>>,
 }
@@ -111,12 +113,14 @@ impl JobClient {
             purse: Purse::default(),
             adverts: Adverts::default(),
             pairs: Pairs::default(),
+            favourites: Favourites::default(),
             stop: CancellationToken::new(),
             rng: Mutex::new(parts.rng),
         });
         restore::restore(&shared, &parts.journal_config).await?;
         let tasks = TaskTracker::new();
         tasks.spawn(pairs::run(Arc::clone(&shared)));
+        tasks.spawn(favourites::run(Arc::clone(&shared)));
         Ok(Self { shared, tasks })
     }
 
@@ -142,9 +146,22 @@ impl JobClient {
         adverts::quote(&self.shared, provider, request).await
     }
 
-    /// Everything that connected providers sell, by provider.
+    /// Everything that providers sell which are connected, or were when they advertised, by provider.
     pub async fn offers(&self) -> Vec<ProviderOffer> {
         adverts::offers(&self.shared).await
+    }
+
+    /// Connects again to a provider whose connection is gone; true where it is connected then. Where it is not, what it sells
+    /// is forgotten, so that nobody tries it again before it is back.
+    pub async fn bring_back(&self, provider: NodeId) -> bool {
+        let limit = Duration::from_millis(self.shared.config.redial_wait_ms);
+        let dialled = tokio::time::timeout(limit, self.shared.network.reconnect(provider)).await;
+        if matches!(dialled, Ok(Ok(_))) {
+            return true;
+        }
+        tracing::info!(provider = %provider.short(), "a provider is gone");
+        self.shared.adverts.forget(provider);
+        false
     }
 
     /// Asks the network who sells a model that no connected provider sells; true where somebody was found and connected.

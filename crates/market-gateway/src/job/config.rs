@@ -20,6 +20,8 @@ pub struct JobClientConfig {
     pub deposit: Wei,
     /// To get an advert, in milliseconds.
     pub advert_wait_ms: u64,
+    /// To reach a provider whose connection is gone, in milliseconds.
+    pub redial_wait_ms: u64,
     /// To have a channel, in milliseconds.
     pub channel_wait_ms: u64,
     /// To be accepted, in milliseconds.
@@ -32,6 +34,8 @@ pub struct JobClientConfig {
     pub receipt_wait_ms: u64,
     /// To the acknowledgement of a countersignature, in milliseconds.
     pub ack_wait_ms: u64,
+    /// Providers that are kept connected because they served well lately; 0 for none.
+    pub favourites_max: usize,
     /// Pair roots are looked at this often, in milliseconds.
     pub pair_root_tick_ms: u64,
 }
@@ -46,12 +50,14 @@ impl Default for JobClientConfig {
             risk_limit: Wei::from_milli_trl(10),
             deposit: Wei::from_trl(1),
             advert_wait_ms: 5_000,
+            redial_wait_ms: 3_000,
             channel_wait_ms: 30_000,
             accept_wait_ms: 10_000,
             first_token_wait_ms: 60_000,
             stall_wait_ms: 30_000,
             receipt_wait_ms: 10_000,
             ack_wait_ms: 10_000,
+            favourites_max: 8,
             pair_root_tick_ms: 250,
         }
     }

@@ -3,6 +3,7 @@
 use crate::job::adverts;
 use crate::job::client::Shared;
 use crate::job::error::{JobFault, WaitedFor};
+use crate::job::favourites::Counted;
 use crate::job::link::{Link, name};
 use crate::job::money::{self, Entry};
 use crate::job::sync;
@@ -120,14 +121,18 @@ pub(crate) fn start(shared: Arc<Shared>, tasks: &TaskTracker, order: JobOrder) -
     let job = JobId(shared.random_word());
     let guard = cancel.clone().drop_guard();
     tasks.spawn(async move {
+        let counted = Counted::begin(&shared, order.provider);
         let prepared = tokio::select! {
             prepared = prepare(shared, job, order, events.clone(), cancel.clone()) => prepared,
             // Nothing is promised yet: there is nothing to settle.
             () = cancel.cancelled() => Err(JobFault::Cancelled),
         };
         match prepared {
-            Ok(work) => work.run().await,
+            Ok(work) => work.run(counted).await,
             Err(fault) => {
+                let fault = Err(fault);
+                counted.end(&fault);
+                let Err(fault) = fault else { return };
                 let _ = events.send(JobEvent::Error(fault)).await;
             }
         }
@@ -266,8 +271,9 @@ fn journal_opened(shared: &Arc<Shared>, provider: NodeId, accept: &Accept) -> Jo
 }
 
 impl Work {
-    async fn run(mut self) {
+    async fn run(mut self, counted: Counted) {
         let ended = self.stream().await;
+        counted.end(&ended);
         match ended {
             Ok(()) => {}
             Err(fault) => self.abort(fault).await,

@@ -209,6 +209,14 @@ impl Network for FusedNetwork {
         self.inner.add_peer(address, priority).await
     }
 
+    fn prefer(&self, peers: &[NodeId]) {
+        self.inner.prefer(peers);
+    }
+
+    async fn reconnect(&self, peer: NodeId) -> Result<NodeId, DialError> {
+        self.inner.reconnect(peer).await
+    }
+
     fn forget_added(&self, address: Option<&str>, peer: Option<NodeId>) -> Vec<String> {
         self.inner.forget_added(address, peer)
     }

@@ -22,15 +22,15 @@ use crate::dark::{DARK_SCHEME, DarkAddress, DarkAddressError, Host};
 use crate::discovery::hidden::Networks;
 use crate::error::{DialError, RefusedBy, printable};
 use crate::reason::RefusalReason;
-use crate::table::route::{relay_of, target_of};
+use crate::table::route::{is_circuit, relay_of, target_of};
 
 /// What is dialled.
 #[derive(Clone, Copy)]
-struct Wanted<'a> {
+pub(super) struct Wanted<'a> {
     /// As it was written.
-    text: &'a str,
+    pub(super) text: &'a str,
     /// Who has to answer.
-    pinned: Option<NodeId>,
+    pub(super) pinned: Option<NodeId>,
 }
 
 /// How an attempt is made.
@@ -122,7 +122,7 @@ impl NodeShared {
     }
 
     /// Tries the ways to an address, cheapest first, the next one where those before it lead nowhere in time.
-    async fn dial_at(&self, address: Multiaddr, wanted: Wanted<'_>) -> Result<NodeId, DialError> {
+    pub(super) async fn dial_at(&self, address: Multiaddr, wanted: Wanted<'_>) -> Result<NodeId, DialError> {
         let Some(twin) = tcp_twin(&address) else {
             return self.dial_one(wanted, address, Manner::Loud).await;
         };
@@ -189,6 +189,25 @@ impl NodeShared {
             self.unreachable(&text);
         }
         dialled
+    }
+
+    /// Dials a peer whose name is known at several addresses, over relays only where none leads straight there.
+    pub(super) async fn dial_known(
+        &self,
+        name: PeerId,
+        addresses: Vec<Multiaddr>,
+        wanted: Wanted<'_>,
+    ) -> Result<NodeId, DialError> {
+        let (circuits, straight): (Vec<_>, Vec<_>) = addresses.into_iter().partition(is_circuit);
+        if straight.is_empty() {
+            return self.dial_each(Some(name), circuits, wanted, Manner::Loud).await;
+        }
+        match self.dial_each(Some(name), straight, wanted, Manner::Loud).await {
+            Err(error) if may_go_elsewhere(&error) && !circuits.is_empty() => {
+                self.dial_each(Some(name), circuits, wanted, Manner::Loud).await
+            }
+            dialled => dialled,
+        }
     }
 
     async fn dial_one(&self, wanted: Wanted<'_>, address: Multiaddr, manner: Manner) -> Result<NodeId, DialError> {

@@ -26,6 +26,7 @@ pub(super) async fn evict_idle(shared: Arc<NodeShared>) {
         let idle = {
             let mut kept = shared.bootstrapped.lock().clone();
             kept.extend(shared.relays_kept());
+            kept.extend(shared.preferred());
             shared.table.lock().idle_beyond(usize::try_from(size).unwrap_or(usize::MAX), idle_ms, now, &kept)
         };
         // Each has its own time to say goodbye: who takes all of it holds up nobody.

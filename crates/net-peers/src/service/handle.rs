@@ -174,8 +174,10 @@ impl Network for NetHandle {
     }
 
     async fn disconnect(&self, peer: NodeId, reason: DisconnectReason) {
-        if reason == DisconnectReason::Banned {
-            self.shared.guard.ban(peer, None);
+        match reason {
+            DisconnectReason::Banned => drop(self.shared.guard.ban(peer, None)),
+            DisconnectReason::UserRequest => self.shared.leave_alone(peer),
+            _ => {}
         }
         self.shared.disconnect(peer, reason).await;
     }
@@ -203,6 +205,14 @@ impl Network for NetHandle {
         self.shared.add_peer(address, priority).await
     }
 
+    fn prefer(&self, peers: &[NodeId]) {
+        self.shared.prefer(peers);
+    }
+
+    async fn reconnect(&self, peer: NodeId) -> Result<NodeId, DialError> {
+        self.shared.reconnect(peer).await
+    }
+
     fn forget_added(&self, address: Option<&str>, peer: Option<NodeId>) -> Vec<String> {
         self.shared.forget_added(address, peer)
     }
@@ -224,6 +234,12 @@ impl Network for NetHandle {
         futures::future::join_all(parting).await;
         self.shared.stop.cancel();
         self.shared.ended.cancelled().await;
-        self.shared.guard.saved().await;
+        // What was said last has gone through it.
+        let given_back = async {
+            if let Some(turn) = &self.shared.turn {
+                turn.give_back().await;
+            }
+        };
+        tokio::join!(given_back, self.shared.guard.saved());
     }
 }

@@ -11,6 +11,7 @@ mod observed;
 pub(super) mod quiet;
 mod records;
 pub(super) mod strangers;
+mod surroundings;
 mod tally;
 mod tidy;
 mod trials;
@@ -26,7 +27,8 @@ use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{ConnectionId, NetworkBehaviour};
 use libp2p::{PeerId, Swarm, dcutr, identify, relay};
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
+use trellis_net_reach::NatKind;
 use trellis_net_reach::contacted::Contacted;
 use trellis_net_reach::reachability::{Reachability, WayIn};
 use trellis_net_reach::relay::keeper::{RelayEvent, RelayKeeper, RelayStage};
@@ -96,6 +98,8 @@ pub(super) fn begin(shared: &Arc<NodeShared>) {
     }
     tokio::spawn(keep::keep_reachable(Arc::clone(shared)));
     tokio::spawn(mapping::keep_mapped(Arc::clone(shared)));
+    tokio::spawn(surroundings::watch(Arc::clone(shared)));
+    tokio::spawn(surroundings::judge(Arc::clone(shared)));
 }
 
 /// What the handle, the tasks and the service share.
@@ -115,6 +119,10 @@ pub(crate) struct ReachShared {
     pub(crate) door: Arc<RelayDoor>,
     metrics: ReachMetrics,
     wake: Notify,
+    /// An address listened at came or went.
+    moved: Notify,
+    /// How often the network under this node has changed.
+    changes: watch::Sender<u64>,
 }
 
 impl ReachShared {
@@ -136,6 +144,8 @@ impl ReachShared {
             door,
             metrics,
             wake: Notify::new(),
+            moved: Notify::new(),
+            changes: watch::Sender::new(0),
         }
     }
 
@@ -178,6 +188,8 @@ impl ReachShared {
 pub struct ReachReport {
     /// Whether others can connect to it.
     pub reachability: Reachability,
+    /// The kind of NAT that STUN found; none where it was not asked or could not tell.
+    pub nat: Option<NatKind>,
     /// Its addresses that a peer has connected to from outside.
     pub confirmed: Vec<String>,
     /// Its addresses at ports that the router maps to it.
@@ -205,6 +217,7 @@ impl NodeShared {
         let (reservations_given, circuits_carried) = self.reach.door.carried();
         ReachReport {
             reachability: way.verdict(now_ms),
+            nat: way.nat(),
             confirmed: way.confirmed(now_ms).iter().map(ToString::to_string).collect(),
             mapped: self.reach.mapped.lock().iter().map(ToString::to_string).collect(),
             relays: self.reach.keeper.lock().all().map(of).collect(),
@@ -270,11 +283,35 @@ impl Reaching {
         if on_internet(address) {
             Self::candidate(swarm, address);
         }
+        shared.reach.moved.notify_one();
         if shared.config.relay.is_some() {
             // A relay names its addresses in every reservation, and must have one.
             swarm.add_external_address(address.clone());
         }
         false
+    }
+
+    /// An address listened at is gone: nobody gets in there, and a relay had told it to everybody.
+    pub(super) fn unlistens(swarm: &mut Swarm<Behaviour>, shared: &NodeShared, address: &Multiaddr) {
+        swarm.remove_external_address(address);
+        let ip = direct_ip(address);
+        shared.reach.way.lock().gone(|known| ip.is_some() && direct_ip(known) == ip);
+        shared.reach.moved.notify_one();
+        shared.reach.wake.notify_one();
+    }
+
+    /// The network under this node is another one: what may be a way in is tried again, whatever came of it before.
+    pub(super) fn probe(swarm: &mut Swarm<Behaviour>, shared: &NodeShared, places: &[Multiaddr]) {
+        if let Some(tester) = swarm.behaviour_mut().reach.tester.as_mut() {
+            tester.begin_anew();
+        }
+        for place in places {
+            // The swarm tells of no candidate that it holds for confirmed. A relay names its addresses whatever is tried.
+            if shared.config.relay.is_none() {
+                swarm.remove_external_address(place);
+            }
+            Self::candidate(swarm, place);
+        }
     }
 
     /// This node may be reachable at an address: peers are asked to try it.

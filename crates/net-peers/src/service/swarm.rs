@@ -222,6 +222,7 @@ impl Service {
             Command::Reserve { relay, at } => self.reaching.reserve(&mut self.swarm, &self.shared, relay, at),
             Command::Look { relay, at } => Reaching::look(&mut self.swarm, relay, at),
             Command::Candidate(address) => Reaching::candidate(&mut self.swarm, &address),
+            Command::Probe(places) => Reaching::probe(&mut self.swarm, &self.shared, &places),
             Command::Release { relay } => self.reaching.release(&mut self.swarm, relay),
             Command::Find(command) => self.finder().on_command(command),
         }
@@ -309,8 +310,7 @@ impl Service {
             }
             SwarmEvent::ExpiredListenAddr { address, .. } => {
                 self.shared.listening.lock().retain(|known| *known != address);
-                // A relay had told it to everybody.
-                self.swarm.remove_external_address(&address);
+                Reaching::unlistens(&mut self.swarm, &self.shared, &address);
             }
             SwarmEvent::Behaviour(BehaviourEvent::Ping(ping::Event { connection, result: Ok(rtt), .. })) => {
                 let ms = rtt.as_secs_f64() * 1_000.0;

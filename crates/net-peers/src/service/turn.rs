@@ -10,11 +10,12 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use libp2p::core::Multiaddr;
+use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use trellis_net_reach::turn::{RETRY_MS_MIN, ServerReport, Turn, TurnSettings, TurnSocket};
 use trellis_net_transport::{Far, FarSocket, LinkKind, Session, Through};
@@ -23,8 +24,10 @@ pub(super) use self::door::TurnDoor;
 use super::NodeShared;
 use crate::discovery::address::on_internet;
 
-/// While UDP is blocked, it is looked this often whether the address still stands.
+/// It is looked this often whether the address still stands and whether it is needed.
 const LOOK_MS: u64 = 5_000;
+/// Where UDP leaves this network, an address that carried nothing and was asked for by nobody for this long is given back.
+const UNUSED_MS: u64 = 60_000;
 
 /// The node's address at a TURN server. Clones are the same one.
 #[derive(Clone)]
@@ -39,12 +42,17 @@ struct Shared {
     socket: watch::Sender<Option<Arc<TurnSocket>>>,
     /// Dials have shown that UDP does not leave this network.
     blocked: AtomicBool,
+    /// When somebody needed the address last.
+    used: Mutex<Instant>,
     changed: Notify,
 }
 
 impl Shared {
     async fn open(&self) -> io::Result<Arc<TurnSocket>> {
+        *self.used.lock() = Instant::now();
         let socket = self.turn.socket().await.map_err(io::Error::other)?;
+        // Somebody has to look whether it is still needed.
+        self.changed.notify_one();
         self.socket.send_if_modified(|known| {
             let same = known.as_ref().is_some_and(|known| Arc::ptr_eq(known, &socket));
             *known = Some(Arc::clone(&socket));
@@ -78,6 +86,7 @@ impl TurnWay {
             turn: Turn::new(settings),
             socket: watch::Sender::new(None),
             blocked: AtomicBool::new(false),
+            used: Mutex::new(Instant::now()),
             changed: Notify::new(),
         });
         Self { far: Far::new(Box::new(Opener(Arc::clone(&shared)))), shared }
@@ -122,6 +131,21 @@ impl TurnWay {
         socket.as_ref().filter(|socket| socket.failure().is_none()).map(|socket| socket.relayed())
     }
 
+    /// Gives the address back to its server.
+    pub(super) async fn give_back(&self) {
+        self.shared.turn.give_back().await;
+        self.shared.socket.send_replace(None);
+    }
+
+    /// Notes whether the address is in use, and says for how long it has not been.
+    fn unused_ms(&self, in_use: bool) -> u64 {
+        let mut used = self.shared.used.lock();
+        if in_use {
+            *used = Instant::now();
+        }
+        u64::try_from(used.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
     /// Whether an address is the one at the server.
     pub(super) fn is_at(&self, address: &Multiaddr) -> bool {
         self.relayed().is_some_and(|relayed| super::handle::at_socket(relayed) == without_name_of(address))
@@ -144,14 +168,18 @@ fn without_name_of(address: &Multiaddr) -> Multiaddr {
     address.iter().filter(|part| !matches!(part, libp2p::multiaddr::Protocol::P2p(_))).collect()
 }
 
-/// Keeps an address at a server for as long as UDP does not leave this network.
+/// Keeps an address at a server for as long as UDP does not leave this network, and gives it back when it is not needed.
 pub(super) async fn keep(shared: Arc<NodeShared>) {
     let Some(way) = shared.turn.clone() else { return };
     let closing = shared.closing.clone();
     let work = async {
         loop {
             let wait_ms = if !way.is_blocked() {
-                None
+                let in_use = shared.table.lock().has_turned();
+                if way.relayed().is_some() && way.unused_ms(in_use) >= UNUSED_MS {
+                    way.give_back().await;
+                }
+                way.relayed().is_some().then_some(LOOK_MS)
             } else if way.shared.open().await.is_ok() {
                 Some(LOOK_MS)
             } else {

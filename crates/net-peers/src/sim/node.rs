@@ -243,6 +243,17 @@ impl Network for SimHandle {
         reached
     }
 
+    fn prefer(&self, peers: &[NodeId]) {
+        for peer in peers.iter().take(crate::PREFERRED_MAX) {
+            let (net, state, address) = (self.net.clone(), Arc::clone(&self.state), SimNet::address(*peer));
+            tokio::spawn(async move { net.connect(&state, &address).await });
+        }
+    }
+
+    async fn reconnect(&self, peer: NodeId) -> Result<NodeId, DialError> {
+        self.net.connect(&self.state, &SimNet::address(peer)).await
+    }
+
     fn forget_added(&self, address: Option<&str>, peer: Option<NodeId>) -> Vec<String> {
         let own = peer.map(SimNet::address);
         let names = [address, own.as_deref()];

@@ -52,6 +52,11 @@ impl Table {
         self.routes.get(&connection).is_some_and(|route| route.turned)
     }
 
+    /// Whether any connection goes through this node's own address at a TURN server.
+    pub(crate) fn has_turned(&self) -> bool {
+        self.connections.values().any(|(_, handle)| handle.session.kind() == LinkKind::Turned)
+    }
+
     /// Whether somebody is connected from or at an address, without a relay between.
     pub(crate) fn has_connection_from(&self, ip: IpAddr) -> bool {
         let direct = self.connections.iter().filter(|(connection, _)| !self.is_relayed(**connection));

@@ -406,7 +406,7 @@ impl Allocation {
         if self.failure.is_none() && self.client.delete(at(now_ms)).is_ok() {
             self.poll(now_ms);
         }
-        self.fail(TurnError::Lost { detail: "it was given back".to_owned() });
+        self.fail(TurnError::GivenBack);
     }
 }
 
@@ -416,4 +416,4 @@ fn request_ms() -> u64 {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

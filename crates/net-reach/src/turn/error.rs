@@ -105,6 +105,9 @@ pub enum TurnError {
         /// Why.
         detail: String,
     },
+    /// This node needed it no longer.
+    #[error("the allocation at the TURN server was given back")]
+    GivenBack,
 }
 
 impl TurnError {
@@ -140,6 +143,7 @@ impl TurnError {
             Self::Full { .. } => "full",
             Self::Malformed { .. } => "malformed",
             Self::Lost { .. } => "lost",
+            Self::GivenBack => "given-back",
         }
     }
 
@@ -160,7 +164,7 @@ impl TurnError {
                 "UDP may be blocked here: try turn:HOST:PORT?transport=tcp or turns:HOST:443?transport=tcp"
             }
             Self::Credentials { .. } => "check --turn-user and the file of --turn-password-file",
-            Self::Mismatch | Self::Lost { .. } => "nothing: it is allocated anew with the next dial",
+            Self::Mismatch | Self::Lost { .. } | Self::GivenBack => "nothing: it is allocated anew with the next dial",
             Self::StaleNonce { .. } | Self::Malformed { .. } => "try another TURN server",
             Self::Quota => "end other nodes of the same user, or ask the server's operator for a larger quota",
             Self::Capacity => "try again later, or name another server",

@@ -105,6 +105,15 @@ impl Turn {
         Err(last)
     }
 
+    /// Gives the address back to its server; the next one who needs one gets another.
+    pub async fn give_back(&self) {
+        let standing = self.current.lock().await.take();
+        if let Some(socket) = standing.filter(|socket| socket.failure().is_none()) {
+            socket.give_back().await;
+            tracing::info!(relayed = %socket.relayed(), "the address at the TURN server is given back");
+        }
+    }
+
     /// The problem of a server that is left alone for now.
     fn waits(&self, place: usize, now: Instant) -> Option<TurnError> {
         let known = self.known.lock();
@@ -151,5 +160,59 @@ impl Turn {
             problem: known.problem.clone().or_else(|| gone.clone().filter(|_| known.relayed.is_some())),
         };
         self.settings.servers.iter().zip(known.iter()).map(of).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::allocation::tests::Server;
+    use super::super::error::TurnError;
+    use super::*;
+    use std::time::Duration;
+    use tokio::net::UdpSocket;
+    use turn_client_proto::types::attribute::Lifetime;
+    use turn_client_proto::types::message::REFRESH;
+    use turn_client_proto::types::stun::message::Message;
+    use zeroize::Zeroizing;
+
+    /// How long anything may take on a loaded machine.
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    // row: NET-44
+    #[tokio::test]
+    async fn an_address_that_is_given_back_is_gone_at_the_server_and_the_next_one_is_another() {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let at = socket.local_addr().unwrap();
+        let (given_back, mut ends) = tokio::sync::mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            let (mut server, mut buffer) = (Server::default(), [0u8; 2_048]);
+            while let Ok((count, from)) = socket.recv_from(&mut buffer).await {
+                let message = Message::from_bytes(&buffer[..count]);
+                let ends = message.ok().filter(|message| message.method() == REFRESH);
+                if ends.is_some_and(|message| message.attribute::<Lifetime>().is_ok_and(|life| life.seconds() == 0)) {
+                    let _ = given_back.send(from);
+                }
+                if let Some(answer) = server.answer(&buffer[..count]) {
+                    let _ = socket.send_to(&answer, from).await;
+                }
+            }
+        });
+        let turn = Turn::new(TurnSettings {
+            servers: vec![format!("turn:{at}?transport=udp").parse().unwrap()],
+            credentials: Credentials { user: "alice".to_owned(), password: Zeroizing::new("secret".to_owned()) },
+            authorities: None,
+        });
+        turn.give_back().await;
+        let first = turn.socket().await.unwrap();
+        assert!(ends.try_recv().is_err(), "nothing was given back yet");
+        turn.give_back().await;
+        tokio::time::timeout(PATIENCE, ends.recv()).await.expect("the server hears of it").unwrap();
+        assert_eq!(first.failure(), Some(TurnError::GivenBack));
+        assert_eq!(turn.report()[0].relayed, None);
+        let second = turn.socket().await.unwrap();
+        assert!(!Arc::ptr_eq(&first, &second) && second.failure().is_none());
+        drop(turn);
+        drop(second);
+        tokio::time::timeout(PATIENCE, ends.recv()).await.expect("a dropped one is given back too").unwrap();
     }
 }

@@ -176,6 +176,7 @@ async fn read_all(shared: Arc<Shared>, mut reader: Reader, stop: CancellationTok
 
 /// Writes what waits, and looks at the timers.
 async fn write_all(shared: Arc<Shared>, mut writer: Writer, stop: CancellationToken) {
+    let _ended = shared.ended.clone().drop_guard();
     loop {
         let until_ms = shared.allocation.lock().poll(shared.now_ms());
         shared.changed.notify_waiters();
@@ -193,6 +194,7 @@ async fn write_all(shared: Arc<Shared>, mut writer: Writer, stop: CancellationTo
     }
     shared.allocation.lock().release(shared.now_ms());
     let _ = timeout(Duration::from_millis(FAREWELL_MS), drain(&shared, &mut writer)).await;
+    shared.stirred();
 }
 
 async fn drain(shared: &Shared, writer: &mut Writer) -> Result<(), TurnError> {

@@ -40,6 +40,8 @@ pub(super) struct Shared {
     pub(super) work: Notify,
     /// Something has changed in the allocation.
     pub(super) changed: Notify,
+    /// Cancelled when nothing more is written.
+    pub(super) ended: CancellationToken,
 }
 
 impl Shared {
@@ -51,6 +53,7 @@ impl Shared {
             began: Instant::now(),
             work: Notify::new(),
             changed: Notify::new(),
+            ended: CancellationToken::new(),
         })
     }
 
@@ -127,12 +130,13 @@ impl Shared {
 pub struct TurnSocket {
     shared: Arc<Shared>,
     relayed: SocketAddr,
+    stop: CancellationToken,
     _stop: DropGuard,
 }
 
 impl TurnSocket {
     pub(super) fn new(shared: Arc<Shared>, relayed: SocketAddr, stop: CancellationToken) -> Arc<Self> {
-        Arc::new(Self { shared, relayed, _stop: stop.drop_guard() })
+        Arc::new(Self { shared, relayed, _stop: stop.clone().drop_guard(), stop })
     }
 
     /// The address that peers see.
@@ -145,6 +149,12 @@ impl TurnSocket {
     #[must_use]
     pub fn failure(&self) -> Option<TurnError> {
         self.shared.allocation.lock().failure().cloned()
+    }
+
+    /// Gives the address back to the server, whoever still holds this, and waits until that has been said.
+    pub async fn give_back(&self) {
+        self.stop.cancel();
+        self.shared.ended.cancelled().await;
     }
 
     /// Asks the server to let a peer in, and waits for its answer.

@@ -19,7 +19,7 @@ use trellis_crypto::HybridKey;
 
 use super::listener::{Serve, serve_stream};
 use super::{BenchConnection, BenchDialer, BenchError, BenchListener, BenchStream, Variant};
-use crate::config::{ALPN_LIBP2P, Congestion, TransportConfig, quinn_transport};
+use crate::config::{ALPN_LIBP2P, CONNECTION_WINDOW_BYTES, Congestion, TransportConfig, quinn_transport};
 use crate::connection::{Connection, Stream};
 use crate::policy::Policy;
 use crate::prefilter::Gate;
@@ -135,7 +135,10 @@ fn quinn_configs() -> Result<(quinn::ClientConfig, quinn::ServerConfig), BenchEr
     let alpn = vec![ALPN_LIBP2P.to_vec()];
     let tls = tls_configs_with(&Keypair::generate_ed25519(), vec![kx_group::X25519], alpn);
     let tls = tls.map_err(|error| setup(QUINN, error))?;
-    let transport = Arc::new(quinn_transport(Congestion::default()));
+    let mut transport = quinn_transport(Congestion::default());
+    // As our own becomes when it is read.
+    transport.receive_window(CONNECTION_WINDOW_BYTES.into());
+    let transport = Arc::new(transport);
     let client = QuicClientConfig::try_from(tls.client).map_err(|error| setup(QUINN, error))?;
     let server = QuicServerConfig::try_from(tls.server).map_err(|error| setup(QUINN, error))?;
     let mut client = quinn::ClientConfig::new(Arc::new(client));
@@ -166,7 +169,7 @@ async fn serve_quinn(refuse: Arc<AtomicBool>, address: oneshot::Sender<Result<So
         tokio::spawn(async move {
             let Ok(connection) = incoming.await else { return };
             while let Ok(stream) = connection.accept_bi().await {
-                tokio::spawn(serve_stream(Stream::new(stream)));
+                tokio::spawn(serve_stream(Stream::new(stream, None)));
             }
         });
     }
@@ -191,7 +194,7 @@ impl BenchConnection for QuinnConnection {
     fn open(&mut self) -> BoxFuture<'_, Result<Box<dyn BenchStream>, BenchError>> {
         async move {
             let stream = self.0.open_bi().await.map_err(|error| failed(QUINN, error))?;
-            Ok(Box::new(Stream::new(stream)) as _)
+            Ok(Box::new(Stream::new(stream, None)) as _)
         }
         .boxed()
     }

@@ -16,12 +16,9 @@ use tokio::time::Sleep;
 use super::goodbye::{self, GOODBYE_BYTES_MAX, GOODBYE_MARK};
 use super::wire::BoxedStream;
 use crate::admission::Permit;
-use crate::config::{CLOSE_TIMEOUT_MS, STREAMS_PER_CONNECTION_MAX, YAMUX_STREAMS_MAX, YAMUX_WINDOW_BYTES};
+use crate::config::{CLOSE_TIMEOUT_MS, LINK_STREAMS_LATE_MAX, LINK_STREAMS_MAX, YAMUX_STREAMS_MAX, YAMUX_WINDOW_BYTES};
 use crate::metrics::TransportMetrics;
 use crate::session::{Direction, Session, StreamState};
-
-/// Streams of the peer that this side may still hold when the peer has left them and opens others in their place.
-const STREAMS_LATE_MAX: u32 = 64;
 
 /// One authenticated connection over a byte stream. Dropping it closes it.
 pub struct StreamConnection {
@@ -79,10 +76,10 @@ impl Counts {
 
     fn full(&self, direction: Direction) -> bool {
         let late = match direction {
-            Direction::Inbound => STREAMS_LATE_MAX,
+            Direction::Inbound => LINK_STREAMS_LATE_MAX,
             Direction::Outbound => 0,
         };
-        self.of(direction).load(Ordering::Acquire) >= STREAMS_PER_CONNECTION_MAX + late
+        self.of(direction).load(Ordering::Acquire) >= LINK_STREAMS_MAX + late
     }
 }
 

@@ -9,7 +9,7 @@ use libp2p::multiaddr::Protocol;
 use tokio::io::AsyncReadExt as _;
 use tokio::io::AsyncWriteExt as _;
 use trellis_net_transport::{
-    AdmissionLimits, ClassicalPeer, CloseReason, HANDSHAKE_TIMEOUT_MS, LinkKind, Policy, STREAMS_PER_CONNECTION_MAX,
+    AdmissionLimits, ClassicalPeer, CloseReason, HANDSHAKE_TIMEOUT_MS, LINK_STREAMS_MAX, LinkKind, Policy,
     TransportError,
 };
 
@@ -258,7 +258,7 @@ async fn a_stream_beyond_the_bound_waits_for_a_place_and_the_connection_lives_on
     // As in the field no stream begins with a zero.
     let marked = |n: u32| (n | 0x1300_0000).to_be_bytes();
     let mut streams = Vec::new();
-    for n in 0..STREAMS_PER_CONNECTION_MAX {
+    for n in 0..LINK_STREAMS_MAX {
         let mut stream = poll_fn(|cx| near.muxer.poll_outbound_unpin(cx)).await.unwrap();
         stream.write_all(&marked(n)).await.unwrap();
         streams.push(stream);

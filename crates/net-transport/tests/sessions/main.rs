@@ -12,7 +12,10 @@ use std::time::{Duration, Instant};
 use futures::{AsyncReadExt, AsyncWriteExt, StreamExt};
 use libp2p::core::muxing::StreamMuxerExt;
 use rig::{End, Node, Stock, connect, keys};
-use trellis_net_transport::{Admit, ClassicalPeer, Policy, TransportError};
+use trellis_net_transport::{Admit, ClassicalPeer, NEW_CONNECTION_WINDOW_BYTES, Policy, TransportError};
+
+/// How long anything may take on a loaded machine.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 // row: NET-10, NET-12, NET-20
 #[tokio::test]
@@ -245,6 +248,52 @@ async fn a_hundred_streams_run_at_once_on_one_connection() {
         done.push(stream);
     }
     assert_eq!(done.len(), STREAMS as usize);
+}
+
+// row: NET-15, NET-56
+#[tokio::test]
+async fn a_peer_that_nobody_reads_fills_one_mebibyte_and_one_that_is_read_sends_all_it_has() {
+    const STREAMS: usize = 8;
+    const BYTES_EACH: usize = 6 * 1024 * 1024;
+    let (mut alice, mut bob) = (Node::new(1, Policy::Require).await, Node::new(2, Policy::Require).await);
+    let (at_alice, at_bob) = connect(&mut alice, &mut bob).await;
+    let (mut near, mut far) = (at_alice.unwrap().connection, at_bob.unwrap().connection);
+    let (mut ours, mut streams) = (Vec::new(), Vec::new());
+    for _ in 0..STREAMS {
+        // Each is there before the first of them has filled the window.
+        let mut stream = std::future::poll_fn(|cx| near.poll_outbound_unpin(cx)).await.unwrap();
+        stream.write_all(&[7]).await.unwrap();
+        ours.push(stream);
+        streams.push(std::future::poll_fn(|cx| far.poll_inbound_unpin(cx)).await.unwrap());
+    }
+    let write = |mut stream: trellis_net_transport::Stream| async move {
+        stream.write_all(&vec![7; BYTES_EACH - 1]).await.unwrap();
+        stream.close().await.unwrap();
+    };
+    let writers: Vec<_> = ours.into_iter().map(|stream| tokio::spawn(write(stream))).collect();
+    // Until nothing more comes.
+    let (session, mut came) = (far.session().clone(), 0);
+    let begun = Instant::now();
+    loop {
+        tokio::time::sleep(Duration::from_millis(1_000)).await;
+        let now = session.wire_bytes().0;
+        if now < came + 50_000 {
+            break;
+        }
+        came = now;
+        assert!(begun.elapsed() < PATIENCE, "it never stops");
+    }
+    let window = u64::from(NEW_CONNECTION_WINDOW_BYTES);
+    assert!((window * 9 / 10..2 * window).contains(&came), "{came} bytes of a peer that nobody reads");
+    let readers = streams.into_iter().map(|mut stream| async move {
+        let mut all = Vec::new();
+        stream.read_to_end(&mut all).await.unwrap()
+    });
+    let read = tokio::time::timeout(PATIENCE, futures::future::join_all(readers)).await.expect("all of it comes");
+    assert_eq!(read, [BYTES_EACH; STREAMS]);
+    for writer in writers {
+        writer.await.unwrap();
+    }
 }
 
 // row: NET-19

@@ -3,6 +3,7 @@
 use crate::cli::NetcheckArgs;
 use crate::command::nodes;
 use crate::control::ask;
+use crate::role::stun;
 use crate::table::print_json;
 use eyre::Result;
 use rand::SeedableRng;
@@ -16,17 +17,15 @@ use std::time::{Duration, Instant};
 use trellis_chain_spec::ChainSpec;
 use trellis_crypto::{AccountKey, HybridKey};
 use trellis_net_peers::{NetConfig, NetworkHandle, start};
-use trellis_net_reach::config::{STUN_SERVERS_DEFAULT, TRIAL_LEASE_SECONDS};
+use trellis_net_reach::config::TRIAL_LEASE_SECONDS;
 use trellis_net_reach::{
-    Carrier, Findings, Inner, MapError, ResolvedServer, Router, ServerFinding, Situation, Survey, TcpCheck, check_stun,
-    check_tcp, classify, double_nat, resolve, survey, verdict,
+    Carrier, Findings, Inner, MapError, ResolvedServer, Router, ServerFinding, Situation, StunSurvey, Survey, ask_stun,
+    double_nat, survey, verdict,
 };
 use trellis_primitives::{B256, SystemClock};
 
 mod turn;
 
-/// The port of STUN servers that name none (RFC 8489).
-const STUN_PORT: u16 = 3478;
 /// The router may take this long over its three protocols, in milliseconds.
 const MAPPING_MS_MAX: u64 = 9_000;
 /// The check of the key exchange may take this long, in milliseconds.
@@ -43,11 +42,11 @@ const NO_RELAY: &str = "none: the nodes that run here know no relay yet, or need
 /// No UDP socket can be opened on this machine.
 pub async fn run(args: &NetcheckArgs, datadir: Option<&Path>) -> Result<()> {
     let began = Instant::now();
-    let servers = servers(&args.stun);
+    let servers = stun::servers(&args.stun);
     let turn = turn::settings(args)?;
-    let (stun, mapping, exchange, relays, turn) =
-        tokio::join!(stun(&servers), mapping(), key_exchange(), relays(datadir), turn::check(turn.as_ref()));
-    let mut report = report(&stun?, &mapping, &exchange, began.elapsed());
+    let (seen, mapping, exchange, relays, turn) =
+        tokio::join!(ask_stun(&servers), mapping(), key_exchange(), relays(datadir), turn::check(turn.as_ref()));
+    let mut report = report(&seen?, &mapping, &exchange, began.elapsed());
     report["relays_note"] = json!(note(&relays));
     report["relays"] = json!(relays.unwrap_or_default());
     report["turn"] = turn;
@@ -101,41 +100,6 @@ fn note(relays: &Option<Vec<Value>>) -> String {
         Some(relays) if relays.is_empty() => NO_RELAY.to_owned(),
         Some(relays) => relays.iter().map(shown).collect::<Vec<_>>().join(", "),
     }
-}
-
-fn servers(given: &[String]) -> Vec<String> {
-    if given.is_empty() {
-        return STUN_SERVERS_DEFAULT.iter().map(|server| (*server).to_owned()).collect();
-    }
-    let named = given.iter().filter(|server| !server.is_empty());
-    named.map(|server| if has_port(server) { server.clone() } else { format!("{server}:{STUN_PORT}") }).collect()
-}
-
-/// True of `host:1`, `1.2.3.4:1` and `[::1]:1`; false of a bare name, address or `[::1]`.
-fn has_port(server: &str) -> bool {
-    server
-        .rsplit_once(':')
-        .is_some_and(|(host, port)| port.parse::<u16>().is_ok() && (!host.contains(':') || host.ends_with(']')))
-}
-
-struct Stun {
-    resolved: Vec<ResolvedServer>,
-    v4: Findings,
-    v6: Findings,
-    tcp: TcpCheck,
-}
-
-async fn stun(servers: &[String]) -> Result<Stun> {
-    let resolved = resolve(servers).await;
-    let of = |v4: bool| -> Vec<SocketAddr> {
-        let all = resolved.iter().flat_map(|server| &server.addresses);
-        all.filter(|address| address.is_ipv4() == v4).copied().collect()
-    };
-    let (v4_servers, v6_servers) = (of(true), of(false));
-    let (v4, v6) = tokio::join!(check_stun(&v4_servers), check_stun(&v6_servers));
-    let (v4, v6) = (v4?, v6?);
-    let tcp = if v4.works() { TcpCheck::NotNeeded } else { check_tcp(&v4_servers).await };
-    Ok(Stun { resolved, v4, v6, tcp })
 }
 
 /// What the router does when it is asked for a port.
@@ -199,8 +163,8 @@ async fn throw_away(listen: Option<&str>) -> Result<NetworkHandle, String> {
     start(config, keys, account, Arc::new(SystemClock)).await.map_err(|error| error.to_string())
 }
 
-fn report(stun: &Stun, mapped: &Mapped, exchange: &Result<String, String>, took: Duration) -> Value {
-    let kind = classify(&stun.v4, stun.tcp);
+fn report(stun: &StunSurvey, mapped: &Mapped, exchange: &Result<String, String>, took: Duration) -> Value {
+    let kind = stun.kind();
     let router_external = mapped.survey.as_ref().ok().and_then(Survey::router_external);
     let seen = stun.v4.seen().first().map(SocketAddr::ip);
     let doubled = double_nat(stun.v4.local.map(|local| local.ip()), seen, router_external);
@@ -246,7 +210,7 @@ fn family_json(findings: &Findings) -> Value {
     })
 }
 
-fn server_json(server: &ResolvedServer, stun: &Stun) -> Value {
+fn server_json(server: &ResolvedServer, stun: &StunSurvey) -> Value {
     let all = stun.v4.servers.iter().chain(&stun.v6.servers);
     let found: Vec<&ServerFinding> = all.filter(|finding| server.addresses.contains(&finding.address)).collect();
     let answered = found.iter().any(|finding| finding.seen.is_some());
@@ -346,13 +310,6 @@ fn rendered(report: &Value) -> String {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_server_without_a_port_gets_the_usual_one() {
-        let given = ["stun.example", "11.200.0.2:3479", "[::1]:5", "[::1]"].map(str::to_owned);
-        assert_eq!(servers(&given), ["stun.example:3478", "11.200.0.2:3479", "[::1]:5", "[::1]:3478"]);
-        assert_eq!(servers(&[]).len(), STUN_SERVERS_DEFAULT.len());
-    }
-
     // row: NET-46
     #[tokio::test]
     async fn the_key_exchange_of_this_machine_is_the_hybrid_one() {
@@ -362,7 +319,7 @@ mod tests {
     // row: NET-46
     #[tokio::test]
     async fn without_any_server_the_result_says_so_and_every_line_is_there() {
-        let stun = stun(&[]).await.unwrap();
+        let stun = ask_stun(&[]).await.unwrap();
         let mapped = Mapped { survey: Err(MapError::NoGateway), external: None, renewed: None, released: None };
         let report = report(&stun, &mapped, &Err("no".to_owned()), Duration::from_millis(5));
         assert_eq!(report["nat"]["kind"], "unknown");

@@ -14,6 +14,8 @@ const MBIT_BYTES: u64 = 125_000;
 const MBIT_MAX: u64 = 1_000_000;
 /// One part in so many of the places is for newcomers; the others may stay however idle they are.
 const NEWCOMERS_SHARE: u32 = 5;
+/// How long a peer may be without a stream before it counts as idle.
+const POOL_IDLE_S: std::ops::RangeInclusive<u32> = 1..=86_400;
 /// Outbound peers of a home, unless somebody set another number.
 const HOME_OUTBOUND: u32 = 5;
 /// Peers at once at home, anywhere, and where others depend on it.
@@ -35,12 +37,31 @@ pub fn apply(config: &mut NetConfig, roles: RoleSet, settings: &Settings) -> Res
         .find(|(name, _)| *name == profile)
         .ok_or_else(|| Failure::usage(format!("profile is `auto`, `home`, `default` or `infra`, got {profile:?}")))?;
     config.peers_max = peers_max;
-    config.pool_peers = peers_max - peers_max / NEWCOMERS_SHARE;
+    (config.pool_peers, config.pool_idle_ms) = pool(settings, peers_max)?;
     config.bandwidth_up = bytes_per_s("bandwidth_up", settings.bandwidth_up)?;
     config.bandwidth_down = bytes_per_s("bandwidth_down", settings.bandwidth_down)?;
     let networks = settings.exempt_networks.iter().filter(|text| !text.is_empty());
     config.exempt_networks = networks.map(|text| network(text)).collect::<Result<_>>()?;
     Ok(())
+}
+
+/// How many peers stay however idle, and after how many milliseconds another counts as idle (NET-16).
+fn pool(settings: &Settings, peers_max: u32) -> Result<(u32, u64)> {
+    let peers = match settings.pool_peers {
+        0 => peers_max - peers_max / NEWCOMERS_SHARE,
+        named if named > peers_max => {
+            let message = format!("pool_peers is {named}, and the profile has places for {peers_max} peers");
+            return Err(Failure::usage(message).hint("name fewer, or set a larger profile").into());
+        }
+        named => named,
+    };
+    // A file may hold what the flag would refuse.
+    if !POOL_IDLE_S.contains(&settings.pool_idle_s) {
+        let (least, most) = (POOL_IDLE_S.start(), POOL_IDLE_S.end());
+        let message = format!("pool_idle_s is {least} to {most} seconds, got {}", settings.pool_idle_s);
+        return Err(Failure::usage(message).into());
+    }
+    Ok((peers, u64::from(settings.pool_idle_s) * 1_000))
 }
 
 /// Connections that a node of this profile dials and keeps at least.
@@ -111,6 +132,22 @@ mod tests {
         assert_eq!((outbound_min(&with("auto")), outbound_min(&with("home"))), (8, 5));
         assert_eq!(outbound_min(&Settings { outbound_min: 3, ..with("home") }), 3);
         assert!(applied(Role::Gateway, &with("office")).is_err());
+    }
+
+    // row: NET-16
+    #[test]
+    fn the_pools_size_and_idle_time_are_settings_and_its_size_goes_by_the_profile_where_none_is_named() {
+        let pool = |change: &dyn Fn(&mut Settings)| {
+            let mut settings = Settings::default();
+            change(&mut settings);
+            applied(Role::Provider, &settings).map(|config| (config.pool_peers, config.pool_idle_ms))
+        };
+        assert_eq!(pool(&|_| {}).unwrap(), (100, 600_000));
+        assert_eq!(pool(&|settings| settings.profile = "home".into()).unwrap(), (40, 600_000));
+        let set = |settings: &mut Settings| (settings.pool_peers, settings.pool_idle_s) = (7, 30);
+        assert_eq!(pool(&set).unwrap(), (7, 30_000));
+        assert!(pool(&|settings| settings.pool_peers = 126).is_err(), "more than there are places");
+        assert!(pool(&|settings| settings.pool_idle_s = 0).is_err());
     }
 
     // row: NET-18, NET-50

@@ -92,6 +92,7 @@ async fn start(base: &mut Base) -> Result<(Market, Channels, Journal, Running)> 
         token: chain.contracts.wtrl,
         risk_limit: wei("risk_limit_wei", &base.settings.risk_limit_wei)?,
         deposit: wei("deposit_wei", &base.settings.deposit_wei)?,
+        favourites_max: usize::from(base.settings.favourites),
         ..JobClientConfig::default()
     };
     let tower = WatchTower::new(channels.wallet().clone(), &Contracts::from(&chain.contracts), journal.clone());

@@ -82,9 +82,16 @@ pub(super) async fn keep_mapped(shared: Arc<NodeShared>) {
         return;
     }
     let (mut wait_ms, mut retry_ms) = (FIRST_LOOK_MS, RETRY_MS_MIN);
+    let mut changes = shared.reach.changes.subscribe();
     loop {
         tokio::select! {
             () = shared.closing.cancelled() => return,
+            Ok(()) = changes.changed() => {
+                // Another router; what the one before had mapped ends by its lifetime.
+                shared.reach.leases.lock().await.0.clear();
+                (wait_ms, retry_ms) = (FIRST_LOOK_MS, RETRY_MS_MIN);
+                continue;
+            }
             () = tokio::time::sleep(Duration::from_millis(wait_ms)) => {}
         }
         let ports = wanted(&shared.listening.lock());

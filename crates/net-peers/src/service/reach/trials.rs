@@ -8,10 +8,12 @@
 use std::collections::{HashMap, HashSet};
 use std::task::{Context, Poll};
 
+use either::Either;
 use libp2p::PeerId;
 use libp2p::autonat::v2::{client, server};
 use libp2p::core::transport::PortUse;
-use libp2p::core::{Endpoint, Multiaddr};
+use libp2p::core::{ConnectedPoint, Endpoint, Multiaddr};
+use libp2p::swarm::behaviour::ConnectionEstablished;
 use libp2p::swarm::{
     ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm,
 };
@@ -201,17 +203,50 @@ impl Candidates {
     }
 }
 
+/// What libp2p's client hears from the connections that this node dialled. It keeps the type's name to itself.
+trait Dialled {
+    type Event;
+}
+
+impl<Event, Other> Dialled for Either<Event, Other> {
+    type Event = Event;
+}
+
+type ClientEvent = <THandlerOutEvent<client::Behaviour> as Dialled>::Event;
+
 /// Has this node's own addresses tried by peers.
 pub(crate) struct Tester {
     inner: client::Behaviour,
     clock: SharedClock,
     candidates: Candidates,
+    /// Connections that stand, and whether the peer tries addresses for others.
+    live: HashMap<ConnectionId, (PeerId, bool)>,
 }
 
 impl Tester {
     pub(super) fn new(clock: SharedClock) -> Self {
         let candidates = Candidates::new(clock.now());
-        Self { inner: client::Behaviour::default(), clock, candidates }
+        Self { inner: client::Behaviour::default(), clock, candidates, live: HashMap::new() }
+    }
+
+    /// Forgets what came of every address, so that each is tried again when it is told again. libp2p's client tries an
+    /// address once and has no way to forget one, so another takes its place and learns who is connected.
+    pub(super) fn begin_anew(&mut self) {
+        self.inner = client::Behaviour::default();
+        let nowhere = ConnectedPoint::Listener { local_addr: Multiaddr::empty(), send_back_addr: Multiaddr::empty() };
+        for (connection_id, (peer_id, serves)) in &self.live {
+            self.inner.on_swarm_event(FromSwarm::ConnectionEstablished(ConnectionEstablished {
+                peer_id: *peer_id,
+                connection_id: *connection_id,
+                endpoint: &nowhere,
+                failed_addresses: &[],
+                other_established: 0,
+            }));
+            if *serves {
+                let event = Either::Left(ClientEvent::PeerHasServerSupport);
+                self.inner.on_connection_handler_event(*peer_id, *connection_id, event);
+            }
+        }
     }
 }
 
@@ -241,15 +276,23 @@ impl NetworkBehaviour for Tester {
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
-        if let FromSwarm::NewExternalAddrCandidate(new) = &event
-            && !self.candidates.takes(new.addr, self.clock.now())
-        {
-            return;
+        match &event {
+            FromSwarm::NewExternalAddrCandidate(new) if !self.candidates.takes(new.addr, self.clock.now()) => return,
+            FromSwarm::ConnectionEstablished(made) => {
+                self.live.insert(made.connection_id, (made.peer_id, false));
+            }
+            FromSwarm::ConnectionClosed(closed) => drop(self.live.remove(&closed.connection_id)),
+            _ => {}
         }
         self.inner.on_swarm_event(event);
     }
 
     fn on_connection_handler_event(&mut self, peer: PeerId, connection: ConnectionId, event: THandlerOutEvent<Self>) {
+        if let Either::Left(ClientEvent::PeerHasServerSupport) = &event
+            && let Some((_, serves)) = self.live.get_mut(&connection)
+        {
+            *serves = true;
+        }
         self.inner.on_connection_handler_event(peer, connection, event);
     }
 

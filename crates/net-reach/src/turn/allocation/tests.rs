@@ -29,7 +29,7 @@ fn allocation(carriage: Carriage) -> Allocation {
 
 /// Answers requests: the first without credentials with 401, all others with success, unless a fault is set for their kind.
 #[derive(Default)]
-struct Server {
+pub(in crate::turn) struct Server {
     fault: Option<(Method, u16)>,
     answered: Vec<Method>,
     channel: Option<u16>,
@@ -40,7 +40,7 @@ impl Server {
         Self { fault: Some((method, code)), ..Self::default() }
     }
 
-    fn answer(&mut self, frame: &[u8]) -> Option<Vec<u8>> {
+    pub(in crate::turn) fn answer(&mut self, frame: &[u8]) -> Option<Vec<u8>> {
         let message = Message::from_bytes(frame).ok().filter(|message| message.has_class(MessageClass::Request))?;
         let method = message.method();
         self.answered.push(method);
