@@ -1,4 +1,4 @@
-//! One `trellis dev`: started, asked, hurt and, however the test ends, cleared away.
+//! One `trellis dev` or `trellis localnet`: started, asked, hurt and, however the test ends, cleared away.
 
 use crate::http::send;
 use crate::program::{Ended, clean_command, trellis_in};
@@ -28,7 +28,9 @@ const LOG_TAIL_LINES: usize = 40;
 pub struct Network {
     folder: TempDir,
     child: Child,
-    /// What `trellis dev` printed until it was ready.
+    /// The folders of its nodes.
+    roles: Vec<String>,
+    /// What it printed until it was ready.
     pub banner: String,
     /// How long it took until it said so.
     pub ready_after: Duration,
@@ -42,32 +44,47 @@ impl Network {
 
     /// Starts one in a folder that may hold state already, on ports that the system chooses.
     pub fn start_in(folder: TempDir) -> Self {
-        Self::start_on(folder, [0; 4])
+        Self::dev(folder, [0; 4])
     }
 
     /// Starts one in a new folder, on ports that stay the same when a role is restarted.
     pub fn start_on_fixed_ports() -> Self {
         let base = free_ports();
-        Self::start_on(tempfile::tempdir().expect("temporary folder"), [base, base + 4, base + 5, base + 6])
+        Self::dev(tempfile::tempdir().expect("temporary folder"), [base, base + 4, base + 5, base + 6])
     }
 
-    fn start_on(folder: TempDir, ports: [u16; 4]) -> Self {
+    /// Starts a chain of several validators, in folders `validator-0` and so on.
+    pub fn validators(count: u32) -> Self {
+        Self::validators_with(count, &[])
+    }
+
+    /// The same with more flags.
+    pub fn validators_with(count: u32, more: &[&str]) -> Self {
+        let count_text = count.to_string();
+        let flags = ["--validators", &count_text, "--p2p-port", "0", "--rpc-port", "0", "--metrics-port", "0"];
+        let flags = flags.iter().chain(more).map(|flag| (*flag).to_owned()).collect();
+        let roles = (0..count).map(|number| format!("validator-{number}")).collect();
+        Self::start_on(tempfile::tempdir().expect("temporary folder"), "localnet", flags, roles)
+    }
+
+    fn dev(folder: TempDir, ports: [u16; 4]) -> Self {
+        let flags = ["--p2p-port", "--rpc-port", "--http-port", "--metrics-port"];
+        let flags = flags.iter().zip(ports).flat_map(|(flag, port)| [(*flag).to_owned(), port.to_string()]);
+        Self::start_on(folder, "dev", flags.collect(), ROLES.map(str::to_owned).to_vec())
+    }
+
+    fn start_on(folder: TempDir, command: &str, flags: Vec<String>, roles: Vec<String>) -> Self {
         let began = Instant::now();
         let mut child = clean_command()
-            .arg("dev")
-            .args(
-                ["--p2p-port", "--rpc-port", "--http-port", "--metrics-port"]
-                    .iter()
-                    .zip(ports)
-                    .flat_map(|(flag, port)| [(*flag).to_owned(), port.to_string()]),
-            )
+            .arg(command)
+            .args(flags)
             .arg("--datadir")
             .arg(folder.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(std::fs::File::create(folder.path().join("dev.log")).expect("file"))
             .spawn()
-            .expect("trellis dev starts");
+            .expect("the network starts");
         let stdout = child.stdout.take().expect("stdout");
         let (sender, lines) = mpsc::channel();
         std::thread::spawn(move || {
@@ -75,10 +92,11 @@ impl Network {
                 let _ = sender.send(line);
             }
         });
-        let mut network = Self { folder, child, banner: String::new(), ready_after: Duration::ZERO };
+        let mut network = Self { folder, child, roles, banner: String::new(), ready_after: Duration::ZERO };
         loop {
             let left = Duration::from_secs(READY_SECONDS_MAX).saturating_sub(began.elapsed());
-            let line = lines.recv_timeout(left).unwrap_or_else(|error| panic!("trellis dev is not ready: {error}"));
+            let line =
+                lines.recv_timeout(left).unwrap_or_else(|error| panic!("trellis {command} is not ready: {error}"));
             network.banner.push_str(&line);
             network.banner.push('\n');
             if line.starts_with("Ready") {
@@ -166,7 +184,7 @@ impl Network {
     pub fn wait_ready(&self, limit: Duration) {
         let deadline = Instant::now() + limit;
         loop {
-            let waiting: Vec<&str> = ROLES.into_iter().filter(|role| self.status(role)["ready"] != true).collect();
+            let waiting: Vec<&String> = self.roles.iter().filter(|role| self.status(role)["ready"] != true).collect();
             if waiting.is_empty() {
                 return;
             }
@@ -182,13 +200,13 @@ impl Network {
         let deadline = Instant::now() + Duration::from_secs(END_SECONDS_MAX);
         loop {
             if let Some(status) = self.child.try_wait().expect("wait") {
-                assert!(status.success(), "trellis dev ended with {status}");
+                assert!(status.success(), "the network ended with {status}");
                 break;
             }
-            assert!(Instant::now() < deadline, "trellis dev did not end within {END_SECONDS_MAX} s");
+            assert!(Instant::now() < deadline, "the network did not end within {END_SECONDS_MAX} s");
             std::thread::sleep(Duration::from_millis(20));
         }
-        let left: Vec<&str> = ROLES.into_iter().filter(|role| self.pid(role).is_some()).collect();
+        let left: Vec<&String> = self.roles.iter().filter(|role| self.pid(role).is_some()).collect();
         assert!(left.is_empty(), "processes are left over: {left:?}");
         let empty = tempfile::tempdir().expect("temporary folder");
         std::mem::replace(&mut self.folder, empty)
@@ -197,16 +215,16 @@ impl Network {
 
 impl Drop for Network {
     fn drop(&mut self) {
-        let pids: Vec<u32> = ROLES.into_iter().filter_map(|role| self.pid(role)).collect();
+        let pids: Vec<u32> = self.roles.iter().filter_map(|role| self.pid(role)).collect();
         let _ = self.child.kill();
         let _ = self.child.wait();
         pids.into_iter().for_each(kill_9);
         if std::thread::panicking() {
             let mut logs = vec![self.folder.path().join("dev.log")];
-            logs.extend(ROLES.iter().map(|role| self.folder.path().join(role).join("node.log")));
+            logs.extend(self.roles.iter().map(|role| self.folder.path().join(role).join("node.log")));
             logs.iter().for_each(|log| show_tail(log));
         }
-        for role in ROLES {
+        for role in &self.roles {
             keep(&self.folder.path().join(role).join("node.log"), role, self.child.id());
         }
     }

@@ -150,6 +150,9 @@ pub struct LocalnetArgs {
     /// Milliseconds from block to block; 500 where none is given. Only when the chain is made.
     #[arg(long, value_name = "MS")]
     pub block_time_ms: Option<u64>,
+    /// Blocks of an epoch, after which the committee changes; 60 where none is given. Only when the chain is made.
+    #[arg(long, value_name = "BLOCKS")]
+    pub epoch_blocks: Option<u64>,
     /// First p2p port; each validator takes the next. 0 lets the system choose.
     #[arg(long, default_value_t = 9700, value_name = "PORT")]
     pub p2p_port: u16,

@@ -45,6 +45,9 @@ fn spec(args: &LocalnetArgs, base: &Path) -> Result<(ChainSpec, PathBuf)> {
     if let Some(block_time_ms) = args.block_time_ms {
         spec.consensus.block_time_ms = block_time_ms;
     }
+    if let Some(epoch_blocks) = args.epoch_blocks {
+        spec.consensus.epoch_blocks = epoch_blocks;
+    }
     spec.check()?;
     let text = spec.to_toml()?;
     std::fs::create_dir_all(base)
