@@ -45,11 +45,11 @@ pub fn nodes(datadir: Option<&Path>) -> Result<Vec<(String, PathBuf)>> {
     Ok(nodes)
 }
 
-/// The node of a role below the folder that was named.
+/// The node of a role below the folder that was named; the first of them, where there are several.
 pub fn node_of(datadir: Option<&Path>, role: &str) -> Result<PathBuf> {
     nodes(datadir)?
         .into_iter()
-        .find(|(name, _)| name == role)
+        .find(|(name, _)| name.strip_prefix(role).is_some_and(|rest| rest.is_empty() || rest.starts_with('-')))
         .map(|(_, folder)| folder)
         .ok_or_else(|| Failure::new(format!("there is no {role} in this folder")).into())
 }

@@ -120,16 +120,24 @@ pub async fn ask(datadir: &Path, method: &str, params: Value) -> Result<Value> {
     }
 }
 
-/// The data folders of the nodes below a folder: itself, or one per role as `trellis dev` lays them out.
+/// The order in which the nodes of a folder are shown.
+const ROLES: [&str; 5] = ["validator", "provider", "gateway", "aggregator", "relay"];
+
+/// The data folders of the nodes below a folder, by name: itself, or one for each as `trellis dev` and `trellis localnet` lay
+/// them out.
 pub fn nodes_below(datadir: &Path) -> Vec<(String, PathBuf)> {
     if datadir.join("role").exists() {
         return vec![(role_of(datadir), datadir.to_path_buf())];
     }
-    ["validator", "provider", "gateway", "aggregator", "relay"]
-        .iter()
-        .map(|role| ((*role).to_owned(), datadir.join(role)))
-        .filter(|(_, folder)| folder.join("role").exists())
-        .collect()
+    let entries = std::fs::read_dir(datadir).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut found: Vec<(String, PathBuf)> = entries
+        .filter(|folder| folder.join("role").exists())
+        .filter_map(|folder| Some((folder.file_name()?.to_str()?.to_owned(), folder)))
+        .collect();
+    let place = |folder: &Path| ROLES.iter().position(|role| *role == role_of(folder)).unwrap_or(ROLES.len());
+    // By length first, so that the tenth comes after the second.
+    found.sort_by_cached_key(|(name, folder)| (place(folder), name.len(), name.clone()));
+    found
 }
 
 fn role_of(datadir: &Path) -> String {
