@@ -10,10 +10,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use arc_malachitebft_app_channel::AppMsg;
-use arc_malachitebft_core_consensus::ProposedValue;
-use arc_malachitebft_core_types::{CommitCertificate as EngineCertificate, HeightParams, Round, Validity};
+use arc_malachitebft_core_consensus::{ProposedValue, SignedConsensusMsg};
+use arc_malachitebft_core_types::{
+    CommitCertificate as EngineCertificate, HeightParams, NilOrVal, Round, Validity, VoteType,
+};
 use arc_malachitebft_engine::host::{Next, SyncedValueOutcome};
+use arc_malachitebft_engine::network::NetworkMsg;
 use arc_malachitebft_peer::PeerId;
+use arc_malachitebft_signing::Signer;
 use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 use trellis_primitives::{Address, B256, CommitCertificate, SharedClock};
@@ -21,7 +25,7 @@ use trellis_primitives::{Address, B256, CommitCertificate, SharedClock};
 use crate::application::{Application, DecidedBlock, Tip, Verdict};
 use crate::certificate::{certificate_from_engine, evidence_from_engine};
 use crate::config::EngineConfig;
-use crate::context::{BlockHeight, BlockId, Committee, PartsInit, Trellis, VoterAddress};
+use crate::context::{BlockHeight, BlockId, Committee, PartsInit, Trellis, Vote, VoterAddress};
 use crate::error::StopReason;
 use crate::metrics::EngineMetrics;
 use crate::network::{NetRef, Shared};
@@ -44,6 +48,8 @@ pub(crate) struct Host {
     pub(crate) shared: Arc<Shared>,
     pub(crate) status: watch::Sender<EngineStatus>,
     pub(crate) tip: Tip,
+    /// The height that this run began with.
+    pub(crate) first_height: u64,
     pub(crate) work: Work,
 }
 
@@ -211,9 +217,34 @@ impl Host {
         self.metrics.decided.inc();
         tracing::debug!(height, round = certificate.round, block = %hash, "block decided");
         self.tip = Tip { height, hash, certificate: Some(certificate.clone()) };
+        self.vote_late(&certificate).await;
         self.work.decided = Some(certificate);
         self.report();
         Ok(())
+    }
+
+    /// Others' precommits can decide before this node's own is due, and then the engine casts none: the slowest of a committee
+    /// would look absent. It agrees afterwards, in time for the certificate that the next block carries.
+    async fn vote_late(&self, certificate: &CommitCertificate) {
+        let signed = certificate.signatures.iter().any(|signature| signature.validator == self.address);
+        let member = self.work.committee.as_ref().is_some_and(|committee| committee.set().get(&self.address).is_some());
+        // In the first height of a run the log may hold a vote for another value that the guard has not seen.
+        if signed || !member || self.work.height <= self.first_height {
+            return;
+        }
+        let vote = Vote {
+            kind: VoteType::Precommit,
+            height: BlockHeight(certificate.height),
+            round: engine_round(Some(certificate.round)),
+            value: NilOrVal::Val(certificate.block_hash),
+            voter: VoterAddress(self.address),
+            extension: None,
+        };
+        match self.signer.sign_vote(vote).await {
+            // An engine that ends hears nothing.
+            Ok(vote) => drop(self.net.cast(NetworkMsg::PublishConsensusMsg(SignedConsensusMsg::Vote(vote)))),
+            Err(error) => tracing::debug!(height = certificate.height, %error, "no late vote"),
+        }
     }
 
     async fn finalized(

@@ -165,6 +165,7 @@ pub async fn start(
         net,
         shared,
         status,
+        first_height: tip.height.saturating_add(1),
         tip,
         work: Work::default(),
     };
