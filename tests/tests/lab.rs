@@ -1,6 +1,8 @@
 //! Real nodes in real homes: jobs, `netcheck` and a handful of pairs, in the laboratory. Needs root (tests/lab/README.md).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+#[path = "lab/surroundings.rs"]
+mod surroundings;
 #[path = "lab/turn.rs"]
 mod turn;
 

@@ -182,8 +182,7 @@ async fn start_node(
 ) -> Result<Arc<NodeShared>, StartError> {
     let keys = Arc::new(keys);
     let identity = libp2p_identity(&keys)?;
-    let events = broadcast::channel(EVENTS_BUFFERED_MAX).0;
-    let file = config.peers_file.clone();
+    let (events, file) = (broadcast::channel(EVENTS_BUFFERED_MAX).0, config.peers_file.clone());
     let guard = Guard::open(config.thresholds, file, Arc::clone(&clock), metrics.clone(), events.clone());
     guard.set_proven_online(config.proven_online_ms);
     let admission = Admission::with_listed(config.limits, config.exempt_networks.clone());

@@ -3,6 +3,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use futures::future::BoxFuture;
@@ -122,18 +123,24 @@ impl Stream {
 /// How many unread bytes a connection may hold; grows with those that are read.
 pub(crate) struct Window {
     connection: quinn::Connection,
+    /// It grows no more; so that most reads ask for no lock.
+    full: AtomicBool,
     growth: Mutex<Growth>,
 }
 
 impl Window {
     fn of(connection: &quinn::Connection) -> Arc<Self> {
-        Arc::new(Self { connection: connection.clone(), growth: Mutex::default() })
+        Arc::new(Self { connection: connection.clone(), full: AtomicBool::new(false), growth: Mutex::default() })
     }
 
     fn read(&self, bytes: usize) {
+        if self.full.load(Ordering::Relaxed) {
+            return;
+        }
         let wider = self.growth.lock().read(bytes);
         if let Some(bytes) = wider {
             self.connection.set_receive_window(bytes.into());
+            self.full.store(bytes >= CONNECTION_WINDOW_BYTES, Ordering::Relaxed);
         }
     }
 }

@@ -51,13 +51,15 @@ impl Shared {
     async fn open(&self) -> io::Result<Arc<TurnSocket>> {
         *self.used.lock() = Instant::now();
         let socket = self.turn.socket().await.map_err(io::Error::other)?;
-        // Somebody has to look whether it is still needed.
-        self.changed.notify_one();
-        self.socket.send_if_modified(|known| {
+        let is_new = self.socket.send_if_modified(|known| {
             let same = known.as_ref().is_some_and(|known| Arc::ptr_eq(known, &socket));
             *known = Some(Arc::clone(&socket));
             !same
         });
+        if is_new {
+            // Somebody has to look whether it is still needed.
+            self.changed.notify_one();
+        }
         Ok(socket)
     }
 }

@@ -89,6 +89,8 @@ pub struct Allocation {
     refusal: Option<(u16, String)>,
     failure: Option<TurnError>,
     releasing: bool,
+    /// The request for it is among the frames.
+    said_release: bool,
 }
 
 fn at(now_ms: u64) -> Instant {
@@ -123,6 +125,7 @@ impl Allocation {
             refusal: None,
             failure: None,
             releasing: false,
+            said_release: false,
         }
     }
 
@@ -199,6 +202,7 @@ impl Allocation {
 
     fn write(&mut self, mut frame: Vec<u8>) {
         if let Some(known) = request(&frame) {
+            self.said_release |= self.releasing && known.1 == REFRESH;
             if self.requests.len() >= REQUESTS_REMEMBERED_MAX {
                 self.requests.pop_front();
             }
@@ -400,13 +404,23 @@ impl Allocation {
         }
     }
 
-    /// Gives the allocation back.
-    pub fn release(&mut self, now_ms: u64) {
-        self.releasing = true;
-        if self.failure.is_none() && self.client.delete(at(now_ms)).is_ok() {
-            self.poll(now_ms);
+    /// Gives the allocation back. `false` while that has not been said: requests keep a distance, so it may be asked for a
+    /// little later again.
+    pub fn release(&mut self, now_ms: u64) -> bool {
+        if !self.releasing {
+            self.releasing = true;
+            if self.failure.is_none() && self.client.delete(at(now_ms)).is_err() {
+                self.fail(TurnError::GivenBack);
+            }
         }
-        self.fail(TurnError::GivenBack);
+        if self.failure.is_some() {
+            return true;
+        }
+        self.poll(now_ms);
+        if self.said_release {
+            self.fail(TurnError::GivenBack);
+        }
+        self.failure.is_some()
     }
 }
 

@@ -192,8 +192,17 @@ async fn write_all(shared: Arc<Shared>, mut writer: Writer, stop: CancellationTo
             () = tokio::time::sleep_until(shared.instant(until_ms)) => {}
         }
     }
-    shared.allocation.lock().release(shared.now_ms());
-    let _ = timeout(Duration::from_millis(FAREWELL_MS), drain(&shared, &mut writer)).await;
+    let farewell = async {
+        loop {
+            let said = shared.allocation.lock().release(shared.now_ms());
+            if drain(&shared, &mut writer).await.is_err() || said {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(PAUSE_MS)).await;
+        }
+    };
+    let _ = timeout(Duration::from_millis(FAREWELL_MS), farewell).await;
+    shared.allocation.lock().fail(TurnError::GivenBack);
     shared.stirred();
 }
 

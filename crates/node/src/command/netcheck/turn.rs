@@ -32,6 +32,10 @@ pub(super) async fn check(settings: Option<&TurnSettings>) -> Value {
             Err(error) => Err(error.clone()),
         };
         let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        if let Ok(socket) = &opened {
+            // This process may end before a task of its own would have said it.
+            socket.give_back().await;
+        }
         to_json(&ServerReport {
             server: server.to_string(),
             relayed: opened.as_ref().ok().map(|socket| socket.relayed()),
