@@ -4,7 +4,7 @@
 //! is executed, and the chain tells the stake's contract in a system call who signed. Who signed is what the sections say.
 
 use crate::RefusedBlock;
-use alloy_primitives::{Address, B256, Bytes, TxKind};
+use alloy_primitives::{Address, B256, TxKind};
 use alloy_rpc_types::TransactionRequest;
 use lru::LruCache;
 use parking_lot::Mutex;
@@ -230,7 +230,7 @@ fn candidates(executor: &Executor, state: &StateView, staking: Address) -> Vec<C
     while start < REGISTERED_MAX {
         let request = TransactionRequest {
             to: Some(TxKind::Call(staking)),
-            input: Bytes::from(candidates_call(start, CANDIDATES_PAGE)).into(),
+            input: candidates_call(start, CANDIDATES_PAGE).into(),
             ..TransactionRequest::default()
         };
         let answer = executor.call(state, state.header(), &request, &Overrides::default());
