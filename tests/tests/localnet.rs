@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use trellis_scenarios::chain::{block_hash, call, height, number};
-use trellis_scenarios::network::Network;
+use trellis_scenarios::network::{Network, Node};
 use trellis_scenarios::wait::until;
 
 /// A loaded machine is slow.
@@ -115,5 +115,58 @@ fn delegations_change_the_power_of_the_next_committee_and_clients_follow_it() {
     let goal = height(&first);
     let sleeper = rpc(&network, 3);
     until(PATIENCE, "it follows again", || height(&sleeper) >= goal);
+    network.stop();
+}
+
+// row: CHN-10, CHN-11, CHN-14, CHN-19, CHN-21
+#[test]
+fn a_fifth_joins_by_registering_sits_in_the_next_committee_and_leaves_again() {
+    let network = Network::validators_with(4, &["--block-time-ms", "250", "--epoch-blocks", "32"]);
+    let first = rpc(&network, 0);
+    let spec = network.folder().join("chain_spec.toml");
+    let peers: Vec<String> = (0..4).map(|n| network.endpoint(&format!("validator-{n}"), "p2p")).collect();
+    let flags = [
+        "validator",
+        "--chain",
+        spec.to_str().expect("text"),
+        "--dev-account",
+        "5",
+        "--listen",
+        "/ip4/127.0.0.1/udp/0/quic-v1",
+        "--rpc-listen",
+        "127.0.0.1:0",
+        "--metrics-listen",
+        "127.0.0.1:0",
+        "--peers",
+        &peers.join(","),
+    ];
+    let fifth = Node::start(&flags);
+    let own = format!("http://{}", fifth.status()["endpoints"]["rpc"].as_str().expect("an endpoint"));
+    let account = fifth.status()["account"].as_str().expect("an account").to_owned();
+    until(PATIENCE, "it follows the chain without a seat", || height(&own) + 2 >= height(&first));
+    let little = fifth.trellis(&["validator", "register", "--stake", "999999", "--rpc", &first]);
+    assert!(little.code == 2 && little.stderr.contains("hint: "), "{}", little.stderr);
+    let registered = fifth.trellis(&["validator", "register", "--stake", "1000000", "--rpc", &first]);
+    assert_eq!(registered.code, 0, "{}", registered.stderr);
+    until(PATIENCE, "it sits", || {
+        let all = stakes(&network, &first);
+        all.iter().any(|one| one["account"] == account.as_str() && one["power"].as_u64() > Some(0))
+    });
+    let signs = || {
+        let committee = call(&first, "trellis_validators", json!(["latest"]));
+        let members = committee["validators"].as_array().expect("a list").clone();
+        let own =
+            members.iter().find(|member| member["account"].as_str().is_some_and(|a| a.eq_ignore_ascii_case(&account)));
+        let Some(address) = own.map(|member| member["address"].clone()) else { return false };
+        let proof = call(&first, "trellis_getFinalityProof", json!(["latest"]));
+        proof["signatures"].as_array().is_some_and(|all| all.iter().any(|one| one["validator"] == address))
+    };
+    until(PATIENCE, "it signs", signs);
+    let left = fifth.trellis(&["validator", "leave", "--rpc", &first]);
+    assert_eq!(left.code, 0, "{}", left.stderr);
+    until(PATIENCE, "its seat is free", || power_of(&network, &first, &account) == 0);
+    let goal = height(&first) + 3;
+    until(PATIENCE, "the others go on", || height(&first) > goal);
+    fifth.stop();
     network.stop();
 }

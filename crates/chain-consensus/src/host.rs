@@ -20,7 +20,7 @@ use arc_malachitebft_peer::PeerId;
 use arc_malachitebft_signing::Signer;
 use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
-use trellis_primitives::{Address, B256, CommitCertificate, SharedClock};
+use trellis_primitives::{Address, B256, CommitCertificate, CommitSignature, SharedClock};
 
 use crate::application::{Application, DecidedBlock, Tip, Verdict};
 use crate::certificate::{certificate_from_engine, evidence_from_engine};
@@ -66,6 +66,8 @@ pub(crate) struct Work {
     early: BTreeMap<u64, Vec<(PartsInit, Bytes)>>,
     /// The decision of this height, until the engine finalises it.
     decided: Option<CommitCertificate>,
+    /// What this node cast after it, for the same block.
+    late: Option<CommitSignature>,
     /// Whether the folder of undecided blocks was read for this height.
     loaded: bool,
     streams: u64,
@@ -159,6 +161,7 @@ impl Host {
         self.work.committee = Some(committee.clone());
         self.work.blocks.clear();
         self.work.decided = None;
+        self.work.late = None;
         self.work.assembler.prune(self.tip.height);
         self.work.early = self.work.early.split_off(&height);
         self.metrics.height.set(height);
@@ -217,7 +220,7 @@ impl Host {
         self.metrics.decided.inc();
         tracing::debug!(height, round = certificate.round, block = %hash, "block decided");
         self.tip = Tip { height, hash, certificate: Some(certificate.clone()) };
-        self.vote_late(&certificate).await;
+        self.work.late = self.vote_late(&certificate).await;
         self.work.decided = Some(certificate);
         self.report();
         Ok(())
@@ -225,12 +228,12 @@ impl Host {
 
     /// Others' precommits can decide before this node's own is due, and then the engine casts none: the slowest of a committee
     /// would look absent. It agrees afterwards, in time for the certificate that the next block carries.
-    async fn vote_late(&self, certificate: &CommitCertificate) {
+    async fn vote_late(&self, certificate: &CommitCertificate) -> Option<CommitSignature> {
         let signed = certificate.signatures.iter().any(|signature| signature.validator == self.address);
         let member = self.work.committee.as_ref().is_some_and(|committee| committee.set().get(&self.address).is_some());
         // In the first height of a run the log may hold a vote for another value that the guard has not seen.
         if signed || !member || self.work.height <= self.first_height {
-            return;
+            return None;
         }
         let vote = Vote {
             kind: VoteType::Precommit,
@@ -241,9 +244,16 @@ impl Host {
             extension: None,
         };
         match self.signer.sign_vote(vote).await {
-            // An engine that ends hears nothing.
-            Ok(vote) => drop(self.net.cast(NetworkMsg::PublishConsensusMsg(SignedConsensusMsg::Vote(vote)))),
-            Err(error) => tracing::debug!(height = certificate.height, %error, "no late vote"),
+            Ok(vote) => {
+                let signature = vote.signature.0.clone();
+                // An engine that ends hears nothing.
+                drop(self.net.cast(NetworkMsg::PublishConsensusMsg(SignedConsensusMsg::Vote(vote))));
+                Some(CommitSignature { validator: self.address, signature })
+            }
+            Err(error) => {
+                tracing::debug!(height = certificate.height, %error, "no late vote");
+                None
+            }
         }
     }
 
@@ -252,7 +262,13 @@ impl Host {
         certificate: &EngineCertificate<Trellis>,
         evidence: Vec<trellis_chain_finality::Equivocation>,
     ) -> Result<(), StopReason> {
-        let certificate = certificate_from_engine(certificate);
+        let mut certificate = certificate_from_engine(certificate);
+        // Its own engine does not hear it.
+        let place =
+            |late: &CommitSignature| certificate.signatures.binary_search_by_key(&late.validator, |s| s.validator);
+        if let Some((late, Err(place))) = self.work.late.take().map(|late| (late.clone(), place(&late))) {
+            certificate.signatures.insert(place, late);
+        }
         let evidence = self.sound_evidence(evidence);
         let before = self.work.decided.as_ref().map_or(0, |c| c.signatures.len());
         let fuller = certificate.signatures.len() > before;

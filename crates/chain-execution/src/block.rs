@@ -122,7 +122,7 @@ impl<'a> Run<'a> {
         own: Option<&SystemCall>,
     ) -> Result<Self, ExecutionError> {
         let db = State::builder().with_database_ref(executor.database(parent)).with_bundle_update().build();
-        let mut evm = chain_evm(db, evm_env(&executor.config, header));
+        let mut evm = chain_evm(db, evm_env(&executor.config, header), executor.config.genesis_hash);
         let root = header.parent_beacon_block_root.unwrap_or_default();
         for (contract, word) in [(HISTORY_STORAGE_ADDRESS, header.parent_hash), (BEACON_ROOTS_ADDRESS, root)] {
             let outcome =

@@ -149,7 +149,7 @@ impl Executor {
         if let Some(hashes) = overrides.block.as_ref().and_then(|block| block.block_hash.as_ref()) {
             db.cache.block_hashes.extend(hashes.iter().map(|(number, hash)| (U256::from(*number), *hash)));
         }
-        let mut evm = chain_evm_with(db, env, inspector);
+        let mut evm = chain_evm_with(db, env, self.config.genesis_hash, inspector);
         // Whoever wants to look on says so; a plain call does not pay for it.
         evm.disable_inspector();
         Ok(evm)

@@ -1,5 +1,7 @@
 //! Bounds and settings of execution.
 
+use alloy_primitives::B256;
+
 /// Gas of one transaction at most (EIP-7825).
 pub const TX_GAS_MAX: u64 = 16_777_216;
 /// Gas of one call at most that nobody pays for (`eth_call`, `eth_estimateGas`).
@@ -22,4 +24,7 @@ pub struct ExecutionConfig {
     pub gas_limit: u64,
     /// The base fee never falls below this, in wei per gas.
     pub base_fee_floor_wei: u64,
+    /// The hash of block zero, which evidence of equivocation is judged by; without it the chain's own precompiled contracts
+    /// are not there.
+    pub genesis_hash: Option<B256>,
 }

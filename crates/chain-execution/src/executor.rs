@@ -6,6 +6,7 @@ use crate::{ExecutionConfig, ExecutionError, install_recovery};
 use alloy_evm::eth::{EthEvm, EthEvmBuilder, EthEvmContext};
 use alloy_evm::precompiles::PrecompilesMap;
 use alloy_evm::{Database, EvmEnv};
+use alloy_primitives::B256;
 use revm::Inspector;
 use revm::inspector::NoOpInspector;
 use std::sync::Arc;
@@ -40,10 +41,11 @@ impl Executor {
     }
 }
 
-/// The one place where an EVM is made, at the chain's own fork or, for the state tests, at any other.
+/// The one place where an EVM is made, at the chain's own fork or, for the state tests, at any other; with the chain's own
+/// precompiled contracts where its block zero is known.
 #[must_use]
-pub fn chain_evm<DB: Database>(db: DB, env: EvmEnv) -> ChainEvm<DB> {
-    let precompiles = precompiles(env.cfg_env.spec);
+pub fn chain_evm<DB: Database>(db: DB, env: EvmEnv, genesis_hash: Option<B256>) -> ChainEvm<DB> {
+    let precompiles = precompiles(env.cfg_env.spec, genesis_hash);
     EthEvmBuilder::new(db, env).precompiles(precompiles).build()
 }
 
@@ -52,9 +54,10 @@ pub fn chain_evm<DB: Database>(db: DB, env: EvmEnv) -> ChainEvm<DB> {
 pub fn chain_evm_with<DB: Database, I: Inspector<EthEvmContext<DB>>>(
     db: DB,
     env: EvmEnv,
+    genesis_hash: Option<B256>,
     inspector: I,
 ) -> ChainEvm<DB, I> {
-    let precompiles = precompiles(env.cfg_env.spec);
+    let precompiles = precompiles(env.cfg_env.spec, genesis_hash);
     EthEvmBuilder::new(db, env).precompiles(precompiles).activate_inspector(inspector).build()
 }
 

@@ -96,7 +96,7 @@ pub fn genesis(input: &GenesisInput) -> Result<Genesis, GenesisError> {
         }
         allocate(&mut db, account);
     }
-    let mut evm = chain_evm(db, genesis_env(input));
+    let mut evm = chain_evm(db, genesis_env(input), None);
     for (index, step) in input.steps.iter().enumerate() {
         execute_step(&mut evm, index, step, input.chain_id)?;
     }

@@ -95,7 +95,8 @@ fn chain() -> Chain {
         steps: deployments.chain(funding).collect(),
         ..GenesisInput::default()
     };
-    let config = ExecutionConfig { chain_id: CHAIN_ID, gas_limit: 400_000_000, base_fee_floor_wei: 1 };
+    let config =
+        ExecutionConfig { chain_id: CHAIN_ID, gas_limit: 400_000_000, base_fee_floor_wei: 1, genesis_hash: None };
     Chain { store: Store::in_memory(&genesis(&input).unwrap()).unwrap(), executor: Executor::new(config) }
 }
 

@@ -97,8 +97,12 @@ struct Chain {
 }
 
 fn chain() -> Chain {
-    let executor =
-        Executor::new(ExecutionConfig { chain_id: CHAIN_ID, gas_limit: 30_000_000, base_fee_floor_wei: GWEI as u64 });
+    let executor = Executor::new(ExecutionConfig {
+        chain_id: CHAIN_ID,
+        gas_limit: 30_000_000,
+        base_fee_floor_wei: GWEI as u64,
+        genesis_hash: None,
+    });
     Chain { store: Store::in_memory(&genesis(&input()).unwrap()).unwrap(), executor }
 }
 

@@ -217,7 +217,7 @@ fn execute(test: &Test, spec: SpecId, txbytes: &Bytes) -> Result<(B256, B256), S
     }
     let collisions = Collisions { hollow: hollow_accounts(&test.pre), raised: Vec::new() };
     let looks = !collisions.hollow.is_empty();
-    let mut evm = chain_evm_with(db, env, collisions);
+    let mut evm = chain_evm_with(db, env, None, collisions);
     evm.set_inspector_enabled(looks);
     let outcome = evm.transact_raw(TxEnv::from_recovered_tx(&tx, sender)).map_err(|error| error.to_string())?;
     let logs = keccak256(alloy_rlp::encode(outcome.result.into_logs()));

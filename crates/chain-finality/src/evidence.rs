@@ -66,6 +66,9 @@ pub enum EvidenceError {
         /// The accused.
         validator: Address,
     },
+    /// The bytes are no signed message of a validator.
+    #[error("the evidence does not decode as a vote or a proposal")]
+    NotAMessage,
     /// A signature that does not verify, for example of another chain.
     #[error("a signature of {validator} is not valid on this chain")]
     BadSignature {

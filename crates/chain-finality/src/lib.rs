@@ -28,6 +28,7 @@ mod evidence;
 mod handover;
 mod proof;
 mod proposer;
+mod testimony;
 mod validator_set;
 mod vote;
 
@@ -40,6 +41,7 @@ pub use evidence::{Equivocation, EvidenceError, SignedProposal, SignedVote};
 pub use handover::{CommitteeChain, HandoverError};
 pub use proof::{FINALITY_PROOF_BYTES_MAX, FinalityProof, ProofError};
 pub use proposer::proposer;
+pub use testimony::{EVIDENCE_MESSAGE_BYTES_MAX, EvidenceMessage, judge_evidence};
 pub use validator_set::{
     POWER_TOTAL_MAX, VALIDATORS_MAX, Validator, ValidatorSet, ValidatorSetError, VotePublicKey, VoteScheme,
 };

@@ -41,7 +41,15 @@ impl VoteScheme {
         }
     }
 
-    const fn from_tag(tag: u8) -> Option<Self> {
+    /// The byte by which the stake's contract knows this scheme.
+    pub const fn contract_byte(self) -> u8 {
+        match self {
+            Self::Ed25519 => 0,
+            Self::MlDsa44 => 1,
+        }
+    }
+
+    pub(crate) const fn from_tag(tag: u8) -> Option<Self> {
         match tag {
             1 => Some(Self::Ed25519),
             2 => Some(Self::MlDsa44),
@@ -87,6 +95,13 @@ impl VotePublicKey {
     /// The validator's address: the last 20 bytes of keccak-256 of the raw key.
     pub fn address(&self) -> Address {
         Address::from_slice(keccak256(self.as_bytes()).get(12..).unwrap_or(&[0; 20]))
+    }
+
+    /// What the stake's contract calls this key: keccak-256 of the scheme's byte and the key.
+    pub fn contract_hash(&self) -> B256 {
+        let mut bytes = vec![self.scheme().contract_byte()];
+        bytes.extend_from_slice(self.as_bytes());
+        keccak256(bytes)
     }
 
     /// Whether `signature` is this key's over `message`. A wrong length is simply not a signature.

@@ -334,8 +334,12 @@ pub fn run(config: &BenchConfig) -> Result<BenchReport, BenchError> {
     };
     // Twice what a block needs, so that the base fee stays where it is.
     let gas_limit = (u64::from(config.txs_per_block) * gas * 2).max(30_000_000);
-    let executor =
-        Executor::new(ExecutionConfig { chain_id: CHAIN_ID, gas_limit, base_fee_floor_wei: BASE_FEE_FLOOR_WEI });
+    let executor = Executor::new(ExecutionConfig {
+        chain_id: CHAIN_ID,
+        gas_limit,
+        base_fee_floor_wei: BASE_FEE_FLOOR_WEI,
+        genesis_hash: None,
+    });
     let store = make_store(config, &executor, &folder)?;
     let mut meter = Meter::start();
     for number in 0..config.blocks {

@@ -76,8 +76,12 @@ fn node_on(store: Store) -> Node {
     let clock = Arc::new(ManualClock::new(UnixMs(GENESIS_MS + 1_000)));
     let shared: SharedClock = clock.clone();
     let mempool = Mempool::new(PoolConfig::new(CHAIN_ID), Arc::new(HeadAccounts(store.clone())), shared.clone());
-    let executor =
-        Executor::new(ExecutionConfig { chain_id: CHAIN_ID, gas_limit: 30_000_000, base_fee_floor_wei: GWEI as u64 });
+    let executor = Executor::new(ExecutionConfig {
+        chain_id: CHAIN_ID,
+        gas_limit: 30_000_000,
+        base_fee_floor_wei: GWEI as u64,
+        genesis_hash: None,
+    });
     let public = VotePublicKey::from_bytes(VoteScheme::Ed25519, &vote_key().public()).unwrap();
     let config = ProducerConfig {
         beneficiary: MINER,

@@ -168,3 +168,57 @@ pub fn end_epoch_call(report: &EpochReport) -> Bytes {
     };
     ValidatorStaking::endEpochCall { report }.abi_encode().into()
 }
+
+/// Keys of a validator with the proofs that it has them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProvenKeys {
+    /// Ed25519 vote key and its proof.
+    pub vote: (Bytes, Bytes),
+    /// BLS12-381 checkpoint key and its proof.
+    pub bls: (Bytes, Bytes),
+    /// ML-DSA-44 checkpoint key and its proof.
+    pub mldsa44: (Bytes, Bytes),
+}
+
+/// What a key is for, in [`proof_digest`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum KeyKind {
+    /// Votes.
+    Vote = 0,
+    /// Checkpoints for other chains.
+    Bls = 1,
+    /// Checkpoints against quantum computers.
+    MlDsa44 = 2,
+}
+
+/// What a key signs to prove that a validator has it.
+#[must_use]
+pub fn proof_digest(chain_id: u64, contract: Address, validator: Address, kind: KeyKind, key: &[u8]) -> B256 {
+    use alloy_sol_types::SolValue;
+    let words =
+        (keccak256(KEY_DOMAIN), U256::from(chain_id), contract, validator, U256::from(kind as u8), keccak256(key));
+    keccak256(words.abi_encode())
+}
+
+fn split(keys: &ProvenKeys) -> (abi::Keys, abi::Proofs) {
+    let ProvenKeys { vote, bls, mldsa44 } = keys.clone();
+    (
+        abi::Keys { scheme: SCHEME_ED25519, vote: vote.0, bls: bls.0, mldsa44: mldsa44.0 },
+        abi::Proofs { vote: vote.1, bls: bls.1, mldsa44: mldsa44.1 },
+    )
+}
+
+/// Registers the caller as a validator.
+#[must_use]
+pub fn register_call(keys: &ProvenKeys, commission_bps: u16) -> Bytes {
+    let (keys, proofs) = split(keys);
+    ValidatorStaking::registerCall { keys, proofs, commissionBps: commission_bps }.abi_encode().into()
+}
+
+/// Replaces the caller's keys.
+#[must_use]
+pub fn rotate_call(keys: &ProvenKeys) -> Bytes {
+    let (keys, proofs) = split(keys);
+    ValidatorStaking::rotateKeyCall { keys, proofs }.abi_encode().into()
+}

@@ -34,10 +34,12 @@ pub enum SecretKind {
     Voucher,
     /// Seed of a validator's vote key.
     Vote,
+    /// Seed of a validator's checkpoint keys.
+    Checkpoint,
 }
 
 impl SecretKind {
-    const ALL: [Self; 4] = [Self::Node, Self::Account, Self::Voucher, Self::Vote];
+    const ALL: [Self; 5] = [Self::Node, Self::Account, Self::Voucher, Self::Vote, Self::Checkpoint];
 
     const fn byte(self) -> u8 {
         match self {
@@ -45,6 +47,7 @@ impl SecretKind {
             Self::Account => 2,
             Self::Voucher => 3,
             Self::Vote => 4,
+            Self::Checkpoint => 5,
         }
     }
 
@@ -56,6 +59,7 @@ impl SecretKind {
             Self::Account => "account",
             Self::Voucher => "voucher",
             Self::Vote => "vote",
+            Self::Checkpoint => "checkpoint",
         }
     }
 }

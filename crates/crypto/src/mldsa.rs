@@ -2,7 +2,7 @@
 
 use crate::SignatureError;
 use aws_lc_rs::signature::{self, KeyPair, PqdsaKeyPair, UnparsedPublicKey};
-use aws_lc_rs::signature::{ML_DSA_44, ML_DSA_65, ML_DSA_65_SIGNING};
+use aws_lc_rs::signature::{ML_DSA_44, ML_DSA_44_SIGNING, ML_DSA_65, ML_DSA_65_SIGNING};
 
 /// Bytes of an ML-DSA-65 public key.
 pub const MLDSA65_PUBLIC_BYTES: usize = 1_952;
@@ -33,6 +33,27 @@ impl MlDsa65Key {
     pub(crate) fn sign(&self, message: &[u8]) -> Result<Vec<u8>, SignatureError> {
         let mut out = vec![0u8; MLDSA65_SIGNATURE_BYTES];
         self.0.sign(message, &mut out).map_err(|_| SignatureError::Library { scheme: SCHEME_65 })?;
+        Ok(out)
+    }
+}
+
+/// An ML-DSA-44 key pair, made from its 32-byte seed.
+pub(crate) struct MlDsa44Key(PqdsaKeyPair);
+
+impl MlDsa44Key {
+    pub(crate) fn from_seed(seed: &[u8; 32]) -> Result<Self, SignatureError> {
+        PqdsaKeyPair::from_seed(&ML_DSA_44_SIGNING, seed)
+            .map(Self)
+            .map_err(|_| SignatureError::Key { scheme: SCHEME_44 })
+    }
+
+    pub(crate) fn public(&self) -> Vec<u8> {
+        self.0.public_key().as_ref().to_vec()
+    }
+
+    pub(crate) fn sign(&self, message: &[u8]) -> Result<Vec<u8>, SignatureError> {
+        let mut out = vec![0u8; MLDSA44_SIGNATURE_BYTES];
+        self.0.sign(message, &mut out).map_err(|_| SignatureError::Library { scheme: SCHEME_44 })?;
         Ok(out)
     }
 }

@@ -71,6 +71,7 @@ impl Chain {
             chain_id: self.spec.genesis.chain_id,
             gas_limit: self.spec.gas.block_gas_limit,
             base_fee_floor_wei: self.spec.gas.base_fee_floor_wei,
+            genesis_hash: Some(self.genesis_hash),
         }
     }
 

@@ -8,7 +8,7 @@ use trellis_chain_spec::{
     DEV_CHAIN_ID, DEV_MNEMONIC, LOCAL_CHAIN_ID, LOCAL_FIRST_ACCOUNT, dev_vote_seed, is_public_chain,
 };
 use trellis_crypto::keystore::{self, Hardness, KeystoreError, SecretKind};
-use trellis_crypto::{AccountKey, HybridKey, VoteKey};
+use trellis_crypto::{AccountKey, CheckpointKey, HybridKey, VoteKey};
 use zeroize::Zeroizing;
 
 /// Variable that holds the passphrase where no file is given.
@@ -82,6 +82,20 @@ impl KeyMaker<'_> {
         })?;
         let seed: [u8; 32] = secret.as_slice().try_into().map_err(|_| wrong_length("vote"))?;
         Ok(VoteKey::from_seed(&seed))
+    }
+
+    /// Opens the checkpoint keys, making them where they are missing.
+    ///
+    /// # Errors
+    /// A keystore that does not open, with its hint.
+    pub fn checkpoint_key(&self) -> Result<CheckpointKey> {
+        let passphrase = self.passphrase()?;
+        let secret = self.secret(SecretKind::Checkpoint, &passphrase, || {
+            let key = CheckpointKey::generate(&mut rand::rng())?;
+            Ok((hex::encode(key.bls_public()), Zeroizing::new(key.to_seed().to_vec())))
+        })?;
+        let seed: [u8; 32] = secret.as_slice().try_into().map_err(|_| wrong_length("checkpoint"))?;
+        Ok(CheckpointKey::from_seed(&seed)?)
     }
 
     fn new_account(&self) -> Result<(String, Zeroizing<Vec<u8>>)> {

@@ -2,6 +2,7 @@
 
 use alloy_primitives::{Address, B256, U256};
 use alloy_sol_types::SolCall;
+use trellis_contracts::staking::{ProvenKeys, register_call, rotate_call};
 use trellis_contracts::validator_staking::ValidatorStaking as abi;
 use trellis_primitives::Wei;
 
@@ -121,6 +122,29 @@ impl ValidatorsContract {
     ) -> Result<Wei, ChainError> {
         let call = abi::delegationCall { validator, delegator };
         wei("delegation", view(client, self.address, "delegation", &call).await?.amount)
+    }
+
+    /// Makes the wallet's account a validator with a stake.
+    ///
+    /// # Errors
+    /// [`ChainError`].
+    pub async fn register(
+        &self,
+        wallet: &Wallet,
+        keys: &ProvenKeys,
+        commission_bps: u16,
+        stake: Wei,
+    ) -> Result<TxReceipt, ChainError> {
+        let intent = TxIntent::call(self.address, register_call(keys, commission_bps).to_vec());
+        wallet.execute(TxIntent { value: stake, ..intent }).await
+    }
+
+    /// Replaces the keys of the wallet's validator.
+    ///
+    /// # Errors
+    /// [`ChainError`].
+    pub async fn rotate(&self, wallet: &Wallet, keys: &ProvenKeys) -> Result<TxReceipt, ChainError> {
+        wallet.execute(TxIntent::call(self.address, rotate_call(keys).to_vec())).await
     }
 
     /// Adds to the wallet's stake with a validator.

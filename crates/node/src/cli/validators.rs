@@ -68,6 +68,18 @@ pub enum ValidatorCommand {
         #[command(flatten)]
         list: ListArgs,
     },
+    /// Make the folder's account a validator: its vote key and its checkpoint keys are registered with a stake (online). The
+    /// node sits in the committee from the next epoch on, if its stake is among the highest.
+    Register {
+        /// How much it stakes, in TRL.
+        #[arg(long, value_name = "TRL")]
+        stake: String,
+        /// Its part of what delegators will earn, in hundredths of a percent.
+        #[arg(long, default_value_t = 500, value_name = "BPS")]
+        commission: u16,
+        #[command(flatten)]
+        args: StakeArgs,
+    },
     /// Stake coins with a validator; it counts from the next epoch on and is slashed with the validator's own (online).
     Delegate {
         /// The validator's account.

@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use trellis_chain_spec::is_public_chain;
+use trellis_contracts::staking::{KeyKind, ProvenKeys, proof_digest};
 use trellis_crypto::AccountKey;
 use trellis_market_chain::{RpcChainClient, ValidatorView, ValidatorsContract, Wallet};
 use trellis_primitives::{Address, SystemClock, UnixMs, Wei};
@@ -89,6 +90,7 @@ pub async fn run(command: ValidatorCommand, datadir: Option<&Path>) -> Result<()
             show(&[found], &chained.powers().await?, list);
             Ok(())
         }
+        ValidatorCommand::Register { stake, commission, args } => register(&args, &stake, commission, datadir).await,
         ValidatorCommand::Delegate { validator, trl, stake } => {
             let chained = Chained::connect(&stake, datadir).await?;
             let (wallet, amount) = (chained.wallet(&stake, datadir)?, amount(&trl)?);
@@ -132,6 +134,40 @@ pub async fn run(command: ValidatorCommand, datadir: Option<&Path>) -> Result<()
             Ok(())
         }
     }
+}
+
+async fn register(args: &StakeArgs, stake: &str, commission_bps: u16, datadir: Option<&Path>) -> Result<()> {
+    let stake = amount(stake)?;
+    let chained = Chained::connect(args, datadir).await?;
+    let least = chained.chain.spec.genesis.staking.as_ref().map(|staking| staking.min_stake_wei).unwrap_or_default();
+    if stake < least {
+        return Err(Failure::usage(format!("a validator stakes {least} at least, got {stake}"))
+            .hint("stake more, or delegate to a validator: `trellis validator delegate`")
+            .into());
+    }
+    let folder = node_of(datadir, "validator")?;
+    let chain_id = chained.chain.spec.genesis.chain_id;
+    let maker = KeyMaker { datadir: &folder, chain_id, dev_account: None, passphrase_file: None };
+    let wallet = chained.wallet(args, datadir)?;
+    let keys = proven(&maker, chain_id, chained.contract.address, wallet.address())?;
+    chained.contract.register(&wallet, &keys, commission_bps, stake).await?;
+    println!("{} is a validator with {stake}; it can sit from the next epoch on", wallet.address());
+    Ok(())
+}
+
+/// The keys of a folder, each with the proof that it is there.
+fn proven(maker: &KeyMaker<'_>, chain_id: u64, contract: Address, account: Address) -> Result<ProvenKeys> {
+    let (vote, checkpoint) = (maker.vote_key()?, maker.checkpoint_key()?);
+    let digest = |kind, key: &[u8]| proof_digest(chain_id, contract, account, kind, key);
+    let (public, bls, mldsa44) = (vote.public(), checkpoint.bls_public(), checkpoint.mldsa44_public());
+    let proof = vote.sign(digest(KeyKind::Vote, &public).as_slice());
+    let bls_proof = checkpoint.prove_bls(digest(KeyKind::Bls, &bls).as_slice());
+    let mldsa44_proof = checkpoint.sign_mldsa44(digest(KeyKind::MlDsa44, &mldsa44).as_slice())?;
+    Ok(ProvenKeys {
+        vote: (public.to_vec().into(), proof.to_vec().into()),
+        bls: (bls.to_vec().into(), bls_proof.to_vec().into()),
+        mldsa44: (mldsa44.into(), mldsa44_proof.into()),
+    })
 }
 
 /// A number of TRL with at most 18 decimals.

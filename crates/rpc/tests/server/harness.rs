@@ -152,6 +152,7 @@ impl Chain {
             chain_id: CHAIN,
             gas_limit: 400_000_000,
             base_fee_floor_wei: 1_000_000_000,
+            genesis_hash: None,
         });
         let clock = Arc::new(ManualClock::new(UnixMs(1_700_000_000_250)));
         let mempool = Mempool::new(PoolConfig::new(CHAIN), Arc::new(Accounts(store.clone())), clock.clone());

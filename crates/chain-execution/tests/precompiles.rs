@@ -1,0 +1,88 @@
+//! The chain's own precompiled contracts, called as anybody calls them (CHN-13, CHN-15, CHN-21).
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+use alloy_primitives::{Address, B256, Bytes, TxKind, U256, address};
+use alloy_rpc_types::TransactionRequest;
+use alloy_sol_types::SolValue;
+use trellis_chain_execution::{CallError, ExecutionConfig, Executor, GenesisInput, Overrides, genesis};
+use trellis_chain_finality::{Equivocation, SignedVote, Validator, ValidatorSet, VoteKind, VotePlace, VotePublicKey};
+use trellis_chain_storage::Store;
+use trellis_crypto::{CheckpointKey, VoteKey};
+
+const ML_DSA_44: Address = address!("0000000000000000000000000000000000747201");
+const EQUIVOCATION: Address = address!("0000000000000000000000000000000000747203");
+const BLS: Address = address!("0000000000000000000000000000000000747204");
+const ED25519: Address = address!("0000000000000000000000000000000000747205");
+const GENESIS: B256 = B256::repeat_byte(0x47);
+
+fn called(to: Address, input: &[u8]) -> Result<Bytes, CallError> {
+    let genesis_input = GenesisInput { chain_id: 9, gas_limit: 30_000_000, base_fee_wei: 1, ..GenesisInput::default() };
+    let store = Store::in_memory(&genesis(&genesis_input).unwrap()).unwrap();
+    let executor = Executor::new(ExecutionConfig {
+        chain_id: 9,
+        gas_limit: 30_000_000,
+        base_fee_floor_wei: 1,
+        genesis_hash: Some(GENESIS),
+    });
+    let head = store.head();
+    let request = TransactionRequest {
+        to: Some(TxKind::Call(to)),
+        input: Bytes::copy_from_slice(input).into(),
+        ..TransactionRequest::default()
+    };
+    executor.call(&head, head.header(), &request, &Overrides::default()).map(|output| output.output)
+}
+
+fn word(number: u64) -> Bytes {
+    B256::from(U256::from(number)).to_vec().into()
+}
+
+// row: CHN-15, CHN-21
+#[test]
+fn each_scheme_says_whether_a_signature_verifies_and_refuses_a_wrong_length() {
+    let (vote, checkpoint) = (VoteKey::from_seed(&[1; 32]), CheckpointKey::from_seed(&[2; 32]).unwrap());
+    let message = b"a message of any length";
+    let cases = [
+        (ED25519, vote.public().to_vec(), vote.sign(message).to_vec()),
+        (BLS, checkpoint.bls_public().to_vec(), checkpoint.prove_bls(message).to_vec()),
+        (ML_DSA_44, checkpoint.mldsa44_public(), checkpoint.sign_mldsa44(message).unwrap()),
+    ];
+    for (contract, key, signature) in cases {
+        let good = [&key[..], &signature, message].concat();
+        assert_eq!(called(contract, &good).unwrap(), word(1), "{contract}");
+        let mut other = good.clone();
+        *other.last_mut().unwrap() ^= 1;
+        assert_eq!(called(contract, &other).unwrap(), word(0), "{contract}");
+        assert!(called(contract, &good[..key.len() + signature.len() - 1]).is_err(), "{contract}");
+        assert!(called(contract, &[]).is_err(), "{contract}");
+    }
+}
+
+fn vote(key: &VoteKey, height: u64, value: Option<B256>) -> SignedVote {
+    let place = VotePlace { height, round: 0, kind: VoteKind::Precommit };
+    let signature = key.sign(place.signing_hash(&GENESIS, value.as_ref()).as_slice());
+    SignedVote { place, value, validator: key.address(), signature: signature.to_vec().into() }
+}
+
+// row: CHN-13
+#[test]
+fn two_votes_for_one_place_convict_and_nothing_else_does() {
+    let key = VoteKey::from_seed(&[1; 32]);
+    let public = VotePublicKey::Ed25519(key.public());
+    let set = ValidatorSet::new(vec![Validator::new(public.clone(), 1, Address::ZERO)]).unwrap();
+    let judged = |a: SignedVote, b: SignedVote| {
+        let (a, b) = Equivocation::Votes(a, b).testimony(&set).unwrap();
+        called(EQUIVOCATION, &(a, b).abi_encode_params())
+    };
+    let (one, other) = (Some(B256::repeat_byte(1)), Some(B256::repeat_byte(2)));
+    let convicted = judged(vote(&key, 7, one), vote(&key, 7, other)).unwrap();
+    assert_eq!(convicted, Bytes::from((public.contract_hash(), U256::from(7)).abi_encode()));
+    assert!(judged(vote(&key, 7, one), vote(&key, 7, None)).is_ok(), "nil is a value");
+    assert!(judged(vote(&key, 7, one), vote(&key, 7, one)).is_err(), "the same vote twice");
+    assert!(judged(vote(&key, 7, one), vote(&key, 8, other)).is_err(), "two heights");
+    let forged = SignedVote { value: other, ..vote(&key, 7, one) };
+    assert!(judged(vote(&key, 7, one), forged).is_err(), "a forged vote");
+    for nonsense in [&[][..], &[0xff; 64], &[0; 1_000]] {
+        assert!(called(EQUIVOCATION, nonsense).is_err());
+    }
+}
