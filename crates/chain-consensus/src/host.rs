@@ -245,7 +245,7 @@ impl Host {
         };
         match self.signer.sign_vote(vote).await {
             Ok(vote) => {
-                let signature = vote.signature.0.clone();
+                let signature = vote.signature.0.clone().into();
                 // An engine that ends hears nothing.
                 drop(self.net.cast(NetworkMsg::PublishConsensusMsg(SignedConsensusMsg::Vote(vote))));
                 Some(CommitSignature { validator: self.address, signature })

@@ -56,7 +56,7 @@ impl Executor {
         evm.enable_inspector();
         let looking = evm.inspector_mut();
         looking.excluded = excluded;
-        looking.excluded.extend(precompiles(spec).addresses());
+        looking.excluded.extend(precompiles(spec, self.config.genesis_hash).addresses());
         for item in request.access_list.iter().flat_map(|list| &list.0) {
             looking.add_account(item.address);
             item.storage_keys.iter().for_each(|slot| looking.add_slot(item.address, *slot));
