@@ -7,16 +7,14 @@
 //! What comes in is bounded in bytes, number and pace before a signature is checked, known transactions cost a hash, and
 //! a signature that does not verify is an offence. What the pool refuses for its own reasons is nobody's fault.
 
-mod recent;
-
 use crate::metrics::GossipMetrics;
+use crate::recent::Recent;
 use crate::service::Mempool;
 use alloy_eips::eip2718::{Decodable2718, Encodable2718};
 use alloy_primitives::{B256, keccak256};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use prost::Message;
-use recent::Recent;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,7 +45,7 @@ const GATHER_MS: u64 = 5;
 const REPEAT_MS: u64 = 2_000;
 /// Transactions repeated at a time.
 const REPEATS_MAX: usize = 4_096;
-/// Hashes remembered for each peer, as what it has.
+/// Hashes remembered for each peer, as what it has, and as what came from peers.
 const KNOWN_PER_PEER_MAX: usize = 65_536;
 
 #[derive(Clone, PartialEq, Message)]
@@ -70,7 +68,8 @@ pub struct Gossip {
 pub fn start(pool: Mempool, network: NetworkHandle) -> Result<Gossip, AcceptError> {
     let acceptor = network.accept(TRANSACTIONS_PROTOCOL)?;
     let metrics = pool.metrics().gossip.clone();
-    let world = Arc::new(World { pool, network, metrics, known: Mutex::default(), handed: Mutex::default() });
+    let handed = Mutex::new(Recent::new(KNOWN_PER_PEER_MAX));
+    let world = Arc::new(World { pool, network, metrics, known: Mutex::default(), handed });
     let mut tasks = JoinSet::new();
     tasks.spawn(serve(Arc::clone(&world), acceptor));
     tasks.spawn(hand_on(Arc::clone(&world)));
@@ -83,9 +82,9 @@ struct World {
     network: NetworkHandle,
     metrics: GossipMetrics,
     /// What each connected peer has, as far as is known.
-    known: Mutex<HashMap<NodeId, Recent>>,
+    known: Mutex<HashMap<NodeId, Recent<()>>>,
     /// What came from another pool.
-    handed: Mutex<Recent>,
+    handed: Mutex<Recent<()>>,
 }
 
 impl World {
@@ -105,13 +104,13 @@ impl World {
     }
 
     fn knows(&self, peer: NodeId, hash: &B256) -> bool {
-        self.known.lock().get(&peer).is_some_and(|known| known.contains(hash))
+        self.known.lock().get(&peer).is_some_and(|known| known.get(hash).is_some())
     }
 
     fn note(&self, peer: NodeId, hashes: impl IntoIterator<Item = B256>) {
         let mut known = self.known.lock();
         let known = known.entry(peer).or_insert_with(|| Recent::new(KNOWN_PER_PEER_MAX));
-        hashes.into_iter().for_each(|hash| known.insert(hash));
+        hashes.into_iter().for_each(|hash| known.insert(hash, ()));
     }
 
     /// Hands transactions to a peer, but for those that it has.
@@ -223,7 +222,7 @@ async fn gather(pending: &mut broadcast::Receiver<B256>) -> Option<Vec<B256>> {
 async fn hand_out(world: &World, validators: &[NodeId], hashes: &[B256]) {
     let (second, first): (Vec<B256>, Vec<B256>) = {
         let handed = world.handed.lock();
-        hashes.iter().partition(|hash| handed.contains(hash))
+        hashes.iter().partition(|hash| handed.get(hash).is_some())
     };
     for (hashes, most) in [(first, TARGETS_MAX), (second, FORWARDS_MAX)] {
         let everybody_has_it = most == FORWARDS_MAX && validators.len() <= TARGETS_MAX;
@@ -346,7 +345,7 @@ impl World {
         }
         {
             let mut handed = self.handed.lock();
-            txs.iter().for_each(|tx| handed.insert(tx.hash));
+            txs.iter().for_each(|tx| handed.insert(tx.hash, ()));
         }
         let refused = self.pool.add_batch(txs).iter().filter(|answer| answer.is_err()).count();
         self.metrics.refused.inc_by(count(refused));

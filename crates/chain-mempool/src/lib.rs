@@ -21,6 +21,7 @@ pub mod gossip;
 mod intrinsic;
 mod metrics;
 mod pooled;
+mod recent;
 mod recovered;
 mod service;
 mod state;

@@ -1,54 +1,40 @@
 //! Hash to sender, bounded, so that the transactions of a proposed block are not recovered a second time.
 //!
-//! The hash covers the signature, so a remembered sender cannot be wrong. Two generations of a map stand in for
-//! an exact least-recently-used order: an insert costs one hash insert, and the newest half of the bound is always kept.
+//! The hash covers the signature, so a remembered sender cannot be wrong.
 
-use alloy_primitives::{Address, B256, map::HashMap};
+use crate::recent::Recent;
+use alloy_primitives::{Address, B256};
 use parking_lot::Mutex;
-
-#[derive(Default, Debug)]
-struct Generations {
-    young: HashMap<B256, Address>,
-    old: HashMap<B256, Address>,
-}
 
 /// A bounded memory of recovered senders.
 #[derive(Debug)]
 pub struct RecoveredCache {
-    generations: Mutex<Generations>,
-    generation_entries_max: usize,
+    senders: Mutex<Recent<Address>>,
 }
 
 impl RecoveredCache {
     /// A cache of at most so many entries.
     #[must_use]
     pub fn new(entries_max: usize) -> Self {
-        Self { generations: Mutex::default(), generation_entries_max: entries_max.div_euclid(2).max(1) }
+        Self { senders: Mutex::new(Recent::new(entries_max)) }
     }
 
     /// Remembers the senders of these transactions.
     pub fn insert_all(&self, entries: impl IntoIterator<Item = (B256, Address)>) {
-        let mut generations = self.generations.lock();
-        for (hash, sender) in entries {
-            if generations.young.len() >= self.generation_entries_max {
-                generations.old = std::mem::take(&mut generations.young);
-            }
-            generations.young.insert(hash, sender);
-        }
+        let mut senders = self.senders.lock();
+        entries.into_iter().for_each(|(hash, sender)| senders.insert(hash, sender));
     }
 
     /// The sender of a transaction that was recovered not long ago.
     #[must_use]
     pub fn get(&self, hash: &B256) -> Option<Address> {
-        let generations = self.generations.lock();
-        generations.young.get(hash).or_else(|| generations.old.get(hash)).copied()
+        self.senders.lock().get(hash).copied()
     }
 
     /// How many senders are remembered.
     #[must_use]
     pub fn len(&self) -> usize {
-        let generations = self.generations.lock();
-        generations.young.len().saturating_add(generations.old.len())
+        self.senders.lock().len()
     }
 
     /// Whether none is.
