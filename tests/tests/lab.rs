@@ -1,6 +1,8 @@
 //! Real nodes in real homes: jobs, `netcheck` and a handful of pairs, in the laboratory. Needs root (tests/lab/README.md).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+#[path = "lab/mishaps.rs"]
+mod mishaps;
 #[path = "lab/surroundings.rs"]
 mod surroundings;
 #[path = "lab/turn.rs"]
@@ -8,15 +10,11 @@ mod turn;
 
 use serde_json::Value;
 use std::path::Path;
-use std::sync::mpsc;
 use std::time::{Duration, Instant};
-use trellis_scenarios::api::{Answer, chat, completion, watched_job};
+use trellis_scenarios::api::{Answer, chat};
 use trellis_scenarios::lab::Lab;
 use trellis_scenarios::lab::matrix::{is_direct_owed, measure};
-use trellis_scenarios::lab::public::{
-    CONNECT_SECONDS_MAX, OPENAI, Public, RPC, Relay, Validator, finds_a_provider, flags_at, job_at,
-};
-use trellis_scenarios::network::Node;
+use trellis_scenarios::lab::public::{CONNECT_SECONDS_MAX, Public, finds_a_provider, job_at};
 
 /// The laboratory's STUN servers: one with RFC 5780, and one at the web's port.
 const STUN: [&str; 2] = ["11.200.0.2:3478", "11.200.0.3:443"];
@@ -24,12 +22,6 @@ const STUN: [&str; 2] = ["11.200.0.2:3478", "11.200.0.3:443"];
 const NETCHECK_SECONDS_MAX: u64 = 10;
 /// How long a broken connection may stay unnoticed and unrepaired; a loaded machine is slow.
 const RECOVERY_SECONDS_MAX: u64 = 45;
-/// How long a line is cut.
-const CUT: Duration = Duration::from_secs(30);
-/// How long a machine sleeps.
-const SLEEP: Duration = Duration::from_secs(60);
-/// Tokens of a job that is still running when its line is cut.
-const LONG_JOB_TOKENS: u64 = 400;
 /// Checks that run at once where there are many homes.
 const AT_ONCE: usize = 4;
 
@@ -131,76 +123,6 @@ fn a_home_without_udp_completes_a_job_over_tcp_and_one_with_only_the_web_gets_a_
         );
         assert_eq!(report["verdict"]["level"], "hard", "{home}: {report:#}");
         assert!(report["verdict"]["remedy"].as_str().unwrap().contains("UDP"), "{home}: {report:#}");
-    }
-}
-
-/// What happens to the line or to the machine while a job runs.
-type Mishap<'a> = &'a (dyn Fn() + Sync);
-
-/// A job at a home that is running when something happens; gives its end, and the first job after it with how long that took.
-fn through(lab: &Lab, public: &Public, host: &str, mishap: Mishap<'_>) -> (Answer, Answer, Duration) {
-    let (began, first_piece) = mpsc::channel();
-    std::thread::scope(|scope| {
-        let body = completion("Once upon a time", LONG_JOB_TOKENS, true);
-        let job = scope.spawn(move || {
-            let mut on_piece = |pieces| {
-                if pieces == 1 {
-                    let _ = began.send(());
-                }
-            };
-            lab.inside(host, || watched_job(OPENAI, body, &mut on_piece))
-        });
-        first_piece.recv_timeout(connected()).expect("the stream begins");
-        // The provider stands still meanwhile, so that the change is in the middle however fast the model is.
-        public.provider.pause();
-        assert!(!job.is_finished(), "the job was over before its line changed");
-        mishap();
-        public.provider.resume();
-        let over = Instant::now();
-        let retried = retried(lab, host, over);
-        let back = over.elapsed();
-        (job.join().unwrap(), retried, back)
-    })
-}
-
-// row: NET-45
-#[test]
-fn a_new_public_address_or_a_restarted_router_in_the_middle_of_a_stream_does_not_end_the_job() {
-    let lab = Lab::up(&["port-restricted", "symmetric"]);
-    let public = Public::start(&lab);
-    for (number, host) in [(0, "h1"), (1, "h2")] {
-        let _gateway = public.gateway(&lab, host, number);
-        assert!(finds_a_provider(&lab, host, connected()), "no provider");
-        for change in ["renumber", "reset-nat"] {
-            let (answer, _, back) = through(&lab, &public, host, &|| drop(lab.natlab(&[change, host])));
-            assert!(answer.is_paid_answer(), "{host} {change}: {answer:?}");
-            println!("{host} {change}: the job went on; another one was done after {:.1} s", back.as_secs_f64());
-        }
-    }
-}
-
-// row: NET-45
-#[test]
-fn a_cut_line_and_a_machine_that_sleeps_cost_at_most_the_job_and_say_why() {
-    let lab = Lab::up(&["port-restricted"]);
-    let public = Public::start(&lab);
-    let gateway = public.gateway(&lab, "h1", 0);
-    assert!(finds_a_provider(&lab, "h1", connected()), "no provider");
-    let cut = || {
-        lab.natlab(&["partition", "h1"]);
-        std::thread::sleep(CUT);
-        lab.natlab(&["heal"]);
-    };
-    let sleep = || {
-        gateway.pause();
-        std::thread::sleep(SLEEP);
-        gateway.resume();
-    };
-    for (name, mishap) in [("cut", &cut as Mishap<'_>), ("sleep", &sleep)] {
-        let (answer, _, back) = through(&lab, &public, "h1", mishap);
-        let named = answer.error["code"].is_string() && answer.error["message"].is_string();
-        assert!(answer.is_paid_answer() || named, "{name}: neither finished nor failed with a cause: {answer:?}");
-        println!("{name}: {}; service again after {:.1} s", answer.error["message"], back.as_secs_f64());
     }
 }
 
@@ -375,68 +297,6 @@ fn pairs_of_homes_do_a_paid_job_directly_where_theory_allows_it_and_over_a_relay
         assert!(outcome.reached && outcome.first_byte_ms.is_some(), "{outcome:?}");
         assert_eq!(outcome.path.as_deref(), Some(path), "{outcome:?}");
     }
-}
-
-/// The address at which a node has another connected.
-fn address_of(node: &Node, peer: &Value) -> String {
-    let listed = node.trellis(&["peer", "list", "--filter", "connected", "--json"]).succeeded().json();
-    let peers = listed["peers"].as_array().unwrap();
-    let entry = peers.iter().find(|entry| entry["id"] == *peer).unwrap_or_else(|| panic!("{peer} in {listed:#}"));
-    entry["address"].as_str().unwrap().to_owned()
-}
-
-// row: NET-42
-#[test]
-fn a_relay_killed_in_the_middle_of_a_stream_costs_at_most_that_job_and_the_next_goes_over_another() {
-    let lab = Lab::up(&["symmetric", "symmetric"]);
-    let relays = [Relay::start(&lab, "11.202.0.2", 12), Relay::start(&lab, "11.202.0.3", 14)];
-    let peers = format!("{},{}", relays[0].peers, relays[1].peers);
-    let validator = Validator::start(&lab);
-    let flags = |role: &'static str, port, account, more: &[&str]| {
-        let all = ["--rpc", RPC, "--peers", &peers, "--outbound-min", "32"];
-        flags_at(role, "0.0.0.0", port, account, &[&all[..], more].concat())
-    };
-    let provider = lab.node("h1", &flags("provider", 9701, 0, &[]).words());
-    let gateway = lab.node("h2", &flags("gateway", 9702, 1, &["--http-listen", "127.0.0.1:8080"]).words());
-    assert!(finds_a_provider(&lab, "h2", connected()), "no provider over the relays");
-    let reserved = |status: &Value| {
-        let relays = status["reach"]["relays"].as_array().cloned().unwrap_or_default();
-        relays.iter().filter(|relay| relay["stage"] == "reserved").count() == 2
-    };
-    until(|| provider.status(), reserved);
-    assert!(retried(&lab, "h2", Instant::now()).is_paid_answer());
-    let way = address_of(&gateway, &provider.status()["node_id"]);
-    let used = relays.iter().find(|relay| way.contains(&relay.ip)).unwrap_or_else(|| panic!("no relay in {way}"));
-    let (began, first_piece) = mpsc::channel();
-    let (answer, killed) = std::thread::scope(|scope| {
-        let lab = &lab;
-        let body = completion("Once upon a time", LONG_JOB_TOKENS, true);
-        let job = scope.spawn(move || {
-            let mut on_piece = |pieces| {
-                if pieces == 1 {
-                    let _ = began.send(());
-                }
-            };
-            lab.inside("h2", || watched_job(OPENAI, body, &mut on_piece))
-        });
-        first_piece.recv_timeout(connected()).expect("the stream begins");
-        // The provider stands still while its relay dies, so that this is in the middle however fast the model is.
-        provider.pause();
-        assert!(!job.is_finished(), "the job was over before its relay died");
-        used.node.kill();
-        provider.resume();
-        let killed = Instant::now();
-        (job.join().unwrap(), killed)
-    });
-    let named = answer.error["code"].is_string() && answer.error["message"].is_string();
-    assert!(answer.is_paid_answer() || named, "neither finished nor failed with a cause: {answer:?}");
-    retried(&lab, "h2", killed);
-    println!(
-        "the job {}; service again {:.1} s after the relay's end",
-        if named { format!("failed: {}", answer.error["message"]) } else { "survived".to_owned() },
-        killed.elapsed().as_secs_f64()
-    );
-    drop(validator);
 }
 
 #[test]

@@ -120,7 +120,7 @@ fn delegations_change_the_power_of_the_next_committee_and_clients_follow_it() {
 
 // row: CHN-10, CHN-11, CHN-14, CHN-19, CHN-21
 #[test]
-fn a_fifth_joins_by_registering_sits_in_the_next_committee_and_leaves_again() {
+fn a_fifth_joins_by_registering_sits_in_the_next_committee_changes_its_keys_and_leaves_again() {
     let network = Network::validators_with(4, &["--block-time-ms", "250", "--epoch-blocks", "32"]);
     let first = rpc(&network, 0);
     let spec = network.folder().join("chain_spec.toml");
@@ -152,16 +152,24 @@ fn a_fifth_joins_by_registering_sits_in_the_next_committee_and_leaves_again() {
         let all = stakes(&network, &first);
         all.iter().any(|one| one["account"] == account.as_str() && one["power"].as_u64() > Some(0))
     });
+    // The address of the vote key with which it sits, where it has also signed the newest block.
     let signs = || {
         let committee = call(&first, "trellis_validators", json!(["latest"]));
         let members = committee["validators"].as_array().expect("a list").clone();
         let own =
             members.iter().find(|member| member["account"].as_str().is_some_and(|a| a.eq_ignore_ascii_case(&account)));
-        let Some(address) = own.map(|member| member["address"].clone()) else { return false };
+        let address = own?["address"].clone();
         let proof = call(&first, "trellis_getFinalityProof", json!(["latest"]));
-        proof["signatures"].as_array().is_some_and(|all| all.iter().any(|one| one["validator"] == address))
+        proof["signatures"].as_array()?.iter().any(|one| one["validator"] == address).then_some(address)
     };
-    until(PATIENCE, "it signs", signs);
+    let mut before = None;
+    until(PATIENCE, "it signs", || {
+        before = signs();
+        before.is_some()
+    });
+    let rotated = fifth.trellis(&["validator", "rotate-key", "--rpc", &first]);
+    assert_eq!(rotated.code, 0, "{}", rotated.stderr);
+    until(PATIENCE, "it signs with the new key", || signs().is_some_and(|address| Some(address) != before));
     let left = fifth.trellis(&["validator", "leave", "--rpc", &first]);
     assert_eq!(left.code, 0, "{}", left.stderr);
     until(PATIENCE, "its seat is free", || power_of(&network, &first, &account) == 0);
@@ -169,4 +177,55 @@ fn a_fifth_joins_by_registering_sits_in_the_next_committee_and_leaves_again() {
     until(PATIENCE, "the others go on", || height(&first) > goal);
     fifth.stop();
     network.stop();
+}
+
+// row: CHN-13, CHN-19
+#[test]
+fn a_validator_whose_key_runs_twice_is_slashed_with_its_delegators_and_who_reports_it_is_paid() {
+    let network = Network::validators_with(4, &["--block-time-ms", "250", "--epoch-blocks", "32"]);
+    let first = rpc(&network, 0);
+    let all = stakes(&network, &first);
+    let twice = all[3]["account"].as_str().expect("an account").to_owned();
+    delegate(&network, &first, 0, &twice, 500_000);
+    let of = |field: &str| {
+        let all = stakes(&network, &first);
+        all.iter().find(|one| one["account"] == twice.as_str()).expect("it")[field].clone()
+    };
+    let trl = |number: u64| json!(format!("{number}000000000000000000"));
+    assert_eq!((of("own_wei"), of("delegated_wei")), (trl(1_000_000), trl(500_000)));
+    let false_evidence =
+        network.trellis(&["validator", "report", "0x01", "0x02", "--dev-account", "1", "--rpc", &first]);
+    assert!(false_evidence.code != 0 && false_evidence.stderr.contains("hint: "), "{}", false_evidence.stderr);
+    // What happens to people who restore a backup beside the machine that still runs: one vote key, two nodes.
+    let spec = network.folder().join("chain_spec.toml");
+    let peers: Vec<String> = (0..3).map(|n| network.endpoint(&format!("validator-{n}"), "p2p")).collect();
+    let (spec, peers) = (spec.to_str().expect("text"), peers.join(","));
+    let any = "127.0.0.1:0";
+    let flags = ["validator", "--chain", spec, "--dev-account", "23", "--peers", &peers, "--rpc-listen", any];
+    let listen = ["--metrics-listen", any, "--listen", "/ip4/127.0.0.1/udp/0/quic-v1"];
+    let twin = Node::start(&[&flags[..], &listen].concat());
+    until(PATIENCE, "it is slashed", || of("state") == "tombstoned");
+    twin.stop();
+    assert_eq!((of("own_wei"), of("delegated_wei")), (trl(900_000), trl(450_000)));
+    until(PATIENCE, "it sits no more", || power_of(&network, &first, &twice) == 0);
+    // One of the others handed it in and can have its reward; who did not has none.
+    let balances = |number: u64| number_of(&first, &all[number as usize]);
+    let paid: Vec<u64> = (0..3u64)
+        .filter(|number| {
+            let before = balances(*number);
+            let account = (20 + number).to_string();
+            let claimed = network.trellis(&["validator", "claim", "--dev-account", &account, "--rpc", &first]);
+            assert_eq!(claimed.code, 0, "{}", claimed.stderr);
+            balances(*number) > before
+        })
+        .collect();
+    assert_eq!(paid.len(), 1, "{paid:?}");
+    let goal = height(&first) + 3;
+    until(PATIENCE, "the others go on", || height(&first) > goal);
+    network.stop();
+}
+
+/// The balance of a validator's account, in wei.
+fn number_of(rpc: &str, validator: &Value) -> u128 {
+    number(&call(rpc, "eth_getBalance", json!([validator["account"], "latest"])))
 }

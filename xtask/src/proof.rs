@@ -39,7 +39,7 @@ pub struct Size {
 }
 
 /// Name, and what it runs.
-const PROOFS: [(&str, Run); 8] = [
+const PROOFS: [(&str, Run); 9] = [
     ("soak", Run::Soak),
     ("matrix", Run::Matrix),
     ("bench-transport", Run::Trellis(&["bench", "transport", "--json"])),
@@ -57,6 +57,13 @@ const PROOFS: [(&str, Run); 8] = [
         Run::Tests {
             arguments: &["--package", "trellis-scenarios", "--test", "attacks", "a_flood_of_connections"],
             size: ("TRELLIS_PROOF_CONNECTIONS", "10000"),
+        },
+    ),
+    (
+        "mishaps",
+        Run::Tests {
+            arguments: &["--package", "trellis-scenarios", "--test", "lab", "mishaps::"],
+            size: ("TRELLIS_PROOF_MISHAPS", "3"),
         },
     ),
     (

@@ -7,30 +7,37 @@
 //! What comes in is bounded in bytes, number and pace before a signature is checked, known transactions cost a hash, and
 //! a signature that does not verify is an offence. What the pool refuses for its own reasons is nobody's fault.
 
+mod wire;
+
+pub use wire::{FrameFault, decode_frame, encode_frame};
+
 use crate::metrics::GossipMetrics;
 use crate::recent::Recent;
 use crate::service::Mempool;
 use alloy_eips::eip2718::{Decodable2718, Encodable2718};
 use alloy_primitives::{B256, keccak256};
+use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
-use prost::Message;
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use trellis_chain_execution::recover_batch;
-use trellis_net_peers::frame::read_frame;
-use trellis_net_peers::guard::{Conduct, Pattern};
-use trellis_net_peers::{AcceptError, Acceptor, NetStream, NetworkHandle, PeerEvent, PeerState, Protocol, Witness};
+use trellis_net_peers::guard::Pattern;
+use trellis_net_peers::inlet::{Inlet, InletFault, InletLimits, serve};
+use trellis_net_peers::pack::{PACK_BYTES_MAX, Packer};
+use trellis_net_peers::{AcceptError, NetworkHandle, PeerEvent, PeerState, Protocol};
 use trellis_primitives::{NodeId, RecoveredTx, Role, TxEnvelope};
 
 /// Transactions for another pool.
 pub const TRANSACTIONS_PROTOCOL: Protocol = Protocol("/trellis/tx/1");
 /// Largest frame, in bytes: one transaction of the largest size and its envelope, or many small ones.
-pub const FRAME_BYTES_MAX: usize = 256 * 1024;
+pub const FRAME_BYTES_MAX: usize = BODY_BYTES_MAX + PACK_BYTES_MAX;
+/// Largest body of a frame, in bytes, before it is compressed.
+const BODY_BYTES_MAX: usize = 256 * 1024;
 /// Transactions in a frame at most.
 pub const FRAME_TXS_MAX: usize = 1_024;
 /// Transactions that one peer may send in a second before it is read more slowly.
@@ -48,13 +55,6 @@ const REPEATS_MAX: usize = 4_096;
 /// Hashes remembered for each peer, as what it has, and as what came from peers.
 const KNOWN_PER_PEER_MAX: usize = 65_536;
 
-#[derive(Clone, PartialEq, Message)]
-struct TransactionsFrame {
-    /// EIP-2718 encodings.
-    #[prost(bytes = "bytes", repeated, tag = "1")]
-    transactions: Vec<Bytes>,
-}
-
 /// Runs until dropped.
 #[derive(Debug)]
 pub struct Gossip {
@@ -69,9 +69,20 @@ pub fn start(pool: Mempool, network: NetworkHandle) -> Result<Gossip, AcceptErro
     let acceptor = network.accept(TRANSACTIONS_PROTOCOL)?;
     let metrics = pool.metrics().gossip.clone();
     let handed = Mutex::new(Recent::new(KNOWN_PER_PEER_MAX));
-    let world = Arc::new(World { pool, network, metrics, known: Mutex::default(), handed });
+    let world = Arc::new_cyclic(|own| World {
+        pool,
+        network: network.clone(),
+        metrics,
+        packer: Packer::default(),
+        known: Mutex::default(),
+        validators: Mutex::default(),
+        handed,
+        own: own.clone(),
+    });
     let mut tasks = JoinSet::new();
-    tasks.spawn(serve(Arc::clone(&world), acceptor));
+    let limits = InletLimits { frame_bytes_max: FRAME_BYTES_MAX, messages_per_second_max: TXS_PER_SECOND_MAX };
+    tasks.spawn(serve(network, acceptor, limits, Arc::clone(&world)));
+    tasks.spawn(watch_validators(Arc::clone(&world)));
     tasks.spawn(hand_on(Arc::clone(&world)));
     tasks.spawn(repeat(world));
     Ok(Gossip { _tasks: tasks })
@@ -81,15 +92,25 @@ struct World {
     pool: Mempool,
     network: NetworkHandle,
     metrics: GossipMetrics,
+    packer: Packer,
     /// What each connected peer has, as far as is known.
     known: Mutex<HashMap<NodeId, Recent<()>>>,
+    /// Validators that are connected.
+    validators: Mutex<Arc<[NodeId]>>,
     /// What came from another pool.
     handed: Mutex<Recent<()>>,
+    /// For work that blocks.
+    own: Weak<Self>,
 }
 
 impl World {
-    /// Validators that are connected; everything about others is forgotten.
-    fn validators(&self) -> Vec<NodeId> {
+    /// Validators that are connected.
+    fn validators(&self) -> Arc<[NodeId]> {
+        Arc::clone(&self.validators.lock())
+    }
+
+    /// Looks who is connected; everything about others is forgotten.
+    fn look(&self) {
         let connected = self.network.peers().into_iter().filter(|peer| peer.state == PeerState::Connected);
         let (mut all, mut validators) = (HashSet::new(), Vec::new());
         for peer in connected {
@@ -100,7 +121,7 @@ impl World {
             }
         }
         self.known.lock().retain(|peer, _| all.contains(peer));
-        validators
+        *self.validators.lock() = validators.into();
     }
 
     fn knows(&self, peer: NodeId, hash: &B256) -> bool {
@@ -118,7 +139,9 @@ impl World {
         let unknown: Vec<_> = txs.iter().filter(|(hash, _)| !self.knows(peer, hash)).collect();
         for frame in frames(&unknown) {
             let transactions = frame.iter().map(|(_, bytes)| bytes.clone()).collect();
-            let message = TransactionsFrame { transactions }.encode_to_vec().into();
+            let (message, body_bytes) = encode_frame(&self.packer, transactions);
+            self.metrics.body_bytes.inc_by(count(body_bytes));
+            self.metrics.frame_bytes.inc_by(count(message.len()));
             let report = self.network.broadcast(&[peer], TRANSACTIONS_PROTOCOL, message).await;
             if report.failed.is_empty() {
                 self.note(peer, frame.iter().map(|(hash, _)| *hash));
@@ -151,7 +174,7 @@ fn frames<'a>(txs: &'a [&'a (B256, Bytes)]) -> impl Iterator<Item = &'a [&'a (B2
         let fits = rest.iter().take(FRAME_TXS_MAX).take_while(|(_, tx)| {
             // A key and a length of at most nine bytes before each.
             bytes = bytes.saturating_add(tx.len()).saturating_add(10);
-            bytes <= FRAME_BYTES_MAX
+            bytes <= BODY_BYTES_MAX
         });
         let (frame, after) = rest.split_at(fits.count().max(1));
         rest = after;
@@ -168,6 +191,18 @@ fn some(peers: &[NodeId], most: usize, seed: &B256) -> Vec<NodeId> {
     peers.iter().cycle().skip(start.checked_rem(peers.len()).unwrap_or(0)).take(most).copied().collect()
 }
 
+/// Keeps the list of validators that are connected.
+async fn watch_validators(world: Arc<World>) {
+    let mut events = world.network.events();
+    loop {
+        world.look();
+        match events.recv().await {
+            Err(RecvError::Closed) => return,
+            _ => {}
+        }
+    }
+}
+
 /// Hands on what becomes able to run, as soon as it does.
 async fn hand_on(world: Arc<World>) {
     let mut events = world.network.events();
@@ -177,6 +212,7 @@ async fn hand_on(world: Arc<World>) {
             if until_somebody_comes(&mut events).await.is_none() {
                 return;
             }
+            world.look();
         }
         let mut pending = world.pool.subscribe_pending();
         while let Some(hashes) = gather(&mut pending).await {
@@ -252,78 +288,35 @@ async fn repeat(world: Arc<World>) {
             continue;
         }
         let txs = world.encoded(&long);
-        for peer in validators {
-            world.send(peer, &txs).await;
+        for peer in validators.iter() {
+            world.send(*peer, &txs).await;
         }
     }
 }
 
-async fn serve(world: Arc<World>, mut acceptor: Acceptor) {
-    let mut readers = JoinSet::new();
-    // One stream per peer: a newer one is of a newer connection and ends the older.
-    let mut current: HashMap<NodeId, tokio::task::AbortHandle> = HashMap::new();
-    while let Some((peer, stream)) = acceptor.next().await {
-        while readers.try_join_next().is_some() {}
-        current.retain(|_, reader| !reader.is_finished());
-        let reader = readers.spawn(read_all(Arc::clone(&world), peer, stream));
-        if let Some(older) = current.insert(peer, reader) {
-            older.abort();
-        }
-    }
-}
+#[async_trait]
+impl Inlet for World {
+    type Message = Vec<Bytes>;
 
-async fn read_all(world: Arc<World>, peer: NodeId, mut stream: NetStream) {
-    let mut witness = Witness::new(world.network.clone(), peer);
-    let mut window = (Instant::now(), 0u32);
-    loop {
-        let frame = match read_frame(&mut stream, FRAME_BYTES_MAX).await {
-            Ok(frame) => frame,
-            Err(error) => return witness.failed(&error),
-        };
-        let txs = match TransactionsFrame::decode(frame) {
-            Ok(frame) if frame.transactions.len() <= FRAME_TXS_MAX => frame.transactions,
-            _ => return witness.invalid(Pattern::Malformed),
-        };
-        window = pace(window, txs.len()).await;
-        let (world, number) = (Arc::clone(&world), txs.len());
-        let taken = tokio::task::spawn_blocking({
-            let world = Arc::clone(&world);
-            move || world.take(peer, &txs)
-        });
-        match taken.await {
-            Ok(Ok(())) => {
-                world.metrics.received.inc_by(count(number));
-                witness.valid();
-            }
-            Ok(Err(Offence::Undecodable)) => return witness.invalid(Pattern::Malformed),
-            Ok(Err(Offence::Forged)) => return world.network.report(peer, Conduct::Forged),
-            Err(_) => return,
-        }
+    fn decode(&self, _: NodeId, frame: Bytes) -> Result<(Vec<Bytes>, u32), InletFault> {
+        let transactions = decode_frame(&frame).map_err(|_| InletFault::Invalid(Pattern::Malformed))?;
+        let count = u32::try_from(transactions.len()).unwrap_or(u32::MAX);
+        Ok((transactions, count))
     }
-}
 
-/// Waits where a peer sends more than [`TXS_PER_SECOND_MAX`].
-async fn pace((mut since, mut txs): (Instant, u32), more: usize) -> (Instant, u32) {
-    const WINDOW: Duration = Duration::from_secs(1);
-    if since.elapsed() >= WINDOW {
-        (since, txs) = (Instant::now(), 0);
+    async fn take(&self, peer: NodeId, raw: Vec<Bytes>) -> Result<(), InletFault> {
+        let Some(world) = self.own.upgrade() else { return Err(InletFault::Closing) };
+        let number = raw.len();
+        let taken = tokio::task::spawn_blocking(move || world.put(peer, &raw)).await;
+        taken.map_err(|_| InletFault::Closing)??;
+        self.metrics.received.inc_by(count(number));
+        Ok(())
     }
-    txs = txs.saturating_add(u32::try_from(more).unwrap_or(u32::MAX));
-    if txs > TXS_PER_SECOND_MAX {
-        tokio::time::sleep_until(since + WINDOW).await;
-    }
-    (since, txs)
-}
-
-/// What no honest pool sends.
-enum Offence {
-    Undecodable,
-    Forged,
 }
 
 impl World {
     /// Puts a peer's transactions into the pool.
-    fn take(&self, peer: NodeId, raw: &[Bytes]) -> Result<(), Offence> {
+    fn put(&self, peer: NodeId, raw: &[Bytes]) -> Result<(), InletFault> {
         let hashes: Vec<B256> = raw.iter().map(keccak256).collect();
         self.note(peer, hashes.iter().copied());
         let (mut known, mut strange) = (Vec::new(), Vec::new());
@@ -332,13 +325,14 @@ impl World {
                 self.metrics.duplicates.inc();
                 continue;
             }
-            let tx = TxEnvelope::decode_2718_exact(bytes).map_err(|_| Offence::Undecodable)?;
+            let tx = TxEnvelope::decode_2718_exact(bytes).map_err(|_| InletFault::Invalid(Pattern::Malformed))?;
             match self.pool.sender_of(hash) {
                 Some(sender) => known.push(RecoveredTx::new(tx, sender)),
                 None => strange.push(tx),
             }
         }
-        let mut txs = recover_batch(strange).into_iter().collect::<Result<Vec<_>, _>>().map_err(|_| Offence::Forged)?;
+        let mut txs =
+            recover_batch(strange).into_iter().collect::<Result<Vec<_>, _>>().map_err(|_| InletFault::Forged)?;
         txs.append(&mut known);
         if txs.is_empty() {
             return Ok(());

@@ -52,6 +52,10 @@ pub struct GossipMetrics {
     pub duplicates: Counter,
     /// Of these, those that it refused.
     pub refused: Counter,
+    /// Bytes of what was handed out, before compression.
+    pub body_bytes: Counter,
+    /// Bytes of the frames that carried it.
+    pub frame_bytes: Counter,
 }
 
 impl PoolMetrics {
@@ -85,6 +89,12 @@ impl PoolMetrics {
             gossip.duplicates.clone(),
         );
         registry.register("gossip_refused", "Transactions from peers that were refused", gossip.refused.clone());
+        registry.register(
+            "gossip_body_bytes",
+            "Bytes of transactions handed to peers, before compression",
+            gossip.body_bytes.clone(),
+        );
+        registry.register("gossip_frame_bytes", "Bytes of the frames that carried them", gossip.frame_bytes.clone());
     }
 
     pub(crate) fn refuse(&self, error: &PoolError) {

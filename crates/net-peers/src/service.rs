@@ -95,6 +95,8 @@ pub(crate) enum Command {
     Candidate(Multiaddr),
     /// Ask peers anew which of these addresses lead here, and of none that was known before.
     Probe(Vec<Multiaddr>),
+    /// Connect to a peer over a relay beside the connection that there is, so that both punch with what they know by now.
+    PunchAgain(PeerId, Multiaddr),
     /// Give a relay its reservation back.
     Release {
         relay: PeerId,

@@ -21,6 +21,9 @@ pub const ALPN_TRELLIS: &[u8] = b"trellis-pq/2";
 pub const ALPN_LIBP2P: &[u8] = b"libp2p";
 /// From the first packet of an inbound connection to the end of its authentication (NET-20).
 pub const HANDSHAKE_TIMEOUT_MS: u64 = 5_000;
+/// How long a hole puncher that will act as the listener tries one address: over a round trip of 600 ms the handshake takes
+/// some two seconds. What the two sides know of their addresses may be better at the next attempt.
+pub const PUNCH_TIMEOUT_MS: u64 = 4_000;
 /// From the first packet of a dial to the end of TLS (NET-20); the authentication has [`HANDSHAKE_TIMEOUT_MS`] more.
 pub const CONNECT_TIMEOUT_MS: u64 = 10_000;
 /// Bidirectional streams that a peer may hold open on one connection (NET-15).

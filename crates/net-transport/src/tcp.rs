@@ -9,13 +9,13 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use libp2p::PeerId;
 use libp2p::core::transport::{DialOpts, ListenerId, TransportError as CoreError, TransportEvent};
-use libp2p::core::{ConnectedPoint, Multiaddr, Transport};
+use libp2p::core::{ConnectedPoint, Endpoint, Multiaddr, Transport};
 use libp2p::tcp;
 use socket2::{SockRef, TcpKeepalive};
 
 use crate::address::{PortKind, socket_of};
 use crate::admission::{Admit, Permit};
-use crate::config::{CONNECT_TIMEOUT_MS, IDLE_TIMEOUT_MS, KEEP_ALIVE_MS, TransportConfig};
+use crate::config::{CONNECT_TIMEOUT_MS, IDLE_TIMEOUT_MS, KEEP_ALIVE_MS, PUNCH_TIMEOUT_MS, TransportConfig};
 use crate::error::TransportError;
 use crate::link::{Securer, StreamConnection, upgrade};
 use crate::session::{Direction, LinkKind};
@@ -24,6 +24,11 @@ use crate::upgrade::within;
 /// Unanswered probes after which the system gives a connection up: with [`KEEP_ALIVE_MS`] between them about
 /// [`IDLE_TIMEOUT_MS`] in all, as over QUIC.
 const KEEP_ALIVE_PROBES: u32 = 3;
+
+/// What a hole puncher that will act as the listener leaves the other side as a start, in milliseconds. Its own first packet
+/// must not get there before the other's has left: the other's listening socket would take it for a connection of its own,
+/// and then both sides would wait for the other to begin.
+const PUNCH_HEAD_START_MS: u64 = 50;
 
 /// TCP with libp2p certificates, the hybrid key exchange and ML-DSA-65 identities.
 pub(crate) struct TcpTransport {
@@ -83,6 +88,22 @@ pub(crate) fn watch(socket: &tcp::tokio::TcpStream) {
     }
 }
 
+/// Connects, then secures.
+async fn dialled(
+    securer: Arc<Securer>,
+    dialing: impl Future<Output = std::io::Result<tcp::tokio::TcpStream>>,
+    address: Multiaddr,
+    options: DialOpts,
+) -> Result<(PeerId, StreamConnection), TransportError> {
+    let connecting = async { dialing.await.map_err(TransportError::Io) };
+    let socket = within(CONNECT_TIMEOUT_MS, connecting)
+        .await
+        .map_err(|error| securer.context().refused(error, Direction::Outbound, &address))?;
+    watch(&socket);
+    let point = ConnectedPoint::Dialer { address, role_override: options.role, port_use: options.port_use };
+    upgrade(securer, socket, &point, LinkKind::Tcp, None).await
+}
+
 impl Transport for TcpTransport {
     type Output = (PeerId, StreamConnection);
     type Error = TransportError;
@@ -113,15 +134,13 @@ impl Transport for TcpTransport {
         }
         let dialing = self.inner.dial(address.clone(), options).map_err(|error| error.map(TransportError::Io))?;
         let securer = Arc::clone(&self.securer);
+        let listens = options.role == Endpoint::Listener;
         Ok(Box::pin(async move {
-            let connecting = async { dialing.await.map_err(TransportError::Io) };
-            let socket = within(CONNECT_TIMEOUT_MS, connecting)
-                .await
-                .map_err(|error| securer.context().refused(error, Direction::Outbound, &address))?;
-            watch(&socket);
-            let (role_override, port_use) = (options.role, options.port_use);
-            upgrade(securer, socket, &ConnectedPoint::Dialer { address, role_override, port_use }, LinkKind::Tcp, None)
-                .await
+            if !listens {
+                return dialled(securer, dialing, address, options).await;
+            }
+            tokio::time::sleep(Duration::from_millis(PUNCH_HEAD_START_MS)).await;
+            within(PUNCH_TIMEOUT_MS, dialled(securer, dialing, address, options)).await
         }))
     }
 

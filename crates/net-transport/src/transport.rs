@@ -18,7 +18,7 @@ use futures::future::BoxFuture;
 use futures::stream::{SelectAll, StreamExt};
 use libp2p::PeerId;
 use libp2p::core::transport::{DialOpts, ListenerId, PortUse, TransportError as CoreError, TransportEvent};
-use libp2p::core::{Multiaddr, Transport};
+use libp2p::core::{Endpoint, Multiaddr, Transport};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{AsyncUdpSocket, Runtime};
 use quinn_proto::HashedConnectionIdGenerator;
@@ -26,7 +26,7 @@ use quinn_proto::HashedConnectionIdGenerator;
 use self::address::parse;
 pub(crate) use self::address::{format as format_address, parse as parse_address};
 use self::listener::{Listener, ListenerParts};
-use crate::config::{TransportConfig, quinn_transport};
+use crate::config::{PUNCH_TIMEOUT_MS, TransportConfig, quinn_transport};
 use crate::connection::Connection;
 use crate::error::{TransportError, TransportSetupError};
 use crate::far::Far;
@@ -35,7 +35,7 @@ use crate::prefilter::{Prefilter, PrefilterParts};
 use crate::session::Sessions;
 use crate::socket::{FilteringSocket, bind};
 use crate::tls::{TlsConfigs, tls_configs};
-use crate::upgrade::UpgradeContext;
+use crate::upgrade::{UpgradeContext, within};
 
 /// rustls wants a name; SNI is off, so it never leaves this process.
 const SERVER_NAME: &str = "l";
@@ -284,9 +284,11 @@ impl Transport for QuicTransport {
         let endpoint = self.dialing_endpoint(remote, options.port_use).map_err(CoreError::Other)?;
         let upgrade = Arc::clone(&self.parts.upgrade);
         let client = self.parts.client.clone();
+        let punches = options.role == Endpoint::Listener;
         Ok(Box::pin(async move {
             let connecting = endpoint.connect_with(client, remote, SERVER_NAME)?;
-            upgrade.outbound(connecting, expected, false).await
+            let dialled = upgrade.outbound(connecting, expected, false);
+            if punches { within(PUNCH_TIMEOUT_MS, dialled).await } else { dialled.await }
         }))
     }
 

@@ -68,7 +68,8 @@ impl KeyMaker<'_> {
     /// A keystore that does not open, with its hint.
     pub fn vote_key(&self) -> Result<VoteKey> {
         let passphrase = self.passphrase()?;
-        let secret = self.secret(SecretKind::Vote, &passphrase, || {
+        let path = key_path(self.datadir, SecretKind::Vote);
+        let secret = self.secret_at(&path, SecretKind::Vote, &passphrase, || {
             let number = match self.chain_id {
                 DEV_CHAIN_ID => Some(0),
                 LOCAL_CHAIN_ID => self.dev_account.and_then(|account| account.checked_sub(LOCAL_FIRST_ACCOUNT)),
@@ -80,8 +81,7 @@ impl KeyMaker<'_> {
             );
             Ok((key.address().to_string(), Zeroizing::new(key.to_seed().to_vec())))
         })?;
-        let seed: [u8; 32] = secret.as_slice().try_into().map_err(|_| wrong_length("vote"))?;
-        Ok(VoteKey::from_seed(&seed))
+        vote_of(&secret)
     }
 
     /// Opens the checkpoint keys, making them where they are missing.
@@ -89,8 +89,59 @@ impl KeyMaker<'_> {
     /// # Errors
     /// A keystore that does not open, with its hint.
     pub fn checkpoint_key(&self) -> Result<CheckpointKey> {
+        self.checkpoint_key_at(&key_path(self.datadir, SecretKind::Checkpoint))
+    }
+
+    /// Whether other keys are waiting to be a validator's.
+    pub fn has_next(&self) -> bool {
+        next_path(self.datadir, SecretKind::Vote).exists()
+    }
+
+    /// Opens the vote key that is to follow, making it where there is none.
+    ///
+    /// # Errors
+    /// A keystore that does not open, with its hint.
+    pub fn next_vote_key(&self) -> Result<VoteKey> {
+        let path = next_path(self.datadir, SecretKind::Vote);
+        let secret = self.secret_at(&path, SecretKind::Vote, &*self.passphrase()?, || {
+            let key = VoteKey::generate(&mut rand::rng());
+            Ok((key.address().to_string(), Zeroizing::new(key.to_seed().to_vec())))
+        })?;
+        vote_of(&secret)
+    }
+
+    /// The same for the checkpoint keys.
+    ///
+    /// # Errors
+    /// A keystore that does not open, with its hint.
+    pub fn next_checkpoint_key(&self) -> Result<CheckpointKey> {
+        self.checkpoint_key_at(&next_path(self.datadir, SecretKind::Checkpoint))
+    }
+
+    /// Puts the keys that were to follow into the place of the validator's keys; those before stay beside them as `….old.key`.
+    ///
+    /// # Errors
+    /// Where a file cannot be moved. Nothing is lost then, and the call may be repeated.
+    pub fn take_next(&self) -> Result<()> {
+        // The vote key last: as long as it waits, all is repeated.
+        for kind in [SecretKind::Checkpoint, SecretKind::Vote] {
+            let (now, next) = (key_path(self.datadir, kind), next_path(self.datadir, kind));
+            if !next.exists() {
+                continue;
+            }
+            let moved =
+                if now.exists() { std::fs::copy(&now, now.with_extension("old.key")).map(drop) } else { Ok(()) };
+            moved.and_then(|()| std::fs::rename(&next, &now)).map_err(|error| {
+                Failure::new(format!("cannot put {} into place: {error}", next.display()))
+                    .hint("free space, or make the folder writable; the node goes on where it was")
+            })?;
+        }
+        Ok(())
+    }
+
+    fn checkpoint_key_at(&self, path: &Path) -> Result<CheckpointKey> {
         let passphrase = self.passphrase()?;
-        let secret = self.secret(SecretKind::Checkpoint, &passphrase, || {
+        let secret = self.secret_at(path, SecretKind::Checkpoint, &passphrase, || {
             let key = CheckpointKey::generate(&mut rand::rng())?;
             Ok((hex::encode(key.bls_public()), Zeroizing::new(key.to_seed().to_vec())))
         })?;
@@ -117,13 +168,22 @@ impl KeyMaker<'_> {
         passphrase: &str,
         make: impl FnOnce() -> Result<(String, Zeroizing<Vec<u8>>)>,
     ) -> Result<Zeroizing<Vec<u8>>> {
-        let path = key_path(self.datadir, kind);
+        self.secret_at(&key_path(self.datadir, kind), kind, passphrase, make)
+    }
+
+    fn secret_at(
+        &self,
+        path: &Path,
+        kind: SecretKind,
+        passphrase: &str,
+        make: impl FnOnce() -> Result<(String, Zeroizing<Vec<u8>>)>,
+    ) -> Result<Zeroizing<Vec<u8>>> {
         if !path.exists() {
             let (name, secret) = make()?;
-            keystore::create(&path, kind, &name, &secret, passphrase, self.hardness(), &mut rand::rng())?;
+            keystore::create(path, kind, &name, &secret, passphrase, self.hardness(), &mut rand::rng())?;
             tracing::info!(kind = kind.word(), name, path = %path.display(), "made a key");
         }
-        keystore::open(&path, kind, passphrase).map_err(|error| match error {
+        keystore::open(path, kind, passphrase).map_err(|error| match error {
             KeystoreError::Passphrase { .. } => {
                 let mut failure = Failure::new(error.to_string());
                 failure.code = EXIT_NEEDS_KEY_OR_FUNDS;
@@ -159,6 +219,11 @@ pub fn key_path(datadir: &Path, kind: SecretKind) -> PathBuf {
     datadir.join("keys").join(format!("{}.key", kind.word()))
 }
 
+/// Where a key waits that is to follow the one of its kind.
+fn next_path(datadir: &Path, kind: SecretKind) -> PathBuf {
+    key_path(datadir, kind).with_extension("next.key")
+}
+
 /// A test account of the standard mnemonic.
 ///
 /// # Errors
@@ -171,6 +236,11 @@ pub fn dev_account(index: u32) -> Result<AccountKey> {
 fn account_of(secret: &[u8]) -> Result<AccountKey> {
     let bytes: [u8; 32] = secret.try_into().map_err(|_| wrong_length("account"))?;
     Ok(AccountKey::from_bytes(&bytes)?)
+}
+
+fn vote_of(secret: &[u8]) -> Result<VoteKey> {
+    let seed: [u8; 32] = secret.try_into().map_err(|_| wrong_length("vote"))?;
+    Ok(VoteKey::from_seed(&seed))
 }
 
 fn wrong_length(kind: &str) -> Failure {

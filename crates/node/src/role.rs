@@ -1,5 +1,6 @@
 //! What every role shares: data folder, keys, chain, network, metrics, control socket; and how it ends.
 
+pub mod accuse;
 mod address;
 pub mod aggregator;
 mod budget;
@@ -10,6 +11,7 @@ mod peers;
 pub mod provider;
 mod proxy;
 pub mod relay;
+mod rotation;
 pub mod stun;
 pub mod turn;
 pub mod validator;
@@ -65,6 +67,16 @@ pub struct Base {
 }
 
 impl Base {
+    /// Its keys' files.
+    pub fn keys(&self) -> KeyMaker<'_> {
+        KeyMaker {
+            datadir: self.datadir.path(),
+            chain_id: self.chain.spec.genesis.chain_id,
+            dev_account: self.settings.dev_account,
+            passphrase_file: self.settings.passphrase_file.as_deref(),
+        }
+    }
+
     /// What a role without answers of its own serves on its control socket.
     pub fn answers(&self) -> Answers {
         Answers { network: self.network.clone(), status: Arc::clone(&self.status) }
@@ -384,6 +396,7 @@ pub fn metrics_document() -> String {
     trellis_chain_mempool::PoolMetrics::default().register(&mut registry);
     trellis_rpc::RpcMetrics::default().register(&mut registry);
     validator::register_gauges(named(&mut registry));
+    accuse::AccuserMetrics::default().register(named(&mut registry));
     trellis_market_chain::ChainMetrics::default().register(named(&mut registry));
     trellis_market_journal::JournalMetrics::default().register(named(&mut registry));
     ProviderMetrics::default().register(named(&mut registry));

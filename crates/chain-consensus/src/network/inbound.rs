@@ -1,18 +1,15 @@
 //! Streams of peers: bounded, paced, decoded, handed to the engine.
 
-use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arc_malachitebft_engine::network::{NetworkEvent, Status};
 use arc_malachitebft_peer::PeerId;
+use async_trait::async_trait;
 use bytes::Bytes;
 use prost::Message;
-use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::Instant;
-use trellis_net_peers::frame::{FrameError, read_frame};
+use trellis_net_peers::Acceptor;
 use trellis_net_peers::guard::Pattern;
-use trellis_net_peers::{Acceptor, NetStream, Witness};
+use trellis_net_peers::inlet::{Inlet, InletFault, InletLimits, InletRefusal, serve};
 use trellis_primitives::NodeId;
 
 use super::{Shared, engine_peer};
@@ -29,101 +26,60 @@ pub(crate) const CONSENSUS_FRAMES_PER_SECOND_MAX: u32 = 2_000;
 /// Parts that one peer may send in a second before it is read more slowly (256 MiB/s).
 pub(crate) const PROPOSAL_FRAMES_PER_SECOND_MAX: u32 = 2_048;
 
-/// Slows a reader down to so many frames per second.
-struct Pace {
-    window: Instant,
-    frames: u32,
-    frames_max: u32,
-}
-
-impl Pace {
-    fn new(frames_max: u32) -> Self {
-        Self { window: Instant::now(), frames: 0, frames_max }
-    }
-
-    async fn step(&mut self, shared: &Shared) {
-        const WINDOW: Duration = Duration::from_secs(1);
-        if self.window.elapsed() >= WINDOW {
-            *self = Self::new(self.frames_max);
-        }
-        self.frames = self.frames.saturating_add(1);
-        if self.frames > self.frames_max {
-            shared.metrics.throttled.inc();
-            tokio::time::sleep_until(self.window + WINDOW).await;
-            *self = Self::new(self.frames_max);
-        }
-    }
-}
-
 type Decode = fn(PeerId, Bytes) -> Result<NetworkEvent<Trellis>, WireError>;
+
+/// Hands what the peers push to the engine.
+struct Ear {
+    shared: Arc<Shared>,
+    decode: Decode,
+}
+
+#[async_trait]
+impl Inlet for Ear {
+    type Message = NetworkEvent<Trellis>;
+
+    fn hears(&self, peer: &NodeId) -> bool {
+        self.shared.hears(peer)
+    }
+
+    fn decode(&self, peer: NodeId, frame: Bytes) -> Result<(NetworkEvent<Trellis>, u32), InletFault> {
+        let engine_id = engine_peer(&peer).ok_or(InletFault::Closing)?;
+        let event = (self.decode)(engine_id, frame).map_err(|error| {
+            tracing::debug!(%peer, %error, "consensus message not understood");
+            InletFault::Invalid(Pattern::Malformed)
+        })?;
+        Ok((event, 1))
+    }
+
+    async fn take(&self, _: NodeId, event: NetworkEvent<Trellis>) -> Result<(), InletFault> {
+        self.shared.emit(event);
+        Ok(())
+    }
+
+    fn throttled(&self) {
+        self.shared.metrics.throttled.inc();
+    }
+
+    fn refused(&self, _: NodeId, why: InletRefusal) {
+        self.shared.metrics.refuse(if why == InletRefusal::Unheard { "not_a_validator" } else { why.word() });
+    }
+}
 
 /// Hears votes, repairs and status.
 pub(crate) async fn serve_consensus(shared: Arc<Shared>, acceptor: Acceptor) {
-    let limits = (CONSENSUS_FRAME_BYTES_MAX, CONSENSUS_FRAMES_PER_SECOND_MAX);
-    serve(shared, acceptor, limits, consensus_event).await;
+    hear(shared, acceptor, (CONSENSUS_FRAME_BYTES_MAX, CONSENSUS_FRAMES_PER_SECOND_MAX), consensus_event).await;
 }
 
 /// Hears parts of blocks.
 pub(crate) async fn serve_proposals(shared: Arc<Shared>, acceptor: Acceptor) {
-    let limits = (PROPOSAL_FRAME_BYTES_MAX, PROPOSAL_FRAMES_PER_SECOND_MAX);
-    serve(shared, acceptor, limits, part_event).await;
+    hear(shared, acceptor, (PROPOSAL_FRAME_BYTES_MAX, PROPOSAL_FRAMES_PER_SECOND_MAX), part_event).await;
 }
 
-async fn serve(shared: Arc<Shared>, mut acceptor: Acceptor, limits: (usize, u32), decode: Decode) {
-    // One stream per peer: a newer one is of a newer connection and ends the older.
-    let mut current: HashMap<NodeId, AbortHandle> = HashMap::new();
-    let mut readers = JoinSet::new();
-    while let Some((peer, stream)) = acceptor.next().await {
-        while readers.try_join_next().is_some() {}
-        current.retain(|_, reader| !reader.is_finished());
-        if !shared.hears(&peer) {
-            shared.metrics.refuse("not_a_validator");
-            continue;
-        }
-        let reader = readers.spawn(read_all(Arc::clone(&shared), peer, stream, limits, decode));
-        if let Some(older) = current.insert(peer, reader) {
-            older.abort();
-        }
-    }
-}
-
-async fn read_all(
-    shared: Arc<Shared>,
-    peer: NodeId,
-    mut stream: NetStream,
-    (frame_bytes_max, frames_max): (usize, u32),
-    decode: Decode,
-) {
-    let Some(engine_id) = engine_peer(&peer) else {
-        return;
-    };
-    let mut pace = Pace::new(frames_max);
-    let mut witness = Witness::new(shared.network.clone(), peer);
-    loop {
-        let frame = match read_frame(&mut stream, frame_bytes_max).await {
-            Ok(frame) => frame,
-            Err(FrameError::End | FrameError::Io(_) | FrameError::Truncated { .. }) => return,
-            Err(error) => {
-                shared.metrics.refuse("frame");
-                witness.failed(&error);
-                tracing::warn!(%peer, %error, "consensus stream closed");
-                return;
-            }
-        };
-        pace.step(&shared).await;
-        match decode(engine_id, frame) {
-            Ok(event) => {
-                witness.valid();
-                shared.emit(event);
-            }
-            Err(error) => {
-                shared.metrics.refuse("undecodable");
-                witness.invalid(Pattern::Malformed);
-                tracing::warn!(%peer, %error, "consensus message not understood");
-                return;
-            }
-        }
-    }
+async fn hear(shared: Arc<Shared>, acceptor: Acceptor, limits: (usize, u32), decode: Decode) {
+    let (frame_bytes_max, messages_per_second_max) = limits;
+    let network = shared.network.clone();
+    let limits = InletLimits { frame_bytes_max, messages_per_second_max };
+    serve(network, acceptor, limits, Arc::new(Ear { shared, decode })).await;
 }
 
 fn consensus_event(peer: PeerId, frame: Bytes) -> Result<NetworkEvent<Trellis>, WireError> {

@@ -1,21 +1,26 @@
 //! The simulated world: nodes, a queue of events in virtual time, and what must hold.
 
+mod effects;
+mod evil;
+mod figures;
+mod log;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::ops::Range;
+use std::rc::Rc;
 use std::sync::Arc;
 
-use arc_malachitebft_codec::Codec;
 use arc_malachitebft_core_consensus::{
-    ConsensusMsg, Effect, Input, LivenessMsg, LocallyProposedValue, Params, ProposedValue, Resumable, Resume,
-    SignedConsensusMsg, State, ThresholdParams, ValuePayload, process,
+    Input, LocallyProposedValue, Params, ProposedValue, SignedConsensusMsg, State, ThresholdParams, ValuePayload,
+    process,
 };
 use arc_malachitebft_core_types::{
     CommitCertificate, ExtendedCommitCertificate, LinearTimeouts, NilOrVal, Round, Timeout, Validity, ValueOrigin,
     ValueResponse, VoteExtensionPolicy, VoteExtensions,
 };
 use arc_malachitebft_metrics::Metrics;
-use arc_malachitebft_signing::{Signer, Verifier, VerifierExt};
+use arc_malachitebft_peer::PeerId;
 use bytes::Bytes;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -23,7 +28,9 @@ use trellis_chain_finality::{Validator, ValidatorSet, VotePublicKey};
 use trellis_crypto::VoteKey;
 use trellis_primitives::{Address, B256, NodeId, keccak256};
 
-use crate::codec::EngineCodec;
+pub(super) use self::evil::Evil;
+use self::figures::Figures;
+use self::log::decode_entry;
 use crate::config::EngineConfig;
 use crate::context::{BlockHeight, BlockId, Committee, Trellis, VoterAddress};
 use crate::network::engine_peer;
@@ -35,6 +42,9 @@ const STUCK_AFTER_MS: u64 = 600_000;
 /// How often a node looks whether it fell behind.
 const SYNC_EVERY_MS: u64 = 500;
 const DOWN_MS: Range<u64> = 50..2_500;
+const CUT_MS: Range<u64> = 200..5_000;
+/// Messages that a node keeps for one of the next heights.
+const QUEUED_MAX: usize = 4_096;
 
 type Engine = State<Trellis>;
 
@@ -45,17 +55,49 @@ pub(super) struct Faults {
     pub(super) lost_percent: u32,
     /// Chance that some node crashes during a height.
     pub(super) crashes_per_height_percent: u32,
+    /// Chance that the network falls into two parts for a while during a height.
+    pub(super) partitions_per_height_percent: u32,
+    /// Who does not keep to the protocol.
+    pub(super) evil: BTreeMap<usize, Evil>,
+    /// Heights of an epoch, after which the next of the committees sits.
+    pub(super) epoch_heights: u64,
+    /// Virtual time after which a world that has not reached its goal counts as stuck.
+    pub(super) stuck_after_ms: u64,
 }
 
 impl Default for Faults {
     fn default() -> Self {
-        Self { latency_ms: 10..50, lost_percent: 0, crashes_per_height_percent: 0 }
+        Self {
+            latency_ms: 10..50,
+            lost_percent: 0,
+            crashes_per_height_percent: 0,
+            partitions_per_height_percent: 0,
+            evil: BTreeMap::new(),
+            epoch_heights: u64::MAX,
+            stuck_after_ms: STUCK_AFTER_MS,
+        }
+    }
+}
+
+/// How a world ended that did not reach its goal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Broken {
+    /// Nothing was decided for too long: lost liveness.
+    Stuck(String),
+    /// What must never happen: lost safety.
+    Unsafe(String),
+}
+
+impl std::fmt::Display for Broken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (Self::Stuck(text) | Self::Unsafe(text)) = self;
+        f.write_str(text)
     }
 }
 
 #[derive(Clone, Debug)]
 enum Event {
-    Deliver { to: usize, life: u32, input: Box<Input<Trellis>> },
+    Deliver { to: usize, life: u32, input: Rc<Input<Trellis>> },
     Timer { node: usize, life: u32, timeout: Timeout, number: u64 },
     StartHeight { node: usize, life: u32, height: u64 },
     CheckSync { node: usize },
@@ -85,7 +127,8 @@ struct Node {
 pub(super) struct World {
     rng: ChaCha8Rng,
     faults: Faults,
-    committee: Committee,
+    /// Of each epoch; after the last the first again.
+    committees: Vec<Committee>,
     verifier: EngineVerifier,
     timeouts: LinearTimeouts,
     nodes: Vec<Node>,
@@ -97,11 +140,21 @@ pub(super) struct World {
     released: BTreeMap<(usize, u64, u32, u8), B256>,
     decided: BTreeMap<u64, (B256, u32)>,
     crashed_at: BTreeSet<u64>,
-    broken: Option<String>,
+    cut_at: BTreeSet<u64>,
+    /// The nodes of one side, and when the sides find each other again.
+    cut: Option<(BTreeSet<usize>, u64)>,
+    /// Evil nodes that some honest one can convict.
+    convicted: BTreeSet<usize>,
+    figures: Figures,
+    broken: Option<Broken>,
 }
 
 fn key(n: usize) -> VoteKey {
-    VoteKey::from_seed(&[u8::try_from(n + 1).unwrap(); 32])
+    VoteKey::from_seed(&keccak256((n + 1).to_be_bytes()).0)
+}
+
+fn node_id(n: usize) -> NodeId {
+    NodeId(keccak256(n.to_be_bytes()).0)
 }
 
 fn now_or_never<F: Future>(future: F) -> F::Output {
@@ -114,16 +167,19 @@ fn now_or_never<F: Future>(future: F) -> F::Output {
 }
 
 impl World {
-    pub(super) fn new(seed: u64, powers: &[u64], faults: Faults) -> Self {
-        let members = powers.iter().enumerate().map(|(n, power)| {
-            Validator::new(
-                VotePublicKey::Ed25519(key(n).public()),
-                *power,
-                Address::left_padding_from(&n.to_be_bytes()),
-            )
-        });
-        let committee = Committee::new(ValidatorSet::new(members.collect()).unwrap()).unwrap();
-        let nodes = (0..powers.len())
+    /// With the powers of the nodes in the committee of each epoch; who has none does not sit.
+    pub(super) fn new(seed: u64, powers: &[&[u64]], faults: Faults) -> Self {
+        let committee = |powers: &&[u64]| {
+            let sitting = powers.iter().enumerate().filter(|(_, power)| **power > 0);
+            let members = sitting.map(|(n, power)| {
+                let key = VotePublicKey::Ed25519(key(n).public());
+                Validator::new(key, *power, Address::left_padding_from(&n.to_be_bytes()))
+            });
+            Committee::new(ValidatorSet::new(members.collect()).unwrap()).unwrap()
+        };
+        let committees: Vec<Committee> = powers.iter().map(committee).collect();
+        let count = powers[0].len();
+        let nodes = (0..count)
             .map(|n| Node {
                 address: VoterAddress(key(n).address()),
                 signer: EngineSigner::new(Arc::new(key(n)), GENESIS),
@@ -141,7 +197,7 @@ impl World {
         let mut world = Self {
             rng: ChaCha8Rng::seed_from_u64(seed),
             faults,
-            committee,
+            committees,
             verifier: EngineVerifier::new(GENESIS),
             timeouts: EngineConfig::default().timeouts(),
             nodes,
@@ -152,24 +208,28 @@ impl World {
             released: BTreeMap::new(),
             decided: BTreeMap::new(),
             crashed_at: BTreeSet::new(),
+            cut_at: BTreeSet::new(),
+            cut: None,
+            convicted: BTreeSet::new(),
+            figures: Figures::default(),
             broken: None,
         };
-        for node in 0..powers.len() {
+        for node in 0..count {
             world.at(0, Event::Restart { node });
             world.at(SYNC_EVERY_MS, Event::CheckSync { node });
         }
         world
     }
 
-    /// Runs until every node has decided `heights`.
-    pub(super) fn run(&mut self, heights: u64) -> Result<(), String> {
-        while self.nodes.iter().any(|node| node.height <= heights) {
+    /// Runs until every honest node has decided `heights`.
+    pub(super) fn run(&mut self, heights: u64) -> Result<(), Broken> {
+        while self.honest().any(|node| self.nodes[node].height <= heights) {
             let Some(Reverse((time, id))) = self.queue.pop() else {
-                return Err("nothing happens any more".to_owned());
+                return Err(Broken::Stuck("nothing happens any more".to_owned()));
             };
             self.now = time;
-            if self.now > STUCK_AFTER_MS {
-                return Err(format!("no progress for too long, heights {:?}", self.heights()));
+            if self.now > self.faults.stuck_after_ms {
+                return Err(Broken::Stuck(format!("no progress for too long, heights {:?}", self.heights())));
             }
             if let Some(event) = self.events.remove(&id) {
                 self.happen(event);
@@ -178,7 +238,49 @@ impl World {
                 return Err(broken);
             }
         }
+        for node in self.honest() {
+            let own = &self.nodes[node].decided;
+            let lost = (1..=heights).find(|height| own.get(height).map(|own| own.value_id) != self.block(*height));
+            if let Some(height) = lost {
+                return Err(Broken::Unsafe(format!("node {node} does not have the block decided at {height}")));
+            }
+        }
         Ok(())
+    }
+
+    fn block(&self, height: u64) -> Option<B256> {
+        self.decided.get(&height).map(|(hash, _)| *hash)
+    }
+
+    fn honest(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.nodes.len()).filter(|node| !self.faults.evil.contains_key(node))
+    }
+
+    /// The committee that decides a height.
+    fn committee(&self, height: u64) -> Committee {
+        let epoch = (height - 1) / self.faults.epoch_heights;
+        let place = epoch % u64::try_from(self.committees.len()).unwrap();
+        self.committees[usize::try_from(place).unwrap()].clone()
+    }
+
+    /// What must never happen has.
+    fn fail(&mut self, text: String) {
+        self.broken.get_or_insert(Broken::Unsafe(text));
+    }
+
+    /// Evil nodes that were convicted.
+    pub(super) fn convicted(&self) -> &BTreeSet<usize> {
+        &self.convicted
+    }
+
+    /// Crashes and cuts that happened.
+    pub(super) fn mishaps(&self) -> (usize, usize) {
+        (self.crashed_at.len(), self.cut_at.len())
+    }
+
+    /// How long finality took, and what it cost.
+    pub(super) fn figures(&self) -> &Figures {
+        &self.figures
     }
 
     pub(super) fn now_ms(&self) -> u64 {
@@ -211,7 +313,7 @@ impl World {
             Event::Deliver { to, life, input } => {
                 // A life of zero is the network's: it delivers to whoever is up.
                 if life == 0 || life == self.nodes[to].life {
-                    self.input(to, *input);
+                    self.input(to, (*input).clone());
                 }
             }
             Event::Timer { node, life, timeout, number } => {
@@ -256,7 +358,8 @@ impl World {
             enabled: true,
         };
         let height = BlockHeight(this.height);
-        this.engine = Some(State::new(Trellis, height, self.committee.clone(), params, 16, 1_024));
+        let committee = self.committee(height.0);
+        self.nodes[node].engine = Some(State::new(Trellis, height, committee, params, 16, QUEUED_MAX));
         self.start_height(node, height.0);
     }
 
@@ -264,9 +367,10 @@ impl World {
         if self.nodes[node].height != height || self.nodes[node].engine.is_none() {
             return;
         }
+        self.figures.began(height, self.now);
         let log: Vec<Input<Trellis>> = self.nodes[node].log.iter().map(decode_entry).collect();
         let policy = VoteExtensionPolicy::Disabled;
-        self.input(node, Input::StartHeight(BlockHeight(height), self.committee.clone(), false, None, policy));
+        self.input(node, Input::StartHeight(BlockHeight(height), self.committee(height), false, None, policy));
         if log.is_empty() {
             return;
         }
@@ -287,27 +391,48 @@ impl World {
     fn check_sync(&mut self, node: usize) {
         self.at(SYNC_EVERY_MS, Event::CheckSync { node });
         let height = self.nodes[node].height;
-        let helper = self.nodes.iter().position(|other| other.engine.is_some() && other.decided.contains_key(&height));
-        let Some(helper) = helper else { return };
-        let certificate = self.nodes[helper].decided[&height].clone();
-        let peer = engine_peer(&NodeId([u8::try_from(helper).unwrap(); 32])).unwrap();
+        let has = |other: &usize| {
+            let (of, engine) = (&self.nodes[*other].decided, &self.nodes[*other].engine);
+            engine.is_some() && of.contains_key(&height) && self.hear_each_other(node, *other)
+        };
+        let helpers: Vec<usize> = (0..self.nodes.len()).filter(|other| *other != node).filter(has).collect();
+        if helpers.is_empty() {
+            return;
+        }
+        let helper = helpers[self.rng.random_range(0..helpers.len())];
+        let mut certificate = self.nodes[helper].decided[&height].clone();
+        self.falsify(helper, &mut certificate);
+        let peer = engine_peer(&node_id(helper)).unwrap();
         let certificate =
             ExtendedCommitCertificate::from_commit_certificate_and_extensions(certificate, VoteExtensions::default());
         let bytes = Bytes::copy_from_slice(certificate.value_id.as_slice());
-        self.send(node, Input::SyncValueResponse(ValueResponse::new(peer, bytes, certificate)));
+        let response = Input::SyncValueResponse(ValueResponse::new(peer, bytes, certificate));
+        self.send(helper, node, &Rc::new(response));
+    }
+
+    fn is_honest_peer(&self, peer: &PeerId) -> bool {
+        self.honest().any(|node| engine_peer(&node_id(node)).as_ref() == Some(peer))
+    }
+
+    fn hear_each_other(&self, a: usize, b: usize) -> bool {
+        let cut = self.cut.as_ref().filter(|(_, until)| self.now < *until);
+        cut.is_none_or(|(side, _)| side.contains(&a) == side.contains(&b))
     }
 
     /// Over the network: late, or not at all.
-    fn send(&mut self, to: usize, input: Input<Trellis>) {
+    fn send(&mut self, from: usize, to: usize, input: &Rc<Input<Trellis>>) {
         let delay = self.rng.random_range(self.faults.latency_ms.clone());
-        if self.rng.random_range(0..100) >= self.faults.lost_percent {
-            self.at(delay, Event::Deliver { to, life: 0, input: Box::new(input) });
+        let lost = self.rng.random_range(0..100) < self.faults.lost_percent;
+        if !lost && self.hear_each_other(from, to) {
+            self.at(delay, Event::Deliver { to, life: 0, input: Rc::clone(input) });
         }
     }
 
-    fn broadcast(&mut self, from: usize, input: &Input<Trellis>) {
+    fn broadcast(&mut self, from: usize, input: Input<Trellis>) {
+        self.figures.sent(&input, self.nodes.len() - 1);
+        let input = Rc::new(input);
         for to in (0..self.nodes.len()).filter(|to| *to != from) {
-            self.send(to, input.clone());
+            self.send(from, to, &input);
         }
     }
 
@@ -322,136 +447,8 @@ impl World {
         );
         self.nodes[node].engine = Some(engine);
         if let Err(error) = outcome {
-            self.broken = Some(format!("node {node}: {error}"));
+            self.fail(format!("node {node}: {error}"));
         }
-    }
-
-    fn effect(&mut self, node: usize, effect: Effect<Trellis>) -> Result<Resume<Trellis>, String> {
-        Ok(match effect {
-            Effect::CancelAllTimeouts(r) => {
-                self.nodes[node].timers.clear();
-                r.resume_with(())
-            }
-            Effect::CancelTimeout(timeout, r) => {
-                self.nodes[node].timers.remove(&timeout.to_string());
-                r.resume_with(())
-            }
-            Effect::ScheduleTimeout(timeout, r) => {
-                self.schedule(node, timeout);
-                r.resume_with(())
-            }
-            Effect::StartRound(_, _, _, _, r) => {
-                self.sync_log(node);
-                r.resume_with(())
-            }
-            Effect::GetValue(height, round, _, r) => {
-                self.build(node, height, round);
-                r.resume_with(())
-            }
-            Effect::RestreamProposal(height, round, valid_round, _, value, r) => {
-                self.stream(node, height, (round, valid_round), value);
-                r.resume_with(())
-            }
-            Effect::WalAppend(_, entry, r) => {
-                if !self.nodes[node].replaying {
-                    self.nodes[node].log.push(encode_entry(&entry));
-                }
-                r.resume_with(())
-            }
-            Effect::PublishConsensusMsg(message, r) => {
-                self.sync_log(node);
-                self.publish(node, message);
-                r.resume_with(())
-            }
-            Effect::PublishLivenessMsg(message, r) => {
-                let input = match message {
-                    LivenessMsg::Vote(vote) => Input::Vote(vote),
-                    LivenessMsg::PolkaCertificate(polka) => Input::PolkaCertificate(polka),
-                    LivenessMsg::SkipRoundCertificate(certificate) => Input::RoundCertificate(certificate),
-                };
-                self.broadcast(node, &input);
-                r.resume_with(())
-            }
-            Effect::RepublishVote(vote, r) => {
-                self.broadcast(node, &Input::Vote(vote));
-                r.resume_with(())
-            }
-            Effect::RepublishRoundCertificate(certificate, r) => {
-                self.broadcast(node, &Input::RoundCertificate(certificate));
-                r.resume_with(())
-            }
-            other => self.decision_or_signature(node, other)?,
-        })
-    }
-
-    fn decision_or_signature(&mut self, node: usize, effect: Effect<Trellis>) -> Result<Resume<Trellis>, String> {
-        Ok(match effect {
-            Effect::Decide(certificate, _, r) => {
-                self.sync_log(node);
-                self.decide(node, certificate);
-                r.resume_with(())
-            }
-            Effect::Finalize(certificate, _, _, r) => {
-                self.finalize(node, certificate.height.0);
-                r.resume_with(())
-            }
-            Effect::CertVerifiedSyncValue(response, proposer, r) => {
-                let value = ProposedValue {
-                    height: response.certificate.height,
-                    round: response.certificate.round,
-                    valid_round: Round::Nil,
-                    proposer,
-                    value: BlockId(response.certificate.value_id),
-                    validity: Validity::Valid,
-                };
-                let (to, life) = (node, self.nodes[node].life);
-                let input = Box::new(Input::ProposedValue(value, ValueOrigin::Sync));
-                self.at(1, Event::Deliver { to, life, input });
-                r.resume_with(())
-            }
-            Effect::CertRejectedSyncValue(_, _, error, r) => {
-                self.broken = Some(format!("node {node} refused an honest certificate: {error}"));
-                r.resume_with(())
-            }
-            other => self.signature(node, other)?,
-        })
-    }
-
-    fn signature(&self, node: usize, effect: Effect<Trellis>) -> Result<Resume<Trellis>, String> {
-        let (signer, verifier) = (&self.nodes[node].signer, &self.verifier);
-        Ok(match effect {
-            Effect::SignVote(vote, r) => {
-                r.resume_with(now_or_never(signer.sign_vote(vote)).map_err(|e| e.to_string())?)
-            }
-            Effect::SignProposal(proposal, r) => {
-                r.resume_with(now_or_never(signer.sign_proposal(proposal)).map_err(|e| e.to_string())?)
-            }
-            Effect::VerifySignature(message, key, r) => {
-                let result = match &message.message {
-                    ConsensusMsg::Vote(vote) => {
-                        now_or_never(verifier.verify_signed_vote(vote, &message.signature, &key))
-                    }
-                    ConsensusMsg::Proposal(proposal) => {
-                        now_or_never(verifier.verify_signed_proposal(proposal, &message.signature, &key))
-                    }
-                };
-                r.resume_with(result.is_ok_and(|result| result.is_valid()))
-            }
-            Effect::VerifyCommitCertificate(c, set, t, r) => {
-                r.resume_with(now_or_never(verifier.verify_commit_certificate(&Trellis, &c, &set, t)))
-            }
-            Effect::VerifyExtendedCommitCertificate(c, set, t, policy, r) => {
-                let verdict = verifier.verify_extended_commit_certificate(&Trellis, &c, &set, t, policy);
-                r.resume_with(now_or_never(verdict))
-            }
-            Effect::VerifyPolkaCertificate(c, set, t, r) => {
-                r.resume_with(now_or_never(verifier.verify_polka_certificate(&Trellis, &c, &set, t)))
-            }
-            Effect::VerifyRoundCertificate(c, set, t, r) => {
-                r.resume_with(now_or_never(verifier.verify_round_certificate(&Trellis, &c, &set, t)))
-            }
-            other => return Err(format!("unexpected effect {other:?}")),
-        })
     }
 
     fn schedule(&mut self, node: usize, timeout: Timeout) {
@@ -472,18 +469,22 @@ impl World {
         let seed = format!("{node} {life} {height} {round} {}", self.now);
         let hash = keccak256(seed.as_bytes());
         let value = LocallyProposedValue::new(height, round, BlockId(hash));
-        self.at(1, Event::Deliver { to: node, life, input: Box::new(Input::Propose(value)) });
+        self.at(1, Event::Deliver { to: node, life, input: Rc::new(Input::Propose(value)) });
         self.stream(node, height, (round, Round::Nil), hash);
+        self.propose_twice(node, height, round);
     }
 
     fn stream(&mut self, node: usize, height: BlockHeight, (round, valid_round): (Round, Round), hash: B256) {
         let proposer = self.nodes[node].address;
         let (value, validity) = (BlockId(hash), Validity::Valid);
         let value = ProposedValue { height, round, valid_round, proposer, value, validity };
-        self.broadcast(node, &Input::ProposedValue(value, ValueOrigin::Consensus));
+        self.broadcast(node, Input::ProposedValue(value, ValueOrigin::Consensus));
     }
 
     fn publish(&mut self, node: usize, message: SignedConsensusMsg<Trellis>) {
+        if self.faults.evil.contains_key(&node) {
+            return self.publish_evil(node, message);
+        }
         let (place, value) = match &message {
             SignedConsensusMsg::Vote(vote) => {
                 let value = match vote.value {
@@ -498,13 +499,9 @@ impl World {
         };
         let before = *self.released.entry(place).or_insert(value);
         if before != value {
-            self.broken = Some(format!("node {node} signed {before} and {value} for {place:?}"));
+            self.fail(format!("node {node} signed {before} and {value} for {place:?}"));
         }
-        let input = match message {
-            SignedConsensusMsg::Vote(vote) => Input::Vote(vote),
-            SignedConsensusMsg::Proposal(proposal) => Input::Proposal(proposal),
-        };
-        self.broadcast(node, &input);
+        self.broadcast(node, input_of(message));
     }
 
     fn decide(&mut self, node: usize, certificate: CommitCertificate<Trellis>) {
@@ -512,8 +509,9 @@ impl World {
         let round = certificate.round.as_u32().unwrap();
         let (hash, _) = *self.decided.entry(height).or_insert((certificate.value_id, round));
         if hash != certificate.value_id {
-            self.broken = Some(format!("fork at {height}: {hash} and {} (node {node})", certificate.value_id));
+            self.fail(format!("fork at {height}: {hash} and {} (node {node})", certificate.value_id));
         }
+        self.figures.decided(height, self.now);
         self.nodes[node].decided.insert(height, certificate);
     }
 
@@ -531,43 +529,18 @@ impl World {
             let delay = self.rng.random_range(1..400);
             self.at(delay, Event::Crash { node: victim });
         }
-    }
-}
-
-/// The log holds what a real one would: encoded entries, decoded again at replay.
-fn encode_entry(entry: &Input<Trellis>) -> (u8, Bytes) {
-    match entry {
-        Input::Vote(vote) => (1, EngineCodec.encode(&SignedConsensusMsg::Vote(vote.clone())).unwrap()),
-        Input::Proposal(proposal) => (1, EngineCodec.encode(&SignedConsensusMsg::Proposal(proposal.clone())).unwrap()),
-        Input::ProposedValue(value, _) => (2, EngineCodec.encode(value).unwrap()),
-        Input::PolkaCertificate(polka) => (3, EngineCodec.encode(polka).unwrap()),
-        Input::TimeoutElapsed(timeout) => {
-            use arc_malachitebft_core_types::TimeoutKind::{Precommit, Prevote, Propose, Rebroadcast};
-            let kind = match timeout.kind {
-                Propose => 4,
-                Prevote => 5,
-                Precommit => 6,
-                Rebroadcast => 7,
-                other => panic!("{other:?} is not logged"),
-            };
-            (kind, Bytes::copy_from_slice(&timeout.round.as_u32().unwrap().to_be_bytes()))
+        let cut = self.rng.random_range(0..100) < self.faults.partitions_per_height_percent;
+        if cut && self.cut_at.insert(height) {
+            let side = (0..self.nodes.len()).filter(|_| self.rng.random_bool(0.5)).collect();
+            self.cut = Some((side, self.now + self.rng.random_range(CUT_MS)));
         }
-        other => panic!("{other:?} is not logged"),
     }
 }
 
-fn decode_entry((kind, bytes): &(u8, Bytes)) -> Input<Trellis> {
-    let round = || Round::new(u32::from_be_bytes(bytes.as_ref().try_into().unwrap()));
-    match kind {
-        1 => match Codec::<SignedConsensusMsg<Trellis>>::decode(&EngineCodec, bytes.clone()).unwrap() {
-            SignedConsensusMsg::Vote(vote) => Input::Vote(vote),
-            SignedConsensusMsg::Proposal(proposal) => Input::Proposal(proposal),
-        },
-        2 => Input::ProposedValue(EngineCodec.decode(bytes.clone()).unwrap(), ValueOrigin::Consensus),
-        3 => Input::PolkaCertificate(EngineCodec.decode(bytes.clone()).unwrap()),
-        4 => Input::TimeoutElapsed(Timeout::propose(round())),
-        5 => Input::TimeoutElapsed(Timeout::prevote(round())),
-        6 => Input::TimeoutElapsed(Timeout::precommit(round())),
-        _ => Input::TimeoutElapsed(Timeout::rebroadcast(round())),
+/// A message as its receiver takes it.
+fn input_of(message: SignedConsensusMsg<Trellis>) -> Input<Trellis> {
+    match message {
+        SignedConsensusMsg::Vote(vote) => Input::Vote(vote),
+        SignedConsensusMsg::Proposal(proposal) => Input::Proposal(proposal),
     }
 }

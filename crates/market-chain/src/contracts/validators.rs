@@ -4,7 +4,7 @@ use alloy_primitives::{Address, B256, U256};
 use alloy_sol_types::SolCall;
 use trellis_contracts::staking::{ProvenKeys, register_call, rotate_call};
 use trellis_contracts::validator_staking::ValidatorStaking as abi;
-use trellis_primitives::Wei;
+use trellis_primitives::{Bytes, Wei};
 
 use super::{view, wei};
 use crate::client::{ChainClient, TxIntent, TxReceipt};
@@ -185,6 +185,27 @@ impl ValidatorsContract {
     /// [`ChainError`].
     pub async fn unjail(&self, wallet: &Wallet) -> Result<TxReceipt, ChainError> {
         self.send(wallet, abi::unjailCall {}, Wei::ZERO).await
+    }
+
+    /// Hands in two conflicting messages of a validator, each in the chain's wire form.
+    ///
+    /// # Errors
+    /// [`ChainError`]; [`ChainError::Reverted`] where they convict nobody.
+    pub async fn report_equivocation(
+        &self,
+        wallet: &Wallet,
+        first: Bytes,
+        second: Bytes,
+    ) -> Result<TxReceipt, ChainError> {
+        self.send(wallet, abi::reportEquivocationCall { a: first, b: second }, Wei::ZERO).await
+    }
+
+    /// Pays out what evidence has earned the wallet's account.
+    ///
+    /// # Errors
+    /// [`ChainError`].
+    pub async fn claim(&self, wallet: &Wallet) -> Result<TxReceipt, ChainError> {
+        self.send(wallet, abi::claimCall {}, Wei::ZERO).await
     }
 
     /// Takes the wallet's validator out for good.

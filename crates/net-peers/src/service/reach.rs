@@ -4,6 +4,7 @@
 //! shares. The decisions are pure: who may use this relay in `trellis_net_reach::relay::gate`, which relays this node keeps
 //! in `keeper`, whether it needs any in `reachability`, and which connection to a peer stays in `table::route`.
 
+mod again;
 mod door;
 mod keep;
 mod mapping;
@@ -18,6 +19,7 @@ mod trials;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use libp2p::core::Multiaddr;
 use libp2p::core::transport::ListenerId;
@@ -123,6 +125,8 @@ pub(crate) struct ReachShared {
     moved: Notify,
     /// How often the network under this node has changed.
     changes: watch::Sender<u64>,
+    /// How many addresses of this node peers have told it of.
+    candidates: AtomicUsize,
 }
 
 impl ReachShared {
@@ -146,6 +150,7 @@ impl ReachShared {
             wake: Notify::new(),
             moved: Notify::new(),
             changes: watch::Sender::new(0),
+            candidates: AtomicUsize::new(0),
         }
     }
 
@@ -249,11 +254,11 @@ impl Reaching {
         }
     }
 
-    /// Connects to a relay another way beside the one that there is.
-    pub(super) fn look(swarm: &mut Swarm<Behaviour>, relay: PeerId, at: Multiaddr) {
-        let options = DialOpts::peer_id(relay).addresses(vec![at]).condition(PeerCondition::Always).build();
+    /// Connects to a peer another way beside the one that there is.
+    pub(super) fn look(swarm: &mut Swarm<Behaviour>, peer: PeerId, at: Multiaddr) {
+        let options = DialOpts::peer_id(peer).addresses(vec![at]).condition(PeerCondition::Always).build();
         if let Err(error) = swarm.dial(options) {
-            tracing::debug!(%relay, %error, "the relay is not looked at over TCP");
+            tracing::debug!(%peer, %error, "no second way is tried");
         }
     }
 
@@ -349,6 +354,7 @@ impl Reaching {
         for candidate in candidates(&info.observed_addr, &listening) {
             Self::candidate(swarm, &candidate);
         }
+        shared.reach.candidates.store(swarm.behaviour().reach.observed.told(), Ordering::Relaxed);
     }
 
     /// Something happened in the behaviours.

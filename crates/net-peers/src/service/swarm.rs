@@ -223,6 +223,7 @@ impl Service {
             Command::Look { relay, at } => Reaching::look(&mut self.swarm, relay, at),
             Command::Candidate(address) => Reaching::candidate(&mut self.swarm, &address),
             Command::Probe(places) => Reaching::probe(&mut self.swarm, &self.shared, &places),
+            Command::PunchAgain(peer, at) => Reaching::look(&mut self.swarm, peer, at),
             Command::Release { relay } => self.reaching.release(&mut self.swarm, relay),
             Command::Find(command) => self.finder().on_command(command),
         }

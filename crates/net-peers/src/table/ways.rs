@@ -176,6 +176,18 @@ impl Table {
         self.routes.values().filter_map(|route| route.relay).collect()
     }
 
+    /// Peers that this node has dialled over a relay and has no other way to, each with the address of the circuit.
+    pub(crate) fn dialled_over_relays(&self) -> Vec<(NodeId, PeerId, Multiaddr)> {
+        let way = |(key, entry): (&PeerKey, &super::Entry)| {
+            let PeerKey::Node(node) = key else { return None };
+            let (_, handle) = self.connections.get(&entry.in_use?)?;
+            let route = self.routes.get(&entry.in_use?).filter(|route| route.relayed)?;
+            let dialled = handle.session.direction() == Direction::Outbound;
+            dialled.then(|| (*node, handle.session.peer_id(), route.at.clone()))
+        };
+        self.entries.iter().filter_map(way).collect()
+    }
+
     /// Peers that streams can be opened to.
     pub(crate) fn connected(&self) -> Vec<NodeId> {
         let node = |(key, entry): (&PeerKey, &super::Entry)| match key {

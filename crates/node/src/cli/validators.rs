@@ -3,7 +3,7 @@
 use super::ListArgs;
 use clap::{Args, Subcommand};
 use trellis_chain_spec::LOCAL_VALIDATORS_MAX;
-use trellis_primitives::Address;
+use trellis_primitives::{Address, Bytes};
 
 /// Flags of `trellis localnet`.
 #[derive(Args, Clone, Default)]
@@ -112,6 +112,23 @@ pub enum ValidatorCommand {
         #[command(flatten)]
         stake: StakeArgs,
     },
+    /// Hand in two messages that a validator signed for one place; it is slashed and out for ever, and the account is paid a
+    /// part of it (online). Validators hand in by themselves what they see.
+    Report {
+        /// One message, in the chain's wire form.
+        #[arg(value_name = "0x…")]
+        first: Bytes,
+        /// The other.
+        #[arg(value_name = "0x…")]
+        second: Bytes,
+        #[command(flatten)]
+        stake: StakeArgs,
+    },
+    /// Pay out what reports have earned the account (online).
+    Claim(StakeArgs),
+    /// Make new vote and checkpoint keys in the folder and register them (online). The node that runs there signs with the old
+    /// ones until a committee has the new ones, then with those; let it run.
+    RotateKey(StakeArgs),
     /// Let the own validator be chosen again after its time in jail (online).
     Unjail(StakeArgs),
     /// Take the own validator out for good; its stake unbonds (online).

@@ -15,8 +15,8 @@ use std::path::Path;
 use std::sync::Arc;
 use trellis_chain_spec::is_public_chain;
 use trellis_contracts::staking::{KeyKind, ProvenKeys, proof_digest};
-use trellis_crypto::AccountKey;
-use trellis_market_chain::{RpcChainClient, ValidatorView, ValidatorsContract, Wallet};
+use trellis_crypto::{AccountKey, CheckpointKey, VoteKey};
+use trellis_market_chain::{ChainError, RpcChainClient, ValidatorView, ValidatorsContract, Wallet};
 use trellis_primitives::{Address, SystemClock, UnixMs, Wei};
 
 /// A chain with stake, and a connection to it.
@@ -119,6 +119,20 @@ pub async fn run(command: ValidatorCommand, datadir: Option<&Path>) -> Result<()
             println!("commission {bps} basis points");
             Ok(())
         }
+        ValidatorCommand::Report { first, second, stake } => {
+            let chained = Chained::connect(&stake, datadir).await?;
+            let wallet = chained.wallet(&stake, datadir)?;
+            chained.contract.report_equivocation(&wallet, first, second).await.map_err(unproven)?;
+            println!("slashed; `trellis validator claim` pays out the reward");
+            Ok(())
+        }
+        ValidatorCommand::Claim(stake) => {
+            let chained = Chained::connect(&stake, datadir).await?;
+            chained.contract.claim(&chained.wallet(&stake, datadir)?).await?;
+            println!("paid out");
+            Ok(())
+        }
+        ValidatorCommand::RotateKey(stake) => rotate_key(&stake, datadir).await,
         ValidatorCommand::Unjail(stake) => {
             let chained = Chained::connect(&stake, datadir).await?;
             chained.contract.unjail(&chained.wallet(&stake, datadir)?).await?;
@@ -149,15 +163,49 @@ async fn register(args: &StakeArgs, stake: &str, commission_bps: u16, datadir: O
     let chain_id = chained.chain.spec.genesis.chain_id;
     let maker = KeyMaker { datadir: &folder, chain_id, dev_account: None, passphrase_file: None };
     let wallet = chained.wallet(args, datadir)?;
-    let keys = proven(&maker, chain_id, chained.contract.address, wallet.address())?;
+    let keys =
+        proven((&maker.vote_key()?, &maker.checkpoint_key()?), chain_id, chained.contract.address, wallet.address())?;
     chained.contract.register(&wallet, &keys, commission_bps, stake).await?;
     println!("{} is a validator with {stake}; it can sit from the next epoch on", wallet.address());
     Ok(())
 }
 
-/// The keys of a folder, each with the proof that it is there.
-fn proven(maker: &KeyMaker<'_>, chain_id: u64, contract: Address, account: Address) -> Result<ProvenKeys> {
-    let (vote, checkpoint) = (maker.vote_key()?, maker.checkpoint_key()?);
+async fn rotate_key(args: &StakeArgs, datadir: Option<&Path>) -> Result<()> {
+    let chained = Chained::connect(args, datadir).await?;
+    let folder = node_of(datadir, "validator")?;
+    let chain_id = chained.chain.spec.genesis.chain_id;
+    let maker = KeyMaker { datadir: &folder, chain_id, dev_account: None, passphrase_file: None };
+    let wallet = chained.wallet(args, datadir)?;
+    if chained.contract.show(chained.client.as_ref(), wallet.address()).await?.is_none() {
+        return Err(Failure::new(format!("{} is no validator", wallet.address()))
+            .hint("`trellis validator register` makes it one, with the folder's keys")
+            .into());
+    }
+    // Keys that wait already are registered once more: the transaction before may have been lost.
+    let next = (maker.next_vote_key()?, maker.next_checkpoint_key()?);
+    let keys = proven((&next.0, &next.1), chain_id, chained.contract.address, wallet.address())?;
+    chained.contract.rotate(&wallet, &keys).await?;
+    println!("registered vote key {}; the node signs with it from the committee on that has it", next.0.address());
+    Ok(())
+}
+
+/// Evidence that convicts nobody is the caller's mistake, and says so.
+fn unproven(error: ChainError) -> eyre::Report {
+    if !matches!(error, ChainError::Reverted { .. }) {
+        return error.into();
+    }
+    Failure::new(format!("the evidence is refused: {error}"))
+        .hint("it takes two messages of one validator for one height, round and kind, both signed, of an epoch not too old")
+        .into()
+}
+
+/// Keys, each with the proof that it is there.
+fn proven(
+    (vote, checkpoint): (&VoteKey, &CheckpointKey),
+    chain_id: u64,
+    contract: Address,
+    account: Address,
+) -> Result<ProvenKeys> {
     let digest = |kind, key: &[u8]| proof_digest(chain_id, contract, account, kind, key);
     let (public, bls, mldsa44) = (vote.public(), checkpoint.bls_public(), checkpoint.mldsa44_public());
     let proof = vote.sign(digest(KeyKind::Vote, &public).as_slice());

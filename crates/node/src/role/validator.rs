@@ -2,8 +2,9 @@
 
 use crate::datadir::check_writable;
 use crate::failure::Failure;
-use crate::keys::KeyMaker;
 use crate::monitor::Health;
+use crate::role::accuse::{Accuser, AccuserMetrics};
+use crate::role::rotation::{self, Rotation};
 use crate::role::{Base, Status, named, open, port_failure, serve_control, serve_metrics, socket_address};
 use crate::settings::Settings;
 use crate::supervised::until_told_to_end;
@@ -26,22 +27,34 @@ use trellis_net_peers::NetworkHandle;
 use trellis_primitives::{Address, Bytes, Role};
 use trellis_rpc::{CommitteeView, NetView, NoMarket, RpcConfig, RpcParts, RpcServer, RpcStartError, SyncProgress};
 
+/// How a validator's run ended.
+enum Ended {
+    /// It was told to.
+    Told,
+    /// The committee has its next vote key, with which it begins anew.
+    Rotated,
+}
+
 /// Runs a validator until it is told to end.
 ///
 /// # Errors
 /// Whatever keeps it from starting, with a hint; an engine that stops by itself.
 pub async fn run(settings: Settings, datadir: Option<&Path>) -> Result<()> {
+    while let Ended::Rotated = run_with_one_key(settings.clone(), datadir).await? {}
+    Ok(())
+}
+
+async fn run_with_one_key(settings: Settings, datadir: Option<&Path>) -> Result<Ended> {
     let mut base = open(Role::Validator, settings, datadir, Vec::new()).await?;
-    let vote_key = KeyMaker {
-        datadir: base.datadir.path(),
-        chain_id: base.chain.spec.genesis.chain_id,
-        dev_account: base.settings.dev_account,
-        passphrase_file: base.settings.passphrase_file.as_deref(),
-    }
-    .vote_key()?;
+    let keys = base.keys();
+    let (vote_key, rotation) = (keys.vote_key()?, Rotation::of(&keys)?);
     let health = Health::new(&mut base.registry);
     let parts = start_chain(&mut base, vote_key, &health).await?;
     let rpc = start_rpc(&mut base, &parts).await?;
+    let accused = AccuserMetrics::default();
+    accused.register(named(&mut base.registry));
+    let known = (parts.store.clone(), parts.committees.clone());
+    let accuser = Accuser::new(&base, known, rpc.address(), accused).await?.map(|accuser| tokio::spawn(accuser.run()));
     let registry = std::mem::take(&mut base.registry);
     let _monitor = serve_metrics(&base.settings, registry, Arc::clone(&health), &base.status).await?;
     let follower = tokio::spawn(follow(parts.store.clone(), Arc::clone(&base.best_height), Arc::clone(&base.status)));
@@ -49,28 +62,38 @@ pub async fn run(settings: Settings, datadir: Option<&Path>) -> Result<()> {
     let control = serve_control(&base.datadir, Arc::new(answers))?;
     base.status.set("ready", json!(true));
     tracing::info!(rpc = %rpc.address(), "validator ready");
+    let mut rotated = false;
     let cause = tokio::select! {
         cause = until_told_to_end() => cause.to_owned(),
         reason = parts.engine.ended() => format!("the engine stopped: {reason}"),
+        () = rotation.due(&base, &parts) => {
+            rotated = true;
+            "the committee has the next vote key".to_owned()
+        }
     };
     tracing::info!(cause, "validator ending");
-    control.abort();
-    follower.abort();
+    for task in [control, follower].into_iter().chain(accuser) {
+        task.abort();
+    }
     rpc.stop().await;
     let stopped = parts.engine.stop().await;
     base.network.shutdown().await;
+    if rotated {
+        rotation::take(&base)?;
+        return Ok(Ended::Rotated);
+    }
     if cause.starts_with("the engine") {
         tracing::error!(cause, ?stopped, "the validator ends without being told to");
         check_writable(base.datadir.path()).map_err(|full| eyre::Report::new(full).wrap_err(cause.clone()))?;
         return Err(Failure::new(cause).hint("the log above says why").into());
     }
-    Ok(())
+    Ok(Ended::Told)
 }
 
 /// The parts of a running chain.
-struct ChainParts {
-    store: Store,
-    committees: Committees,
+pub(super) struct ChainParts {
+    pub(super) store: Store,
+    pub(super) committees: Committees,
     mempool: Mempool,
     executor: Executor,
     engine: EngineHandle,

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use libp2p::PeerId;
@@ -12,6 +13,7 @@ use trellis_net_reach::relay::keeper::{RELAYS_KNOWN_MAX, RelayAction, RelayEvent
 use trellis_primitives::{NodeId, UnixMs};
 
 use super::ADDRESSES_PER_RELAY_MAX;
+use super::again::PunchPlan;
 use crate::discovery::address::{is_tcp, without_name, worth_telling};
 use crate::guard::Conduct;
 use crate::reason::DisconnectReason;
@@ -41,6 +43,7 @@ struct Keeping {
     confirmed: Vec<Multiaddr>,
     probed: BTreeMap<PeerId, UnixMs>,
     tcp_tried: Option<UnixMs>,
+    punches: PunchPlan,
 }
 
 /// The addresses of a relay's record, read once.
@@ -93,10 +96,26 @@ impl Keeping {
         if needed {
             self.look_over_tcp(shared, &relays, now);
         }
+        self.punch_again(shared, now);
         let confirmed = shared.reach.way.lock().confirmed(now.0);
         let others = std::mem::replace(&mut self.confirmed, confirmed) != self.confirmed;
         if self.renew_circuits(shared, &relays) || others {
             shared.tell_record();
+        }
+    }
+
+    /// Has holes punched anew to peers that are still reached over relays alone.
+    fn punch_again(&mut self, shared: &NodeShared, now: UnixMs) {
+        if shared.config.proxy.is_some() {
+            return;
+        }
+        let relayed = shared.table.lock().dialled_over_relays();
+        let nodes: BTreeSet<NodeId> = relayed.iter().map(|(node, ..)| *node).collect();
+        let due = self.punches.due(&nodes, shared.reach.candidates.load(Ordering::Relaxed), now);
+        for (node, peer, at) in relayed.into_iter().filter(|(node, ..)| due.contains(node)) {
+            tracing::debug!(%node, %at, "another attempt at a direct way");
+            // Where the queue is full there is a next time.
+            let _ = shared.commands.try_send(Command::PunchAgain(peer, at));
         }
     }
 

@@ -52,6 +52,11 @@ pub(crate) struct Observed {
 }
 
 impl Observed {
+    /// How many different ones were told.
+    pub(super) fn told(&self) -> usize {
+        self.told.len()
+    }
+
     /// A peer sees this node at an address; one over a relay is no place to punch at.
     pub(super) fn push(&mut self, address: Multiaddr) {
         if is_circuit(&address) || address.is_empty() {
