@@ -191,8 +191,9 @@ fn a_validator_whose_key_runs_twice_is_slashed_with_its_delegators_and_who_repor
         let all = stakes(&network, &first);
         all.iter().find(|one| one["account"] == twice.as_str()).expect("it")[field].clone()
     };
-    let trl = |number: u64| json!(format!("{number}000000000000000000"));
-    assert_eq!((of("own_wei"), of("delegated_wei")), (trl(1_000_000), trl(500_000)));
+    // In whole TRL; a little has been earned since.
+    let trl = |field: &str| of(field).as_str().expect("text").parse::<u128>().expect("a number") / 10u128.pow(18);
+    assert!((1_000_000..1_000_100).contains(&trl("own_wei")) && (500_000..500_100).contains(&trl("delegated_wei")));
     let false_evidence =
         network.trellis(&["validator", "report", "0x01", "0x02", "--dev-account", "1", "--rpc", &first]);
     assert!(false_evidence.code != 0 && false_evidence.stderr.contains("hint: "), "{}", false_evidence.stderr);
@@ -206,7 +207,8 @@ fn a_validator_whose_key_runs_twice_is_slashed_with_its_delegators_and_who_repor
     let twin = Node::start(&[&flags[..], &listen].concat());
     until(PATIENCE, "it is slashed", || of("state") == "tombstoned");
     twin.stop();
-    assert_eq!((of("own_wei"), of("delegated_wei")), (trl(900_000), trl(450_000)));
+    let left = (trl("own_wei"), trl("delegated_wei"));
+    assert!((900_000..900_100).contains(&left.0) && (450_000..450_100).contains(&left.1), "{left:?}");
     until(PATIENCE, "it sits no more", || power_of(&network, &first, &twice) == 0);
     // One of the others handed it in and can have its reward; who did not has none.
     let balances = |number: u64| number_of(&first, &all[number as usize]);

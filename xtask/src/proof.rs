@@ -39,7 +39,7 @@ pub struct Size {
 }
 
 /// Name, and what it runs.
-const PROOFS: [(&str, Run); 9] = [
+const PROOFS: [(&str, Run); 11] = [
     ("soak", Run::Soak),
     ("matrix", Run::Matrix),
     ("bench-transport", Run::Trellis(&["bench", "transport", "--json"])),
@@ -64,6 +64,20 @@ const PROOFS: [(&str, Run); 9] = [
         Run::Tests {
             arguments: &["--package", "trellis-scenarios", "--test", "lab", "mishaps::"],
             size: ("TRELLIS_PROOF_MISHAPS", "3"),
+        },
+    ),
+    (
+        "histories",
+        Run::Tests {
+            arguments: &["--package", "trellis-chain-consensus", "--lib", "with_evil_validators"],
+            size: ("TRELLIS_PROOF_SEEDS", "1000"),
+        },
+    ),
+    (
+        "committees",
+        Run::Tests {
+            arguments: &["--package", "trellis-chain-consensus", "--lib", "a_large_weighted_committee"],
+            size: ("TRELLIS_PROOF_VALIDATORS", "1000"),
         },
     ),
     (

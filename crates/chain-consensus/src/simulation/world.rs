@@ -393,7 +393,8 @@ impl World {
         let height = self.nodes[node].height;
         let has = |other: &usize| {
             let (of, engine) = (&self.nodes[*other].decided, &self.nodes[*other].engine);
-            engine.is_some() && of.contains_key(&height) && self.hear_each_other(node, *other)
+            let silent = self.faults.evil.get(other) == Some(&Evil::Silent);
+            engine.is_some() && of.contains_key(&height) && !silent && self.hear_each_other(node, *other)
         };
         let helpers: Vec<usize> = (0..self.nodes.len()).filter(|other| *other != node).filter(has).collect();
         if helpers.is_empty() {
@@ -433,6 +434,13 @@ impl World {
         let input = Rc::new(input);
         for to in (0..self.nodes.len()).filter(|to| *to != from) {
             self.send(from, to, &input);
+        }
+    }
+
+    /// Says again what was said. The evil have said what they had to say.
+    fn repeat(&mut self, from: usize, input: Input<Trellis>) {
+        if !self.faults.evil.contains_key(&from) {
+            self.broadcast(from, input);
         }
     }
 
@@ -476,6 +484,9 @@ impl World {
 
     fn stream(&mut self, node: usize, height: BlockHeight, (round, valid_round): (Round, Round), hash: B256) {
         let proposer = self.nodes[node].address;
+        if self.faults.evil.get(&node) == Some(&Evil::Silent) {
+            return;
+        }
         let (value, validity) = (BlockId(hash), Validity::Valid);
         let value = ProposedValue { height, round, valid_round, proposer, value, validity };
         self.broadcast(node, Input::ProposedValue(value, ValueOrigin::Consensus));

@@ -92,7 +92,7 @@ impl Accuser {
         let (mut cases, mut closed) = (BTreeMap::<B256, Case>::new(), BTreeSet::<B256>::new());
         loop {
             tokio::time::sleep(Duration::from_millis(LOOK_MS)).await;
-            self.look(&mut cases, &closed);
+            self.look(&mut cases, &mut closed);
             let now = self.clock.now();
             let due: Vec<B256> = cases.iter().filter(|(_, case)| case.due <= now).map(|(id, _)| *id).collect();
             for id in due {
@@ -106,7 +106,7 @@ impl Accuser {
     }
 
     /// Takes up what consensus has kept since.
-    fn look(&self, cases: &mut BTreeMap<B256, Case>, closed: &BTreeSet<B256>) {
+    fn look(&self, cases: &mut BTreeMap<B256, Case>, closed: &mut BTreeSet<B256>) {
         let kept = match self.store.evidence() {
             Ok(kept) => kept,
             Err(error) => return tracing::warn!(%error, "the evidence kept cannot be read"),
@@ -123,9 +123,19 @@ impl Accuser {
                 let due = self.clock.now().plus_ms(turn_ms);
                 Some(Case { accused, messages: found.testimony(&committee)?, due, attempts: 0 })
             });
-            if let Some(case) = case {
-                tracing::warn!(accused = %case.accused, "a validator has signed two messages for one place");
-                cases.insert(id, case);
+            match case {
+                // A plea of guilty is for the others to write.
+                Some(case) if case.accused == self.wallet.address() => {
+                    tracing::error!(
+                        "this validator's vote key has signed two messages for one place: does another node use it?"
+                    );
+                    closed.insert(id);
+                }
+                Some(case) => {
+                    tracing::warn!(accused = %case.accused, "a validator has signed two messages for one place");
+                    cases.insert(id, case);
+                }
+                None => {}
             }
         }
     }

@@ -8,6 +8,8 @@ use crate::keys::KeyMaker;
 use crate::role::Base;
 use crate::role::validator::ChainParts;
 use eyre::Result;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 use tokio::sync::broadcast::error::RecvError;
 use trellis_primitives::Address;
 
@@ -51,11 +53,21 @@ impl Rotation {
     }
 }
 
-/// Puts the next keys into place, when nothing runs with the ones before any more.
+/// Puts the next keys into place, when nothing runs with the ones before any more, and begins anew as the same process.
 ///
 /// # Errors
-/// Where a file cannot be moved.
-pub(super) fn take(base: &Base) -> Result<()> {
+/// Where a file cannot be moved, or the program cannot be started again.
+pub(super) fn begin_anew(base: &Base) -> Result<()> {
+    take(base)?;
+    tracing::info!("begins anew with the next vote key");
+    let program = std::env::current_exe()?;
+    let error = Command::new(&program).args(std::env::args_os().skip(1)).exec();
+    Err(Failure::new(format!("cannot start {} again: {error}", program.display()))
+        .hint("start the validator; its next vote key is in place")
+        .into())
+}
+
+fn take(base: &Base) -> Result<()> {
     let log = base.datadir.join("consensus");
     let before = base.datadir.join("consensus.old");
     let moved = match std::fs::remove_dir_all(&before) {

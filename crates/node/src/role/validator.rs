@@ -27,24 +27,11 @@ use trellis_net_peers::NetworkHandle;
 use trellis_primitives::{Address, Bytes, Role};
 use trellis_rpc::{CommitteeView, NetView, NoMarket, RpcConfig, RpcParts, RpcServer, RpcStartError, SyncProgress};
 
-/// How a validator's run ended.
-enum Ended {
-    /// It was told to.
-    Told,
-    /// The committee has its next vote key, with which it begins anew.
-    Rotated,
-}
-
 /// Runs a validator until it is told to end.
 ///
 /// # Errors
 /// Whatever keeps it from starting, with a hint; an engine that stops by itself.
 pub async fn run(settings: Settings, datadir: Option<&Path>) -> Result<()> {
-    while let Ended::Rotated = run_with_one_key(settings.clone(), datadir).await? {}
-    Ok(())
-}
-
-async fn run_with_one_key(settings: Settings, datadir: Option<&Path>) -> Result<Ended> {
     let mut base = open(Role::Validator, settings, datadir, Vec::new()).await?;
     let keys = base.keys();
     let (vote_key, rotation) = (keys.vote_key()?, Rotation::of(&keys)?);
@@ -79,15 +66,14 @@ async fn run_with_one_key(settings: Settings, datadir: Option<&Path>) -> Result<
     let stopped = parts.engine.stop().await;
     base.network.shutdown().await;
     if rotated {
-        rotation::take(&base)?;
-        return Ok(Ended::Rotated);
+        return rotation::begin_anew(&base);
     }
     if cause.starts_with("the engine") {
         tracing::error!(cause, ?stopped, "the validator ends without being told to");
         check_writable(base.datadir.path()).map_err(|full| eyre::Report::new(full).wrap_err(cause.clone()))?;
         return Err(Failure::new(cause).hint("the log above says why").into());
     }
-    Ok(Ended::Told)
+    Ok(())
 }
 
 /// The parts of a running chain.

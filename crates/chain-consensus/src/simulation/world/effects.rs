@@ -55,15 +55,15 @@ impl World {
                     LivenessMsg::PolkaCertificate(polka) => Input::PolkaCertificate(polka),
                     LivenessMsg::SkipRoundCertificate(certificate) => Input::RoundCertificate(certificate),
                 };
-                self.broadcast(node, input);
+                self.repeat(node, input);
                 r.resume_with(())
             }
             Effect::RepublishVote(vote, r) => {
-                self.broadcast(node, Input::Vote(vote));
+                self.repeat(node, Input::Vote(vote));
                 r.resume_with(())
             }
             Effect::RepublishRoundCertificate(certificate, r) => {
-                self.broadcast(node, Input::RoundCertificate(certificate));
+                self.repeat(node, Input::RoundCertificate(certificate));
                 r.resume_with(())
             }
             other => self.decision_or_signature(node, other)?,
