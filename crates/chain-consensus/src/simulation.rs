@@ -155,7 +155,6 @@ fn with_evil_validators_cut_networks_and_changing_committees_nobody_forks_and_eq
         "second_signatures": 0,
         "final_blocks_lost": 0,
     });
-    println!("{result:#}");
     prove("histories", &result);
 }
 
@@ -215,7 +214,6 @@ fn a_large_weighted_committee_is_final_within_two_seconds_of_virtual_time() {
             rows.push(measured(size, true, u64::try_from(size).unwrap() + 2));
         }
     }
-    println!("{:#}", json!(rows));
     for row in &rows {
         let p99 = row["finality_with_cpu_ms"]["p99"].as_f64().unwrap();
         assert!(p99 < 2_000.0, "{row:#}");

@@ -196,9 +196,8 @@ async fn watch_validators(world: Arc<World>) {
     let mut events = world.network.events();
     loop {
         world.look();
-        match events.recv().await {
-            Err(RecvError::Closed) => return,
-            _ => {}
+        if matches!(events.recv().await, Err(RecvError::Closed)) {
+            return;
         }
     }
 }

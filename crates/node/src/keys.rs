@@ -103,7 +103,7 @@ impl KeyMaker<'_> {
     /// A keystore that does not open, with its hint.
     pub fn next_vote_key(&self) -> Result<VoteKey> {
         let path = next_path(self.datadir, SecretKind::Vote);
-        let secret = self.secret_at(&path, SecretKind::Vote, &*self.passphrase()?, || {
+        let secret = self.secret_at(&path, SecretKind::Vote, &self.passphrase()?, || {
             let key = VoteKey::generate(&mut rand::rng());
             Ok((key.address().to_string(), Zeroizing::new(key.to_seed().to_vec())))
         })?;
