@@ -187,6 +187,11 @@ impl Db {
         })
     }
 
+    /// The lowest height whose record is held.
+    pub(crate) fn first_location(&self) -> DbResult<Option<u64>> {
+        self.read(LOCATIONS, |t| Ok(t.first()?.map(|(height, _)| height.value())))
+    }
+
     pub(crate) fn code(&self, hash: &B256) -> DbResult<Option<Bytes>> {
         self.read(CODES, |t| Ok(t.get(&hash.0)?.map(|v| Bytes::copy_from_slice(v.value()))))
     }

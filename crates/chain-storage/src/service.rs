@@ -332,6 +332,14 @@ impl Store {
             .ok_or(ReadError::StateNotKept { height, oldest, newest: head.view.height() })
     }
 
+    /// The lowest height whose block is held.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn first_height(&self) -> Result<u64, ReadError> {
+        Ok(self.0.reader.db.first_location()?.unwrap_or(0))
+    }
+
     /// A header by height.
     ///
     /// # Errors
