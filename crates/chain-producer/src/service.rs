@@ -32,8 +32,8 @@ pub enum StartError {
 /// The one writer of a chain. Cloning it is cheap; clones are the same producer.
 #[derive(Clone)]
 pub struct Producer {
-    inner: Arc<Inner>,
-    worker: Worker,
+    pub(crate) inner: Arc<Inner>,
+    pub(crate) worker: Worker,
 }
 
 pub(crate) struct Inner {
@@ -233,6 +233,16 @@ impl Inner {
         }
         let head = self.head_for("commit", certificate.height)?;
         let executed = self.executed(&head, &certificate, &block_rlp)?;
+        self.keep(executed, certificate, started)
+    }
+
+    /// Makes an executed block the head, durably, and tells who has to know.
+    pub(crate) fn keep(
+        &self,
+        executed: ExecutedBlock,
+        certificate: CommitCertificate,
+        started: Instant,
+    ) -> Result<(), AppError> {
         let included: Vec<_> = executed
             .senders
             .iter()

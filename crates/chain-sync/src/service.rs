@@ -226,11 +226,8 @@ impl Shell {
         match action {
             Action::Ask { request, peer, what } => {
                 self.metrics.requests.inc();
-                let asker = Asker {
-                    network: self.network.clone(),
-                    events: self.events.clone(),
-                    metrics: self.metrics.clone(),
-                };
+                let asker =
+                    Asker { network: self.network.clone(), events: self.events.clone(), metrics: self.metrics.clone() };
                 let task = tokio::spawn(async move { asker.exchange(request, peer, what).await });
                 self.requests.retain(|_, task| !task.is_finished());
                 self.requests.insert(request, task.abort_handle());
@@ -299,12 +296,7 @@ async fn committed<T>(task: &mut Option<JoinHandle<T>>) -> Result<T, tokio::task
 }
 
 /// Asks a peer where it stands, again and again; it answers when it has something new, or after a while.
-async fn watch_status(
-    network: NetworkHandle,
-    peer: NodeId,
-    events: mpsc::Sender<Event>,
-    known: watch::Receiver<u64>,
-) {
+async fn watch_status(network: NetworkHandle, peer: NodeId, events: mpsc::Sender<Event>, known: watch::Receiver<u64>) {
     let mut told = 0;
     let mut wait_ms = 0;
     loop {

@@ -362,8 +362,7 @@ impl SyncState {
         };
         let (likely_bytes, largest) = likely;
         let patience_ms = largest / PATIENCE_BYTES_PER_MS;
-        let pending =
-            Pending { peer, what, next, asked_at: now, heard_at: now, bytes: 0, patience_ms, likely_bytes };
+        let pending = Pending { peer, what, next, asked_at: now, heard_at: now, bytes: 0, patience_ms, likely_bytes };
         self.pending.insert(request, pending);
         self.peers.busier(peer);
         self.actions.push(Action::Ask { request, peer, what });

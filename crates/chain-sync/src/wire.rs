@@ -1,8 +1,6 @@
 //! The messages: prost, field numbers never reused. Headers, certificates, sections and bodies inside are RLP.
 
-use crate::config::{
-    BODIES_PER_REQUEST_MAX, HEADER_BYTES_MAX, HEADERS_PER_RUN_MAX, STATUS_WAIT_MS_MAX,
-};
+use crate::config::{BODIES_PER_REQUEST_MAX, HEADER_BYTES_MAX, HEADERS_PER_RUN_MAX, STATUS_WAIT_MS_MAX};
 use crate::error::WireError;
 use alloy_rlp::{Decodable, RlpDecodable, RlpEncodable};
 use bytes::Bytes;

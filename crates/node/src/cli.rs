@@ -36,6 +36,8 @@ pub enum Command {
         #[command(flatten)]
         given: Box<Given>,
     },
+    /// Run a full node: follow the chain without a vote and serve JSON-RPC from its own data.
+    Full(Box<Given>),
     /// Run a provider: sell a model.
     Provider(Box<Given>),
     /// Run a gateway: serve the OpenAI API and buy from providers.

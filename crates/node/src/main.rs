@@ -80,6 +80,7 @@ async fn run(cli: Cli, matches: &clap::ArgMatches) -> Result<()> {
         Command::Validator { command: None, given } => {
             role::validator::run(settle(&given, "validator")?, datadir).await
         }
+        Command::Full(given) => role::full::run(settle(&given, "full")?, datadir).await,
         Command::Provider(given) => role::provider::run(settle(&given, "provider")?, datadir).await,
         Command::Gateway(given) => role::gateway::run(settle(&given, "gateway")?, datadir).await,
         Command::Aggregator(given) => role::aggregator::run(settle(&given, "aggregator")?, datadir).await,

@@ -120,7 +120,9 @@ impl Runs {
     }
 
     pub(crate) fn arrived(&mut self, request: u64, peer: NodeId, run: Run) {
-        if let Some(planned) = self.planned.values_mut().find(|run| matches!(run.place, Place::Asked(r) if r == request)) {
+        if let Some(planned) =
+            self.planned.values_mut().find(|run| matches!(run.place, Place::Asked(r) if r == request))
+        {
             planned.place = Place::Here(peer, run);
         }
     }
