@@ -39,7 +39,7 @@ pub struct Size {
 }
 
 /// Name, and what it runs.
-const PROOFS: [(&str, Run); 8] = [
+const PROOFS: [(&str, Run); 9] = [
     ("soak", Run::Soak),
     ("matrix", Run::Matrix),
     ("bench-transport", Run::Trellis(&["bench", "transport", "--json"])),
@@ -57,6 +57,13 @@ const PROOFS: [(&str, Run); 8] = [
         Run::Tests {
             arguments: &["--package", "trellis-scenarios", "--test", "attacks", "a_flood_of_connections"],
             size: ("TRELLIS_PROOF_CONNECTIONS", "10000"),
+        },
+    ),
+    (
+        "sync",
+        Run::Tests {
+            arguments: &["--package", "trellis-chain-producer", "--test", "follow", "with_a_third_of_the_peers"],
+            size: ("TRELLIS_PROOF_BLOCKS", "100000"),
         },
     ),
     (

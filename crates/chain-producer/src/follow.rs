@@ -20,10 +20,10 @@ impl Inner {
     }
 
     fn follow(&self, blocks: Vec<FinalBlock>) -> Result<Head, SinkError> {
-        for block in blocks {
-            self.follow_one(block)?;
-        }
-        Ok(self.stand())
+        let followed = blocks.into_iter().try_for_each(|block| self.follow_one(block));
+        // One sync for all of them: until then a stop costs blocks that others have.
+        let synced = self.store.sync().map_err(|error| storage("sync", &error));
+        followed.and(synced).map(|()| self.stand())
     }
 
     /// Executes a final block, compares every field of its header, and commits it.
@@ -45,7 +45,7 @@ impl Inner {
         if executed.hash != hash {
             return Err(disagrees(format!("its header's hash is {}, not {hash}", executed.hash)));
         }
-        self.keep(executed, certificate, started).map_err(|error| storage("commit", &error))
+        self.keep(executed, certificate, (started, false)).map_err(|error| storage("commit", &error))
     }
 }
 

@@ -27,9 +27,11 @@ pub const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// How long a status may be waited for by one who has the newest block, in milliseconds.
 pub const STATUS_WAIT_MS_MAX: u64 = 10_000;
 
-/// Requests answered at a time.
-pub const SERVED_MAX: usize = 64;
-/// Requests of one peer answered at a time.
+/// Streams held open at a time, most of them for those who wait for the next block.
+pub const STREAMS_MAX: usize = 512;
+/// Requests for headers and bodies answered at a time; the others wait.
+pub const SERVED_MAX: usize = 32;
+/// Streams of one peer held open at a time.
 pub const SERVED_PER_PEER_MAX: usize = 6;
 /// Requests that one peer may make in a second before it is answered more slowly.
 pub const REQUESTS_PER_SECOND_MAX: u32 = 128;
@@ -46,8 +48,8 @@ pub const HEADERS_AHEAD_MAX: u64 = 4_096;
 pub const BODIES_AHEAD_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Requests to one peer at a time, beside the one for its status.
 pub const REQUESTS_PER_PEER_MAX: usize = 2;
-/// Peers that are asked.
-pub const PEERS_MAX: usize = 32;
+/// Peers that are asked. Each shows every new block's certificate, so that many cost more than they help.
+pub const PEERS_MAX: usize = 16;
 /// Peers about which it is remembered that they were dropped.
 pub const DROPPED_MAX: usize = 1_024;
 /// Blocks handed to the sink at once.

@@ -42,6 +42,7 @@ mod metrics;
 mod server;
 mod service;
 mod sink;
+pub mod snapshot;
 mod state;
 pub mod wire;
 

@@ -2,7 +2,7 @@
 
 use crate::config::{
     ANSWER_BYTES_MAX, BODIES_FRAME_BYTES, REQUEST_BYTES_MAX, REQUEST_TIMEOUT_MS, REQUESTS_PER_SECOND_MAX, SERVED_MAX,
-    SERVED_PER_PEER_MAX, SYNC_PROTOCOL, WRITE_TIMEOUT_MS,
+    SERVED_PER_PEER_MAX, STREAMS_MAX, SYNC_PROTOCOL, WRITE_TIMEOUT_MS,
 };
 use crate::metrics::SyncMetrics;
 use crate::wire::{Bodies, Body, PeerStatus, Request, Run};
@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
+use tokio::sync::Semaphore;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
@@ -29,6 +30,7 @@ struct World {
     store: Store,
     network: NetworkHandle,
     metrics: SyncMetrics,
+    places: Semaphore,
 }
 
 /// Begins to answer.
@@ -37,7 +39,7 @@ struct World {
 /// Where the protocol has an acceptor already.
 pub fn serve(network: NetworkHandle, store: Store, metrics: SyncMetrics) -> Result<SyncServer, AcceptError> {
     let acceptor = network.accept(SYNC_PROTOCOL)?;
-    let world = Arc::new(World { store, network, metrics });
+    let world = Arc::new(World { store, network, metrics, places: Semaphore::new(SERVED_MAX) });
     let mut tasks = JoinSet::new();
     tasks.spawn(accept(world, acceptor));
     Ok(SyncServer { _tasks: tasks })
@@ -81,7 +83,7 @@ async fn accept(world: Arc<World>, mut acceptor: Acceptor) {
                 let Some((peer, stream)) = next else { return };
                 let fresh = || Guest { served: 0, since: Instant::now(), requests: 0 };
                 let guest = guests.entry(peer).or_insert_with(fresh);
-                if guest.served >= SERVED_PER_PEER_MAX || served.len() >= SERVED_MAX {
+                if guest.served >= SERVED_PER_PEER_MAX || served.len() >= STREAMS_MAX {
                     world.metrics.refuse("too_many");
                     continue;
                 }
@@ -136,10 +138,14 @@ async fn answer(world: &Arc<World>, stream: &mut NetStream, request: Request) ->
             send(world, stream, &frame.ok_or("nothing")?).await?;
         }
         Request::Headers { first, last } => {
+            let _place = world.places.acquire().await.map_err(|_| "too_many")?;
             let frame = read(world, move |store| Ok(run(store, first, last)?.map(|run| run.to_bytes()))).await?;
             send(world, stream, &frame.ok_or("nothing")?).await?;
         }
-        Request::Bodies { first, last } => send_bodies(world, stream, first, last).await?,
+        Request::Bodies { first, last } => {
+            let _place = world.places.acquire().await.map_err(|_| "too_many")?;
+            send_bodies(world, stream, first, last).await?;
+        }
     }
     let limit = Duration::from_millis(WRITE_TIMEOUT_MS);
     match timeout(limit, stream.shutdown()).await {

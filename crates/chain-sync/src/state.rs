@@ -3,11 +3,14 @@
 mod bodies;
 mod peers;
 mod runs;
+#[cfg(test)]
+mod tests;
 
 use crate::config::{BODIES_AHEAD_BYTES_MAX, COMMIT_BLOCKS_MAX, COMMIT_BYTES_MAX, SyncConfig};
 use crate::error::{Fault, SyncError};
 use crate::sink::{FinalBlock, Head};
 use crate::wire::{Bodies, PeerStatus, Request, Run};
+pub(crate) use bodies::check as check_body;
 use bodies::{BodyStock, Held, check, likely_bytes};
 use peers::Peers;
 use runs::{Judged, Runs};
@@ -33,7 +36,7 @@ pub(crate) enum Event {
     /// It cannot be asked where it stands.
     NoStatus { peer: NodeId, fault: Fault },
     /// The answer to a request for headers.
-    Run { request: u64, run: Run, bytes: u64 },
+    Run { request: u64, run: Run },
     /// A part of the answer to a request for bodies.
     Bodies { request: u64, bodies: Bodies, bytes: u64 },
     /// That answer is complete.
@@ -163,9 +166,9 @@ impl SyncState {
                 }
             }
             Event::NoStatus { peer, fault } => self.strike(peer, fault, now),
-            Event::Run { request, run, bytes } => {
+            Event::Run { request, run } => {
                 let Some(pending) = self.finish(request) else { return };
-                self.peers.answered(pending.peer, bytes, now.saturating_sub(pending.asked_at));
+                self.peers.answered(pending.peer);
                 self.runs.arrived(request, pending.peer, run);
             }
             Event::Bodies { request, bodies, bytes } => self.on_bodies(now, request, bodies, bytes),
@@ -199,8 +202,11 @@ impl SyncState {
         }
         (pending.next, pending.heard_at) = (next, now);
         pending.bytes = pending.bytes.saturating_add(bytes);
-        if let Some(fault) = fault {
-            self.fail(request, fault, now);
+        match fault {
+            Some(fault) => self.fail(request, fault, now),
+            // The end of the stream says nothing new then.
+            None if next > last => self.on_ended(now, request),
+            None => {}
         }
     }
 
@@ -212,7 +218,7 @@ impl SyncState {
         }
         let took_ms = now.saturating_sub(pending.asked_at);
         if let Some(pending) = self.finish(request) {
-            self.peers.answered(pending.peer, pending.bytes, took_ms);
+            self.peers.sent(pending.peer, pending.bytes, took_ms);
         }
     }
 
@@ -303,7 +309,8 @@ impl SyncState {
             Request::Bodies { last, .. } => (pending.next..=last).contains(&next).then_some(*request),
             _ => None,
         };
-        let request = self.pending.iter().find_map(of_bodies).or_else(|| self.runs.awaited())?;
+        let of_headers = || self.runs.awaited().filter(|_| self.runs.verified(next).is_none());
+        let request = self.pending.iter().find_map(of_bodies).or_else(of_headers)?;
         let pending = self.pending.get(&request)?;
         let elapsed = now.saturating_sub(pending.asked_at);
         let hold_up_ms = self.config.hold_up_ms;

@@ -280,3 +280,90 @@ impl Body {
         alloy_rlp::decode_exact(bytes).map_err(|error| WireError::Rlp { field: "body", error })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use trellis_primitives::{Address, B256, CommitSignature};
+
+    fn run() -> Run {
+        let signature = CommitSignature { validator: Address::repeat_byte(1), signature: vec![9; 64].into() };
+        Run {
+            headers: vec![alloy_rlp::encode(Header { number: 7, ..Header::default() }).into()],
+            certificate: Some(CommitCertificate {
+                height: 7,
+                round: 1,
+                block_hash: B256::repeat_byte(7),
+                signatures: vec![signature],
+            }),
+            section: Some(alloy_rlp::encode(ConsensusSection { time_ms: 5, ..ConsensusSection::default() }).into()),
+        }
+    }
+
+    // Pinned: a change of these bytes is another version of the protocol.
+    #[test]
+    fn the_bytes_of_every_message_are_pinned() {
+        let request = |request: Request| hex::encode(request.to_bytes());
+        assert_eq!(request(Request::Status { above: 300, wait_ms: 10_000 }), "0a0608ac0210904e");
+        assert_eq!(request(Request::Headers { first: 1, last: 256 }), "12050801108002");
+        assert_eq!(request(Request::Bodies { first: 5, last: 6 }), "1a0408051006");
+        let bodies = Bodies { first: 5, bodies: vec![vec![0xc2, 0xc0, 0xc0].into()] };
+        assert_eq!(hex::encode(bodies.to_bytes()), "08051203c2c0c0");
+        let status = PeerStatus { first_height: 3, height: 7, tip: run() };
+        let digest = |bytes: &[u8]| trellis_primitives::keccak256(bytes).to_string();
+        assert_eq!(digest(&run().to_bytes()), "0x1b40c5fd84558cd634dcf64d78b9c4c5bba67de109b142a48e35250c81c60a09");
+        assert_eq!(digest(&status.to_bytes()), "0xe28b20c2f6941c93ae0b7ef30cc9f65af31dd900bb0ed44eed9005f7f80978e2");
+    }
+
+    #[test]
+    fn every_message_survives_its_own_bytes() {
+        for request in [
+            Request::Status { above: 0, wait_ms: 0 },
+            Request::Headers { first: 1, last: 1 },
+            Request::Bodies { first: u64::MAX, last: u64::MAX },
+        ] {
+            assert_eq!(Request::from_bytes(&request.to_bytes()), Ok(request));
+        }
+        let genesis = Run { certificate: None, section: None, ..run() };
+        for run in [run(), genesis] {
+            assert_eq!(Run::from_bytes(run.to_bytes().into()), Ok(run.clone()));
+            let status = PeerStatus { first_height: 0, height: 7, tip: run };
+            assert_eq!(PeerStatus::from_bytes(status.to_bytes().into()), Ok(status));
+        }
+        let bodies = Bodies { first: 1, bodies: vec![Bytes::from_static(b"x"); 256] };
+        assert_eq!(Bodies::from_bytes(bodies.to_bytes().into()), Ok(bodies));
+    }
+
+    // row: NET-60
+    #[test]
+    fn what_is_empty_or_too_long_is_refused() {
+        let headers = |first, last| Request::from_bytes(&Request::Headers { first, last }.to_bytes());
+        for (first, last) in [(0, 5), (5, 4), (1, 257), (1, u64::MAX)] {
+            assert!(matches!(headers(first, last), Err(WireError::Bound { .. })), "{first} to {last}");
+        }
+        let many = |count: usize| Run { headers: vec![Bytes::from_static(b"x"); count], ..run() }.to_bytes();
+        assert!(Run::from_bytes(many(256).into()).is_ok());
+        for count in [0, 257] {
+            assert!(matches!(Run::from_bytes(many(count).into()), Err(WireError::Bound { .. })), "{count}");
+        }
+        let long = Run { headers: vec![vec![0; HEADER_BYTES_MAX + 1].into()], ..run() };
+        assert!(matches!(Run::from_bytes(long.to_bytes().into()), Err(WireError::Bound { .. })));
+        let bodies = |count: usize| Bodies { first: 1, bodies: vec![Bytes::new(); count] }.to_bytes();
+        assert!(Bodies::from_bytes(bodies(0).into()).is_err() && Bodies::from_bytes(bodies(257).into()).is_err());
+        let two =
+            PeerStatus { first_height: 0, height: 7, tip: Run { headers: vec![run().headers[0].clone(); 2], ..run() } };
+        assert!(matches!(PeerStatus::from_bytes(two.to_bytes().into()), Err(WireError::Bound { .. })));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_of_a_peer_make_a_decoder_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            let _ = Request::from_bytes(&bytes);
+            let _ = Run::from_bytes(bytes.clone().into());
+            let _ = PeerStatus::from_bytes(bytes.clone().into());
+            let _ = Bodies::from_bytes(bytes.clone().into());
+            let _ = Body::from_rlp(&bytes);
+        }
+    }
+}

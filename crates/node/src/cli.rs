@@ -1,7 +1,9 @@
 //! Every command and flag, declared once: help, completions, man page and CLI reference come from here (OPS-01).
 
+mod snapshots;
 mod validators;
 
+pub use snapshots::SnapshotCommand;
 pub use validators::{LocalnetArgs, StakeArgs, ValidatorCommand};
 
 use crate::settings::{Given, Place};
@@ -109,6 +111,9 @@ pub enum Command {
     /// Chain specs.
     #[command(subcommand)]
     Chain(ChainCommand),
+    /// Snapshots of a chain's state in files.
+    #[command(subcommand)]
+    Snapshot(SnapshotCommand),
     /// Print a shell's completion script.
     Completions {
         /// Which shell.

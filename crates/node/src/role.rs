@@ -5,7 +5,7 @@ pub mod aggregator;
 mod budget;
 mod discovery;
 pub mod dnsseed;
-mod following;
+pub mod following;
 pub mod full;
 pub mod gateway;
 mod keeper;

@@ -123,9 +123,16 @@ impl Peers {
     }
 
     /// An answer is complete.
-    pub(crate) fn answered(&mut self, id: NodeId, bytes: u64, took_ms: u64) {
+    pub(crate) fn answered(&mut self, id: NodeId) {
+        if let Some(peer) = self.0.get_mut(&id) {
+            peer.strikes = 0;
+        }
+    }
+
+    /// An answer with bodies is complete: the next request is larger or smaller.
+    pub(crate) fn sent(&mut self, id: NodeId, bytes: u64, took_ms: u64) {
+        self.answered(id);
         let Some(peer) = self.0.get_mut(&id) else { return };
-        peer.strikes = 0;
         let rate = bytes.saturating_mul(1_000) / took_ms.max(1);
         peer.bytes_per_s = if peer.bytes_per_s == 0 { rate } else { (peer.bytes_per_s * 3).saturating_add(rate) / 4 };
         if took_ms < QUICK_MS {

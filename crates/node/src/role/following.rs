@@ -1,5 +1,6 @@
 //! Following the chain: a full node always, a validator until it is near enough for its engine (CHN-30).
 
+use crate::chain::Chain;
 use crate::role::keeper::{BEHIND_BLOCKS, Keeper};
 use crate::role::{Base, Status};
 use eyre::Result;
@@ -20,16 +21,21 @@ const STUCK_MS: u64 = 60_000;
 /// Between two lines of the log about a sync, in milliseconds.
 const LOG_MS: u64 = 10_000;
 
+/// What proves a block of a chain to be final.
+pub fn rules(chain: &Chain) -> ChainRules {
+    ChainRules {
+        genesis_hash: chain.genesis_hash,
+        genesis: chain.committee.clone(),
+        epoch_blocks: chain.epoch_blocks(),
+    }
+}
+
 /// Begins to follow the chain.
 ///
 /// # Errors
 /// A store that does not say where it stands.
 pub async fn start(base: &Base, keeper: &Keeper) -> Result<SyncHandle> {
-    let rules = ChainRules {
-        genesis_hash: base.chain.genesis_hash,
-        genesis: base.chain.committee.clone(),
-        epoch_blocks: base.chain.epoch_blocks(),
-    };
+    let rules = rules(&base.chain);
     let sink: Arc<dyn BlockSink> = Arc::<trellis_chain_producer::Producer>::clone(&keeper.producer);
     let metrics = keeper.sync_metrics.clone();
     let sync = trellis_chain_sync::start(SyncConfig::default(), rules, base.network.clone(), sink, metrics).await?;
@@ -56,6 +62,7 @@ pub async fn catch_up(base: &Base, keeper: &Keeper) -> Result<()> {
     shown.abort();
     *keeper.sync_shown.write() = None;
     sync.stop().await;
+    base.status.set("sync", serde_json::Value::Null);
     failed.map_or(Ok(()), |error| Err(error.into()))
 }
 
