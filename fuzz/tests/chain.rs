@@ -5,6 +5,7 @@ use alloy_rlp::Decodable;
 use bytes::Bytes;
 use trellis_chain_finality::{Equivocation, FinalityProof, ValidatorSet};
 use trellis_chain_mempool::gossip::{decode_frame, encode_frame};
+use trellis_chain_sync::wire::{Bodies, Body, PeerStatus, Request, Run};
 use trellis_fuzz::fuzz;
 use trellis_net_peers::pack::{Packer, unpack};
 use trellis_primitives::{Block, ConsensusSection, Header};
@@ -50,5 +51,42 @@ fn frames_of_transactions_are_unpacked_within_their_bound_or_refused() {
         if let Ok(body) = unpack(&bytes, 4_096) {
             assert!(body.len() <= 4_096);
         }
+    });
+}
+
+// row: NET-60
+#[test]
+fn messages_of_a_sync_are_read_or_refused_and_what_is_read_is_written_alike() {
+    let run = Run {
+        headers: vec![alloy_rlp::encode(Header { number: 7, ..Header::default() }).into(); 2],
+        certificate: None,
+        section: Some(alloy_rlp::encode(ConsensusSection { time_ms: 5, ..ConsensusSection::default() }).into()),
+    };
+    let status =
+        PeerStatus { first_height: 0, height: 7, tip: Run { headers: run.headers[..1].to_vec(), ..run.clone() } };
+    let body = Body::rlp_of(&Block::from_rlp(&block()).unwrap());
+    let seeds = vec![
+        Request::Status { above: 300, wait_ms: 10_000 }.to_bytes(),
+        Request::Headers { first: 1, last: 256 }.to_bytes(),
+        Request::Bodies { first: 5, last: 6 }.to_bytes(),
+        run.to_bytes(),
+        status.to_bytes(),
+        Bodies { first: 5, bodies: vec![body.clone(); 3] }.to_bytes(),
+        body.to_vec(),
+    ];
+    fuzz!(seeds, |bytes: &[u8]| {
+        if let Ok(request) = Request::from_bytes(bytes) {
+            assert_eq!(Request::from_bytes(&request.to_bytes()).unwrap(), request);
+        }
+        if let Ok(run) = Run::from_bytes(bytes.to_vec().into()) {
+            assert_eq!(Run::from_bytes(run.to_bytes().into()).unwrap(), run);
+        }
+        if let Ok(status) = PeerStatus::from_bytes(bytes.to_vec().into()) {
+            assert_eq!(PeerStatus::from_bytes(status.to_bytes().into()).unwrap(), status);
+        }
+        if let Ok(bodies) = Bodies::from_bytes(bytes.to_vec().into()) {
+            assert_eq!(Bodies::from_bytes(bodies.to_bytes().into()).unwrap(), bodies);
+        }
+        let _ = Body::from_rlp(bytes);
     });
 }

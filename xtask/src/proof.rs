@@ -39,7 +39,7 @@ pub struct Size {
 }
 
 /// Name, and what it runs.
-const PROOFS: [(&str, Run); 11] = [
+const PROOFS: [(&str, Run); 12] = [
     ("soak", Run::Soak),
     ("matrix", Run::Matrix),
     ("bench-transport", Run::Trellis(&["bench", "transport", "--json"])),
@@ -78,6 +78,13 @@ const PROOFS: [(&str, Run); 11] = [
         Run::Tests {
             arguments: &["--package", "trellis-chain-consensus", "--lib", "a_large_weighted_committee"],
             size: ("TRELLIS_PROOF_VALIDATORS", "1000"),
+        },
+    ),
+    (
+        "sync",
+        Run::Tests {
+            arguments: &["--package", "trellis-chain-producer", "--test", "follow", "with_a_third_of_the_peers"],
+            size: ("TRELLIS_PROOF_BLOCKS", "100000"),
         },
     ),
     (

@@ -71,6 +71,21 @@ impl CommitteeChain {
         }
     }
 
+    /// Blocks of an epoch; none where the first committee sits for ever.
+    #[must_use]
+    pub const fn epoch_blocks(&self) -> Option<u64> {
+        self.epoch_blocks
+    }
+
+    /// Takes the committee that decides a block from what this node has itself: it proved that one when it committed the
+    /// block that names it. Committees of epochs before are then not asked for any more.
+    pub fn believe(&mut self, height: u64, committee: ValidatorSet) {
+        let epoch = self.epoch(height);
+        if epoch > 0 {
+            self.known.insert(epoch, committee);
+        }
+    }
+
     /// The block that must be learnt next in order to check one at `height`; none where that can be checked.
     #[must_use]
     pub fn needed(&self, height: u64) -> Option<u64> {

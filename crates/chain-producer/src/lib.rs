@@ -16,6 +16,7 @@ pub mod bench;
 mod config;
 mod epochs;
 mod error;
+mod follow;
 mod metrics;
 mod service;
 mod state;

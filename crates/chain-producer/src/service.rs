@@ -32,8 +32,8 @@ pub enum StartError {
 /// The one writer of a chain. Cloning it is cheap; clones are the same producer.
 #[derive(Clone)]
 pub struct Producer {
-    inner: Arc<Inner>,
-    worker: Worker,
+    pub(crate) inner: Arc<Inner>,
+    pub(crate) worker: Worker,
 }
 
 pub(crate) struct Inner {
@@ -233,6 +233,16 @@ impl Inner {
         }
         let head = self.head_for("commit", certificate.height)?;
         let executed = self.executed(&head, &certificate, &block_rlp)?;
+        self.keep(executed, certificate, (started, true))
+    }
+
+    /// Makes an executed block the head, durably where that is wanted, and tells who has to know.
+    pub(crate) fn keep(
+        &self,
+        executed: ExecutedBlock,
+        certificate: CommitCertificate,
+        (started, sync): (Instant, bool),
+    ) -> Result<(), AppError> {
         let included: Vec<_> = executed
             .senders
             .iter()
@@ -241,7 +251,13 @@ impl Inner {
             .collect();
         let changed: Vec<_> = executed.transition.diff().accounts.iter().map(|diff| diff.address).collect();
         let gas_used = executed.block.header.gas_used;
-        self.store.commit(executed, Some(certificate)).map_err(|error: CommitError| {
+        let certificate = Some(certificate);
+        let done = if sync {
+            self.store.commit(executed, certificate)
+        } else {
+            self.store.commit_unsynced(executed, certificate)
+        };
+        done.map_err(|error: CommitError| {
             tracing::error!(%error, hint = error.hint(), "a decided block could not be committed");
             storage("commit", &error)
         })?;

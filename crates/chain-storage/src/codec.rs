@@ -118,6 +118,14 @@ fn diff_from_rlp(rlp: StateDiffRlp) -> Result<StateDiff, alloy_rlp::Error> {
     Ok(StateDiff { accounts, codes })
 }
 
+pub(crate) fn encode_state_diff(diff: &StateDiff) -> Vec<u8> {
+    alloy_rlp::encode(diff_to_rlp(diff))
+}
+
+pub(crate) fn decode_state_diff(bytes: &[u8]) -> Result<StateDiff, alloy_rlp::Error> {
+    diff_from_rlp(alloy_rlp::decode_exact(bytes)?)
+}
+
 /// One record of a segment file: everything that makes a block final and applies it.
 #[derive(Clone, Debug)]
 pub(crate) struct Record {

@@ -1,5 +1,7 @@
 //! The only module that knows the database engine: tables, one write per block, typed reads.
 
+mod parts;
+
 use crate::codec::{decode_hashed_diff, encode_hashed_diff};
 use crate::diff::HashedDiff;
 use crate::lock::FolderLock;
@@ -31,6 +33,8 @@ const UNDO: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("undo");
 
 const FORMAT_KEY: &str = "format";
 const TIP_KEY: &str = "tip";
+/// The lowest height whose block is held beside block zero, where the store began with a snapshot.
+const BASE_KEY: &str = "base";
 
 type DbResult<T> = Result<T, redb::Error>;
 
@@ -38,7 +42,8 @@ type DbResult<T> = Result<T, redb::Error>;
 pub(crate) struct BlockWrite<'a> {
     pub(crate) block: &'a CommittedBlock,
     pub(crate) diff: &'a StateDiff,
-    pub(crate) undo: &'a HashedDiff,
+    /// What leads back to the state before; none where that is not known.
+    pub(crate) undo: Option<&'a HashedDiff>,
     pub(crate) location: Location,
     /// The height whose reverse diff is needed no longer.
     pub(crate) forget_undo: Option<u64>,
@@ -140,10 +145,19 @@ impl Db {
     }
 
     pub(crate) fn tip(&self) -> DbResult<Option<u64>> {
-        self.read(META, |t| match t.get(TIP_KEY)? {
+        self.height_in_meta(TIP_KEY)
+    }
+
+    /// The lowest height whose block is held beside block zero; none where the store has them all.
+    pub(crate) fn base(&self) -> DbResult<Option<u64>> {
+        self.height_in_meta(BASE_KEY)
+    }
+
+    fn height_in_meta(&self, key: &str) -> DbResult<Option<u64>> {
+        self.read(META, |t| match t.get(key)? {
             None => Ok(None),
             Some(v) => {
-                let bytes = v.value().try_into().map_err(|_| damaged("the tip is not eight bytes"))?;
+                let bytes = v.value().try_into().map_err(|_| damaged("a height is not eight bytes"))?;
                 Ok(Some(u64::from_be_bytes(bytes)))
             }
         })
@@ -248,6 +262,14 @@ impl Db {
         Ok(())
     }
 
+    /// Makes durable what was written without being so.
+    pub(crate) fn sync(&self) -> DbResult<()> {
+        let mut txn = self.database.begin_write()?;
+        txn.set_durability(Durability::Immediate)?;
+        txn.commit()?;
+        Ok(())
+    }
+
     /// All evidence kept.
     pub(crate) fn evidence(&self) -> DbResult<Vec<Bytes>> {
         let list = self.read(EVIDENCE, |t| {
@@ -258,10 +280,10 @@ impl Db {
         Ok(list.unwrap_or_default())
     }
 
-    /// Writes a block and makes it the tip, durably, in one transaction.
-    pub(crate) fn write(&self, write: &BlockWrite<'_>) -> DbResult<()> {
+    /// Writes a block and makes it the tip in one transaction, durably where that is wanted.
+    pub(crate) fn write(&self, write: &BlockWrite<'_>, sync: bool) -> DbResult<()> {
         let mut txn = self.database.begin_write()?;
-        txn.set_durability(Durability::Immediate)?;
+        txn.set_durability(if sync { Durability::Immediate } else { Durability::None })?;
         write_state(&txn, write.diff)?;
         write_indices(&txn, write)?;
         {
@@ -323,7 +345,9 @@ fn write_indices(txn: &WriteTransaction, write: &BlockWrite<'_>) -> DbResult<()>
         transactions.insert(&tx.tx_hash().0, (height, index))?;
     }
     let mut undo = txn.open_table(UNDO)?;
-    undo.insert(height, encode_hashed_diff(write.undo).as_slice())?;
+    if let Some(back) = write.undo {
+        undo.insert(height, encode_hashed_diff(back).as_slice())?;
+    }
     if let Some(old) = write.forget_undo {
         undo.remove(old)?;
     }

@@ -132,12 +132,16 @@ impl Segments {
         Ok(out)
     }
 
-    /// Writes at an offset of a segment, cuts off whatever stood behind it, and syncs.
-    fn write_at(&self, segment: u32, offset: u64, bytes: &[u8]) -> io::Result<()> {
+    /// Writes at an offset of a segment, cuts off whatever stood behind it, and syncs where that is wanted.
+    fn write_at(&self, segment: u32, offset: u64, bytes: &[u8], sync: bool) -> io::Result<()> {
         match &self.medium {
             Medium::Folder { folder, open } => {
                 let mut open = open.lock();
                 if open.as_ref().is_none_or(|(number, _)| *number != segment) {
+                    if let Some((_, before)) = open.as_ref() {
+                        // Nobody syncs it any more once the next one is open.
+                        before.sync_data()?;
+                    }
                     let path = self.path(segment);
                     let is_new = !path.exists();
                     let file = OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
@@ -153,7 +157,7 @@ impl Segments {
                 }
                 file.seek(SeekFrom::Start(offset))?;
                 file.write_all(bytes)?;
-                file.sync_data()
+                if sync { file.sync_data() } else { Ok(()) }
             }
             Medium::Memory(files) => {
                 let mut files = files.lock();
@@ -169,8 +173,16 @@ impl Segments {
         }
     }
 
-    /// Appends a record at a place and syncs it; what stood behind the place is cut off.
-    pub(crate) fn append(&self, at: Cursor, height: u64, payload: &[u8]) -> io::Result<Location> {
+    /// Syncs what was appended without being synced.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        match &self.medium {
+            Medium::Folder { open, .. } => open.lock().as_ref().map_or(Ok(()), |(_, file)| file.sync_data()),
+            Medium::Memory(_) => Ok(()),
+        }
+    }
+
+    /// Appends a record at a place and syncs it where that is wanted; what stood behind the place is cut off.
+    pub(crate) fn append(&self, at: Cursor, height: u64, payload: &[u8], sync: bool) -> io::Result<Location> {
         let length = u32::try_from(payload.len())
             .ok()
             .filter(|length| *length <= RECORD_BYTES_MAX)
@@ -189,7 +201,7 @@ impl Segments {
         bytes.extend_from_slice(&checksum(height, payload).to_be_bytes());
         bytes.extend_from_slice(&height.to_be_bytes());
         bytes.extend_from_slice(payload);
-        self.write_at(at.segment, offset, &bytes)?;
+        self.write_at(at.segment, offset, &bytes, sync)?;
         let bytes = length.saturating_add(u32::try_from(RECORD_HEAD_BYTES).unwrap_or(16));
         Ok(Location { segment: at.segment, offset: at.offset, bytes })
     }
@@ -197,13 +209,13 @@ impl Segments {
     /// Cuts off everything behind a place, of its segment and of all later ones.
     pub(crate) fn truncate(&self, at: Cursor) -> io::Result<()> {
         if self.len(at.segment)?.is_some_and(|len| len > at.offset) {
-            self.write_at(at.segment, at.offset, &[])?;
+            self.write_at(at.segment, at.offset, &[], true)?;
         }
         let mut later = at.segment.saturating_add(1);
         while self.len(later)?.is_some_and(|len| len > 0) {
             match &self.medium {
                 Medium::Folder { .. } => std::fs::remove_file(self.path(later))?,
-                Medium::Memory(_) => self.write_at(later, 0, &[])?,
+                Medium::Memory(_) => self.write_at(later, 0, &[], true)?,
             }
             later = later.saturating_add(1);
         }

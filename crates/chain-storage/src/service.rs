@@ -139,7 +139,7 @@ impl Store {
             let header = record.block.block.header.clone();
             let transition = base.apply(record.diff).finish(header, record.block.hash);
             let mut cursor = self.0.writer.lock();
-            self.apply(&mut cursor, &base, record.block, transition, location)
+            self.apply(&mut cursor, &base, record.block, transition, (location, true))
                 .map_err(|error| OpenError::RecordDamaged { height, what: error.to_string() })?;
         }
     }
@@ -167,7 +167,7 @@ impl Store {
             certificate: None,
         };
         let path = self.0.reader.db.path.clone();
-        self.write(&base, block, transition).map(drop).map_err(|error| match error {
+        self.write(&base, block, transition, true).map(drop).map_err(|error| match error {
             CommitError::StateRoot { height, expected, found } => OpenError::StateRoot { height, expected, found },
             CommitError::DiskFull { path } => OpenError::DiskFull { path },
             CommitError::Segment { path, source } => OpenError::from_io(&path, source),
@@ -183,6 +183,40 @@ impl Store {
         &self,
         executed: ExecutedBlock,
         certificate: Option<CommitCertificate>,
+    ) -> Result<Arc<CommittedBlock>, CommitError> {
+        self.commit_as(executed, certificate, true)
+    }
+
+    /// The same for a block that others have and that can be had again: it survives a stop only after [`Self::sync`] or the
+    /// next [`Self::commit`]. A stop before that leaves the store at one of the blocks since, whole.
+    ///
+    /// # Errors
+    /// As [`Self::commit`].
+    pub fn commit_unsynced(
+        &self,
+        executed: ExecutedBlock,
+        certificate: Option<CommitCertificate>,
+    ) -> Result<Arc<CommittedBlock>, CommitError> {
+        self.commit_as(executed, certificate, false)
+    }
+
+    /// Makes durable what [`Self::commit_unsynced`] wrote.
+    ///
+    /// # Errors
+    /// A segment or the database failed.
+    pub fn sync(&self) -> Result<(), CommitError> {
+        let cursor = self.0.writer.lock();
+        let reader = &self.0.reader;
+        // The blocks first: the database must not know of any that is not there.
+        reader.segments.sync().map_err(|source| CommitError::from_io(&reader.segments.path(cursor.segment), source))?;
+        reader.db.sync().map_err(|error| self.commit_error(error))
+    }
+
+    fn commit_as(
+        &self,
+        executed: ExecutedBlock,
+        certificate: Option<CommitCertificate>,
+        sync: bool,
     ) -> Result<Arc<CommittedBlock>, CommitError> {
         if let Some(certificate) = &certificate
             && certificate.block_hash != executed.hash
@@ -201,7 +235,7 @@ impl Store {
             });
         }
         let block = CommittedBlock { block, hash, senders, receipts, certificate };
-        self.write(&head, block, transition)
+        self.write(&head, block, transition, sync)
     }
 
     /// Keeps what was learnt about a final block after its commit: the certificate with precommits that came late, and
@@ -239,6 +273,7 @@ impl Store {
         base: &StateView,
         block: CommittedBlock,
         transition: StateTransition,
+        sync: bool,
     ) -> Result<Arc<CommittedBlock>, CommitError> {
         let inner = &*self.0;
         let mut cursor = inner.writer.lock();
@@ -249,10 +284,10 @@ impl Store {
         let location = inner
             .reader
             .segments
-            .append(*cursor, block.height(), &payload)
+            .append(*cursor, block.height(), &payload, sync)
             .map_err(|source| CommitError::from_io(&path, source))?;
         let appended = Instant::now();
-        let block = self.apply(&mut cursor, base, block, transition, location)?;
+        let block = self.apply(&mut cursor, base, block, transition, (location, sync))?;
         let transactions = block.block.transactions.len();
         let (segment, database) = (appended.duration_since(started), appended.elapsed());
         inner.metrics.committed(transactions, u64::from(location.bytes), segment, database);
@@ -266,7 +301,7 @@ impl Store {
         base: &StateView,
         block: CommittedBlock,
         transition: StateTransition,
-        location: Location,
+        (location, sync): (Location, bool),
     ) -> Result<Arc<CommittedBlock>, CommitError> {
         let inner = &*self.0;
         check_state_root(&block, &transition)?;
@@ -275,8 +310,8 @@ impl Store {
         // Nothing was before block zero, so nothing leads back there.
         let undo = if height == 0 { HashedDiff::default() } else { base.world.undo(&hashed) };
         let forget_undo = height.checked_sub(inner.config.history_blocks);
-        let write = BlockWrite { block: &block, diff: &diff, undo: &undo, location, forget_undo };
-        inner.reader.db.write(&write).map_err(|error| self.commit_error(error))?;
+        let write = BlockWrite { block: &block, diff: &diff, undo: Some(&undo), location, forget_undo };
+        inner.reader.db.write(&write, sync).map_err(|error| self.commit_error(error))?;
         *cursor = location.end();
         let block = Arc::new(block);
         self.publish(block.clone(), post.with_codes_on_disk());
@@ -330,6 +365,18 @@ impl Store {
             .and_then(|index| head.history.get(usize::try_from(index).ok()?))
             .cloned()
             .ok_or(ReadError::StateNotKept { height, oldest, newest: head.view.height() })
+    }
+
+    pub(crate) fn reader(&self) -> &Reader {
+        &self.0.reader
+    }
+
+    /// The lowest height whose block is held, block zero apart: 0 unless the store began with a snapshot.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn first_height(&self) -> Result<u64, ReadError> {
+        Ok(self.0.reader.db.base()?.unwrap_or(0))
     }
 
     /// A header by height.

@@ -13,8 +13,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use trellis_chain_storage::{
-    Account, AccountDiff, CommitError, ExecutedBlock, Genesis, OpenError, ReadError, StateDiff, StateView, Store,
-    StoreConfig, state_root_of,
+    Account, AccountDiff, CommitError, ExecutedBlock, Genesis, ImportError, Importer, OpenError, ReadError, StateDiff,
+    StatePart, StateView, Store, StoreConfig, state_root_of,
 };
 use trellis_primitives::{Block, CommitCertificate, ConsensusSection, Header, TxEnvelope};
 
@@ -570,4 +570,118 @@ fn a_process_killed_while_committing_loses_no_block_it_reported_and_serves_none_
         assert!(store.height() >= reported, "{} < {reported}", store.height());
         check_whole(&store);
     }
+}
+
+/// What a kill leaves of a folder: its files as they are now, without what only the process knows.
+fn as_killed(folder: &Path) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    std::fs::copy(folder.join("state.redb"), copy.path().join("state.redb")).unwrap();
+    std::fs::create_dir(copy.path().join("segments")).unwrap();
+    for entry in std::fs::read_dir(folder.join("segments")).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), copy.path().join("segments").join(entry.file_name())).unwrap();
+    }
+    copy
+}
+
+fn grow_unsynced(store: &Store, blocks: u64) {
+    for _ in 0..blocks {
+        let head = store.head();
+        let n = head.height() + 1;
+        let block = child(&head, diff(vec![change(n % 30, 5_000 + n, &[(n % 5, n), (9, 0)])]));
+        let certificate = certificate(&block);
+        store.commit_unsynced(block, certificate).unwrap();
+    }
+}
+
+// row: CHN-22, CHN-30
+#[test]
+fn blocks_that_were_not_synced_are_whole_or_not_there_after_a_kill() {
+    let folder = tempfile::tempdir().unwrap();
+    // Segments of a few blocks, so that several are begun without a sync.
+    let config = StoreConfig { segment_bytes: 2_000, ..StoreConfig::default() };
+    let store = Store::open(folder.path(), &genesis(), config.clone()).unwrap();
+    grow(&store, 5);
+    grow_unsynced(&store, 30);
+    let killed = as_killed(folder.path());
+    store.sync().unwrap();
+    let synced = as_killed(folder.path());
+    let again = Store::open(killed.path(), &genesis(), config.clone()).unwrap();
+    assert!((5..=35).contains(&again.height()), "{}", again.height());
+    check_whole(&again);
+    let missing = 35 - again.height();
+    grow_unsynced(&again, missing);
+    assert_eq!(again.head().block_hash(), store.head().block_hash());
+    let again = Store::open(synced.path(), &genesis(), config).unwrap();
+    assert_eq!(again.height(), 35);
+    check_whole(&again);
+}
+
+/// Imports the state of one store, and its newest blocks, into a folder.
+fn import(store: &Store, first: u64, folder: &Path) -> Result<(), ImportError> {
+    let mut importer = Importer::begin(folder, &genesis(), &StoreConfig::default())?;
+    store
+        .state_parts::<ReadError>(&mut |part| {
+            let part = StatePart::from_rlp(&part.to_rlp()).unwrap();
+            importer.take(&part).unwrap();
+            Ok(())
+        })
+        .unwrap();
+    for height in first..=store.height() {
+        importer.block(&store.block(height).unwrap().unwrap())?;
+    }
+    importer.finish()
+}
+
+// row: CHN-23
+#[test]
+fn a_store_begins_with_the_state_of_another_one_and_goes_on_like_it() {
+    let store = Store::in_memory(&genesis()).unwrap();
+    grow(&store, 300);
+    let code = Bytes::from_static(b"\x60\x01");
+    let mut made = diff(vec![change(99, 1, &[])]);
+    made.accounts[0].account = Some(Account { code_hash: keccak256(&code), ..account(1) });
+    made.codes = vec![(keccak256(&code), code.clone())];
+    let block = child(&store.head(), made);
+    let certified = certificate(&block);
+    store.commit(block, certified).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let chain = folder.path().join("chain");
+    import(&store, 290, &chain).unwrap();
+    let imported = open(&chain);
+    assert_eq!(imported.head().state_root(), store.head().state_root());
+    assert_eq!((imported.height(), imported.first_height().unwrap()), (301, 290));
+    assert_eq!(imported.head().code(keccak256(&code)).unwrap(), Some(code));
+    assert!(imported.block(289).unwrap().is_none() && imported.block(0).unwrap().is_some());
+    assert_eq!(imported.block(295).unwrap().unwrap().hash, store.block(295).unwrap().unwrap().hash);
+    grow(&store, 10);
+    grow(&imported, 10);
+    assert_eq!(imported.head().block_hash(), store.head().block_hash());
+    drop(imported);
+    let reopened = open(&chain);
+    assert_eq!(reopened.head().block_hash(), store.head().block_hash());
+    // A chain that is there is not replaced.
+    assert!(matches!(import(&store, 290, &chain), Err(ImportError::NotEmpty { .. })));
+}
+
+// row: CHN-23
+#[test]
+fn a_state_that_is_not_the_blocks_is_not_imported_and_leaves_nothing_behind() {
+    let (store, other) = (Store::in_memory(&genesis()).unwrap(), Store::in_memory(&genesis()).unwrap());
+    grow(&store, 3);
+    grow(&other, 4);
+    let folder = tempfile::tempdir().unwrap();
+    let chain = folder.path().join("chain");
+    let mut importer = Importer::begin(&chain, &genesis(), &StoreConfig::default()).unwrap();
+    other
+        .state_parts::<ReadError>(&mut |part| {
+            importer.take(&part).unwrap();
+            Ok(())
+        })
+        .unwrap();
+    importer.block(&store.block(3).unwrap().unwrap()).unwrap();
+    assert!(matches!(importer.finish(), Err(ImportError::StateRoot { height: 3, .. })));
+    assert!(!chain.exists());
+    import(&store, 3, &chain).unwrap();
+    assert_eq!(open(&chain).head().state_root(), store.head().state_root());
 }

@@ -1,7 +1,9 @@
 //! Every command and flag, declared once: help, completions, man page and CLI reference come from here (OPS-01).
 
+mod snapshots;
 mod validators;
 
+pub use snapshots::SnapshotCommand;
 pub use validators::{LocalnetArgs, StakeArgs, ValidatorCommand};
 
 use crate::settings::{Given, Place};
@@ -36,6 +38,8 @@ pub enum Command {
         #[command(flatten)]
         given: Box<Given>,
     },
+    /// Run a full node: follow the chain without a vote and serve JSON-RPC from its own data.
+    Full(Box<Given>),
     /// Run a provider: sell a model.
     Provider(Box<Given>),
     /// Run a gateway: serve the OpenAI API and buy from providers.
@@ -107,6 +111,9 @@ pub enum Command {
     /// Chain specs.
     #[command(subcommand)]
     Chain(ChainCommand),
+    /// Snapshots of a chain's state in files.
+    #[command(subcommand)]
+    Snapshot(SnapshotCommand),
     /// Print a shell's completion script.
     Completions {
         /// Which shell.

@@ -13,6 +13,7 @@ pub mod peer;
 pub mod ping;
 pub mod receipt;
 pub mod reference;
+pub mod snapshot;
 pub mod status;
 pub mod validator;
 pub mod wallet;

@@ -80,6 +80,7 @@ async fn run(cli: Cli, matches: &clap::ArgMatches) -> Result<()> {
         Command::Validator { command: None, given } => {
             role::validator::run(settle(&given, "validator")?, datadir).await
         }
+        Command::Full(given) => role::full::run(settle(&given, "full")?, datadir).await,
         Command::Provider(given) => role::provider::run(settle(&given, "provider")?, datadir).await,
         Command::Gateway(given) => role::gateway::run(settle(&given, "gateway")?, datadir).await,
         Command::Aggregator(given) => role::aggregator::run(settle(&given, "aggregator")?, datadir).await,
@@ -99,6 +100,7 @@ async fn run(cli: Cli, matches: &clap::ArgMatches) -> Result<()> {
         Command::Key(key) => command::key::run(key, datadir),
         Command::Config(config) => command::config::run(config, datadir, matches),
         Command::Chain(chain) => command::chain::run(chain),
+        Command::Snapshot(snapshot) => command::snapshot::run(snapshot, datadir),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "trellis", &mut std::io::stdout());
             Ok(())

@@ -13,6 +13,7 @@ const COMMAND_FILTER: &str = "error";
 pub fn start(json: bool, command: &Command) {
     let fallback = match command {
         Command::Validator { .. }
+        | Command::Full(_)
         | Command::Provider(_)
         | Command::Gateway(_)
         | Command::Aggregator(_)

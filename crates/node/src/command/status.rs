@@ -50,7 +50,7 @@ pub async fn run(list: ListArgs, datadir: Option<&Path>) -> Result<()> {
                 state.into(),
                 id,
                 cell(status, "peers_connected"),
-                cell(status, "height"),
+                height(status),
                 endpoints.join(" "),
             ]
         })
@@ -62,6 +62,15 @@ pub async fn run(list: ListArgs, datadir: Option<&Path>) -> Result<()> {
         print(&["ROLE", "SOURCE", "RESULT", "ADDRESSES", "AT", "DETAIL"], &sources);
     }
     Ok(())
+}
+
+/// The newest block here, and while the node syncs also the newest that its peers have.
+fn height(status: &Value) -> String {
+    let sync = &status["sync"];
+    if sync["syncing"] == true {
+        return format!("{} of {}", cell(sync, "head"), cell(sync, "highest"));
+    }
+    cell(status, "height")
 }
 
 /// Where a node's peers come from: each source's last result (NET-30 to 38).

@@ -6,7 +6,7 @@
 use crate::failure::Failure;
 use crate::keys::KeyMaker;
 use crate::role::Base;
-use crate::role::validator::ChainParts;
+use crate::role::keeper::Keeper;
 use eyre::Result;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -29,8 +29,8 @@ impl Rotation {
     }
 
     /// Returns when the committee of the next block has the next key and not the one in use; never without a next key.
-    pub(super) async fn due(&self, base: &Base, parts: &ChainParts) {
-        let mut blocks = parts.store.subscribe();
+    pub(super) async fn due(&self, base: &Base, keeper: &Keeper) {
+        let mut blocks = keeper.store.subscribe();
         let mut next = None;
         loop {
             if next.is_none() && base.keys().has_next() {
@@ -40,7 +40,7 @@ impl Rotation {
                 }
             }
             if let Some(next) = next
-                && let Ok(committee) = parts.committees.of(parts.store.height().saturating_add(1))
+                && let Ok(committee) = keeper.committees.of(keeper.store.height().saturating_add(1))
                 && committee.get(&next).is_some()
                 && committee.get(&self.now).is_none()
             {

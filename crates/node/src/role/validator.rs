@@ -1,31 +1,24 @@
-//! The validator: storage, execution, mempool, producer and consensus behind JSON-RPC.
+//! The validator: the chain that is kept here, and the engine that decides what comes next.
 
 use crate::datadir::check_writable;
 use crate::failure::Failure;
 use crate::monitor::Health;
 use crate::role::accuse::{Accuser, AccuserMetrics};
+use crate::role::following;
+use crate::role::keeper::{Keeper, open_chain, show_height, start_rpc};
 use crate::role::rotation::{self, Rotation};
-use crate::role::{Base, Status, named, open, port_failure, serve_control, serve_metrics, socket_address};
+use crate::role::{Base, named, open, serve_control, serve_metrics};
 use crate::settings::Settings;
 use crate::supervised::until_told_to_end;
 use eyre::Result;
-use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::Registry;
-use serde_json::{Value, json};
+use serde_json::json;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use trellis_chain_consensus::{EngineConfig, EngineHandle, engine_library_metrics};
-use trellis_chain_execution::Executor;
-use trellis_chain_finality::ValidatorSet;
-use trellis_chain_mempool::gossip::{self, Gossip};
-use trellis_chain_mempool::{Mempool, PoolConfig};
-use trellis_chain_producer::{Committees, HeadAccounts, Producer, ProducerConfig};
-use trellis_chain_storage::{Store, StoreConfig};
+use trellis_chain_consensus::{Application, EngineConfig, EngineHandle, engine_library_metrics};
+use trellis_chain_finality::Validator;
+use trellis_chain_producer::Producer;
 use trellis_crypto::VoteKey;
-use trellis_net_peers::NetworkHandle;
-use trellis_primitives::{Address, Bytes, Role};
-use trellis_rpc::{CommitteeView, NetView, NoMarket, RpcConfig, RpcParts, RpcServer, RpcStartError, SyncProgress};
+use trellis_primitives::{Address, Role};
 
 /// Runs a validator until it is told to end.
 ///
@@ -36,34 +29,43 @@ pub async fn run(settings: Settings, datadir: Option<&Path>) -> Result<()> {
     let keys = base.keys();
     let (vote_key, rotation) = (keys.vote_key()?, Rotation::of(&keys)?);
     let health = Health::new(&mut base.registry);
-    let parts = start_chain(&mut base, vote_key, &health).await?;
-    let rpc = start_rpc(&mut base, &parts).await?;
+    let account = beneficiary(&base, &vote_key);
+    let keeper = open_chain(&mut base, account, &health)?;
+    let rpc = start_rpc(&mut base, &keeper).await?;
+    let control = serve_control(&base.datadir, Arc::new(base.answers()))?;
+    let height =
+        tokio::spawn(show_height(keeper.store.clone(), Arc::clone(&base.best_height), Arc::clone(&base.status)));
+    tokio::select! {
+        caught_up = catch_up(&base, &keeper, &vote_key) => caught_up?,
+        cause = until_told_to_end() => {
+            tracing::info!(cause, "validator ending while it catches up");
+            return Ok(());
+        }
+    }
+    let engine = start_engine(&mut base, &keeper, vote_key, &health).await?;
     let accused = AccuserMetrics::default();
     accused.register(named(&mut base.registry));
-    let known = (parts.store.clone(), parts.committees.clone());
+    let known = (keeper.store.clone(), keeper.committees.clone());
     let accuser = Accuser::new(&base, known, rpc.address(), accused).await?.map(|accuser| tokio::spawn(accuser.run()));
     let registry = std::mem::take(&mut base.registry);
     let _monitor = serve_metrics(&base.settings, registry, Arc::clone(&health), &base.status).await?;
-    let follower = tokio::spawn(follow(parts.store.clone(), Arc::clone(&base.best_height), Arc::clone(&base.status)));
-    let answers = base.answers();
-    let control = serve_control(&base.datadir, Arc::new(answers))?;
     base.status.set("ready", json!(true));
     tracing::info!(rpc = %rpc.address(), "validator ready");
     let mut rotated = false;
     let cause = tokio::select! {
         cause = until_told_to_end() => cause.to_owned(),
-        reason = parts.engine.ended() => format!("the engine stopped: {reason}"),
-        () = rotation.due(&base, &parts) => {
+        reason = engine.ended() => format!("the engine stopped: {reason}"),
+        () = rotation.due(&base, &keeper) => {
             rotated = true;
             "the committee has the next vote key".to_owned()
         }
     };
     tracing::info!(cause, "validator ending");
-    for task in [control, follower].into_iter().chain(accuser) {
+    for task in [control, height].into_iter().chain(accuser) {
         task.abort();
     }
     rpc.stop().await;
-    let stopped = parts.engine.stop().await;
+    let stopped = engine.stop().await;
     base.network.shutdown().await;
     if rotated {
         return rotation::begin_anew(&base);
@@ -76,49 +78,30 @@ pub async fn run(settings: Settings, datadir: Option<&Path>) -> Result<()> {
     Ok(())
 }
 
-/// The parts of a running chain.
-pub(super) struct ChainParts {
-    pub(super) store: Store,
-    pub(super) committees: Committees,
-    mempool: Mempool,
-    executor: Executor,
-    engine: EngineHandle,
-    _gossip: Gossip,
+/// Catches up where others may be ahead: whoever decides alone is always the first to know.
+async fn catch_up(base: &Base, keeper: &Keeper, vote_key: &VoteKey) -> Result<()> {
+    let deciders = keeper.committees.of(keeper.store.height().saturating_add(1))?;
+    let own = |member: &Validator| member.public_key.as_bytes() == vote_key.public().as_slice();
+    if deciders.validators().iter().all(own) {
+        return Ok(());
+    }
+    following::catch_up(base, keeper).await
 }
 
-async fn start_chain(base: &mut Base, vote_key: VoteKey, health: &Health) -> Result<ChainParts> {
-    let chain = &base.chain;
-    let store = Store::open(&base.datadir.join("chain"), &chain.genesis, StoreConfig::default()).map_err(|error| {
-        let hint = error.hint();
-        Failure::new(error.to_string()).hint(hint)
-    })?;
-    let executor = Executor::new(chain.execution());
-    let mut pool = PoolConfig::new(chain.spec.genesis.chain_id);
-    pool.min_fee_wei = u128::from(chain.spec.gas.base_fee_floor_wei);
-    let mempool = Mempool::new(pool, Arc::new(HeadAccounts(store.clone())), Arc::clone(&base.clock));
-    mempool.metrics().register(&mut base.registry);
-    let gossip = gossip::start(mempool.clone(), base.network.clone())?;
-    let config = ProducerConfig {
-        beneficiary: beneficiary(base, &vote_key),
-        extra_data: Bytes::from_static(b"trellis"),
-        epochs: chain.epochs(),
-        clock_ahead_ms_max: chain.spec.consensus.clock_ahead_ms_max,
-    };
-    let producer =
-        Arc::new(Producer::start(store.clone(), executor.clone(), mempool.clone(), config, Arc::clone(&base.clock))?);
-    let committees = producer.committees().clone();
-    ChainGauges::register(named(&mut base.registry)).follow(health, &store, &producer);
-    let consensus = &chain.spec.consensus;
+/// Starts the engine at the height after the newest block.
+async fn start_engine(base: &mut Base, keeper: &Keeper, vote_key: VoteKey, health: &Health) -> Result<EngineHandle> {
+    let consensus = &base.chain.spec.consensus;
     let engine = EngineConfig {
         block_time_ms: consensus.block_time_ms,
         propose_timeout_ms: consensus.propose_timeout_ms,
         timeout_delta_ms: consensus.timeout_delta_ms,
         ..EngineConfig::default()
     };
+    let producer: Arc<dyn Application> = Arc::<Producer>::clone(&keeper.producer);
     let engine = trellis_chain_consensus::start(
         engine,
         Arc::new(vote_key),
-        chain.genesis_hash,
+        base.chain.genesis_hash,
         base.network.clone(),
         producer,
         Arc::clone(&base.clock),
@@ -128,8 +111,7 @@ async fn start_chain(base: &mut Base, vote_key: VoteKey, health: &Health) -> Res
     engine.metrics().register(&mut base.registry);
     health.also_show(engine_library_metrics);
     health.set("consensus", true, "engine started");
-    health.set("storage", true, "open");
-    Ok(ChainParts { store, committees, mempool, executor, engine, _gossip: gossip })
+    Ok(engine)
 }
 
 /// Who gets the tips: the account that the genesis names for this vote key, the node's own otherwise.
@@ -137,117 +119,4 @@ fn beneficiary(base: &Base, vote_key: &VoteKey) -> Address {
     let entries = &base.chain.spec.genesis.validators;
     let own = entries.iter().find(|entry| entry.vote_key.0 == vote_key.public());
     own.map_or(base.account.address(), |entry| entry.account)
-}
-
-/// Figures of the chain that are read rather than counted.
-struct ChainGauges {
-    height: Gauge,
-    transactions: Gauge,
-    gas: Gauge,
-    commit: Gauge,
-}
-
-/// Registers the chain's gauges.
-pub fn register_gauges(registry: &mut Registry) {
-    let _ = ChainGauges::register(registry);
-}
-
-impl ChainGauges {
-    fn register(registry: &mut Registry) -> Self {
-        let made = |registry: &mut Registry, name: &str, help: &str| {
-            let gauge = Gauge::default();
-            registry.register(name, help, gauge.clone());
-            gauge
-        };
-        Self {
-            height: made(registry, "chain_height_blocks", "Height of the newest final block"),
-            transactions: made(
-                registry,
-                "chain_transactions_committed",
-                "Transactions in blocks committed by this process",
-            ),
-            gas: made(registry, "chain_gas_used", "Gas used in blocks committed by this process"),
-            commit: made(registry, "chain_last_commit_us", "Microseconds that the last durable commit took"),
-        }
-    }
-
-    fn follow(self, health: &Health, store: &Store, producer: &Arc<Producer>) {
-        let (store, producer) = (store.clone(), Arc::clone(producer));
-        let clamp = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
-        health.on_refresh(Box::new(move || {
-            let figures = producer.metrics();
-            self.height.set(clamp(store.height()));
-            self.transactions.set(clamp(figures.transactions_total));
-            self.gas.set(clamp(figures.gas_total));
-            self.commit.set(clamp(store.metrics().last_commit_us));
-        }));
-    }
-}
-
-async fn start_rpc(base: &mut Base, parts: &ChainParts) -> Result<RpcServer> {
-    let listen = socket_address("rpc_listen", &base.settings.rpc_listen)?;
-    let config = RpcConfig { listen, ..RpcConfig::default() };
-    let rpc_parts = RpcParts {
-        store: parts.store.clone(),
-        mempool: parts.mempool.clone(),
-        executor: parts.executor.clone(),
-        committee: Arc::new(CommitteesView(parts.committees.clone())),
-        net: Arc::new(NetworkView(base.network.clone())),
-        market: Arc::new(NoMarket),
-        clock: Arc::clone(&base.clock),
-        client_version: format!(
-            "Trellis/v{}/{}-{}",
-            env!("CARGO_PKG_VERSION"),
-            std::env::consts::OS,
-            std::env::consts::ARCH
-        ),
-    };
-    let server = trellis_rpc::start(config, rpc_parts).await.map_err(|error| match error {
-        RpcStartError::Listen { listen, source } => eyre::Report::new(port_failure("JSON-RPC", listen, &source)),
-        other => eyre::Report::new(other),
-    })?;
-    server.metrics().register(&mut base.registry);
-    base.status.endpoint("rpc", server.address());
-    Ok(server)
-}
-
-/// Tells peers and `status` how high the chain is.
-async fn follow(store: Store, best_height: Arc<std::sync::atomic::AtomicU64>, status: Arc<Status>) {
-    let mut blocks = store.subscribe();
-    loop {
-        let height = store.height();
-        best_height.store(height, Ordering::Relaxed);
-        status.set("height", json!(height));
-        if matches!(blocks.recv().await, Err(tokio::sync::broadcast::error::RecvError::Closed)) {
-            return;
-        }
-    }
-}
-
-struct CommitteesView(Committees);
-
-impl CommitteeView for CommitteesView {
-    fn committee(&self, height: u64) -> Option<ValidatorSet> {
-        self.0.of(height).ok()
-    }
-}
-
-struct NetworkView(NetworkHandle);
-
-impl NetView for NetworkView {
-    fn peer_count(&self) -> u64 {
-        self.0.peers().iter().filter(|peer| peer.connected_since.is_some()).count() as u64
-    }
-
-    fn is_listening(&self) -> bool {
-        true
-    }
-
-    fn sync_progress(&self) -> Option<SyncProgress> {
-        None
-    }
-
-    fn summary(&self) -> Value {
-        json!({"node_id": self.0.local_id(), "peers": self.peer_count()})
-    }
 }
