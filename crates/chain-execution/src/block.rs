@@ -1,6 +1,6 @@
 //! Building a block from candidates, and checking somebody else's. Both run the same transactions through the same code.
 
-use crate::database::{DatabaseError, ViewDatabase};
+use crate::database::{BlockDb, DatabaseError};
 use crate::env::{evm_env, next_base_fee, prev_randao};
 use crate::executor::{ChainEvm, chain_evm};
 use crate::outcome::state_diff;
@@ -21,15 +21,13 @@ use revm::context::TxEnv;
 use revm::context_interface::result::EVMError;
 use revm::database::bal::EvmDatabaseError;
 use revm::database::states::bundle_state::BundleRetention;
-use revm::database::{BundleState, State, WrapDatabaseRef};
+use revm::database::{BundleState, State};
 use std::sync::Arc;
 use trellis_chain_storage::{ExecutedBlock, PendingState, Receipt, StateView};
 use trellis_primitives::{Block, ConsensusSection, Header, RecoveredTx, TxEnvelope};
 
 /// Bytes of a block that are not transactions, kept free when one is built: header, section with a certificate.
 const BLOCK_OVERHEAD_BYTES_MAX: usize = 1_048_576;
-
-type BlockDb<'a> = State<WrapDatabaseRef<ViewDatabase<'a>>>;
 
 /// What the proposer decides about a block.
 #[derive(Clone, Debug)]
@@ -246,6 +244,9 @@ impl Executor {
     /// The header a block on top of `parent` would have at a time, for `pending` and for calls; its roots are empty.
     #[must_use]
     pub fn pending_header(&self, parent: &StateView, time_ms: u64) -> Header {
+        if let Some(forks) = self.forks() {
+            return forks.pending_header(parent.header(), parent.block_hash(), time_ms.div_euclid(1_000));
+        }
         let section = ConsensusSection { time_ms, parent_commit: None, checkpoint: None, epoch: None };
         let attributes =
             BlockAttributes { beneficiary: parent.header().beneficiary, section, extra_data: Bytes::new() };
@@ -312,7 +313,8 @@ impl Executor {
         let hash = header.hash_slow();
         let transition = roots.pending.finish(header.clone(), hash);
         let block = Arc::new(Block { header, transactions: txs, section: attributes.section });
-        Ok(BuiltBlock { executed: ExecutedBlock { block, hash, senders, receipts, transition }, skipped })
+        let executed = ExecutedBlock { block, hash, senders, receipts, transition, ethereum: None };
+        Ok(BuiltBlock { executed, skipped })
     }
 
     /// Recovers the senders of a block on all cores; `known` answers for transactions whose sender is known already.
@@ -405,7 +407,7 @@ impl Executor {
         same("stateRoot", roots.pending.state_root(), header.state_root)?;
         let hash = header.hash_slow();
         let transition = roots.pending.finish(header.clone(), hash);
-        Ok(ExecutedBlock { block: Arc::new(block), hash, senders, receipts, transition })
+        Ok(ExecutedBlock { block: Arc::new(block), hash, senders, receipts, transition, ethereum: None })
     }
 
     fn check_header(&self, parent: &StateView, block: &Block) -> Result<(), BlockError> {
@@ -440,7 +442,7 @@ impl Executor {
     }
 }
 
-fn same<T: PartialEq + std::fmt::Debug>(field: &'static str, expected: T, found: T) -> Result<(), BlockError> {
+pub(crate) fn same<T: PartialEq + std::fmt::Debug>(field: &'static str, expected: T, found: T) -> Result<(), BlockError> {
     if expected == found {
         return Ok(());
     }

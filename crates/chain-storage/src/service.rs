@@ -165,6 +165,7 @@ impl Store {
             senders: Vec::new(),
             receipts: Vec::new(),
             certificate: None,
+            ethereum: None,
         };
         let path = self.0.reader.db.path.clone();
         self.write(&base, block, transition).map(drop).map_err(|error| match error {
@@ -189,7 +190,7 @@ impl Store {
         {
             return Err(CommitError::Certificate { expected: executed.hash, found: certificate.block_hash });
         }
-        let ExecutedBlock { block, hash, senders, receipts, transition } = executed;
+        let ExecutedBlock { block, hash, senders, receipts, transition, ethereum } = executed;
         let head = self.head();
         let header = &block.header;
         if header.parent_hash != head.block_hash() || header.number != head.height().saturating_add(1) {
@@ -200,7 +201,7 @@ impl Store {
                 head: head.block_hash(),
             });
         }
-        let block = CommittedBlock { block, hash, senders, receipts, certificate };
+        let block = CommittedBlock { block, hash, senders, receipts, certificate, ethereum };
         self.write(&head, block, transition)
     }
 

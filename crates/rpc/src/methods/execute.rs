@@ -144,7 +144,7 @@ pub(crate) async fn send_raw_sync(context: Arc<RpcContext>, args: Args) -> Resul
             .await
             .map_err(|_| RpcError::Internal("a task was cancelled"))??;
         if let Some((block, index)) = found {
-            return json(&receipt(&block, index));
+            return json(&receipt(&context, &block, index));
         }
     }
 }
