@@ -4,7 +4,10 @@
 //! The seal of proof of work and the proof of stake's signatures are not looked at: whoever gives the file vouches for the
 //! order of its blocks. Everything that follows from a block's parent and its body is checked, every root of it.
 
+mod build;
 mod header;
+
+pub use build::{BuildError, BuiltPayload, PayloadAttributes};
 
 use crate::block::same;
 use crate::database::BlockDb;
@@ -221,6 +224,10 @@ impl<'a> EthereumRun<'a> {
             self.roots.push(self.parent.apply(state_diff(db.bundle_state.clone())).state_root());
         }
         Ok(())
+    }
+
+    pub(crate) const fn gas_used(&self) -> u64 {
+        self.gas_used
     }
 
     pub(crate) fn finish(

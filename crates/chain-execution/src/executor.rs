@@ -9,8 +9,11 @@ use alloy_eips::eip7840::BlobParams;
 use alloy_evm::eth::{EthEvm, EthEvmBuilder, EthEvmContext};
 use alloy_evm::precompiles::PrecompilesMap;
 use alloy_evm::{Database, EvmEnv};
-use alloy_primitives::B256;
+use alloy_evm::precompiles::Precompile;
+use alloy_primitives::{Address, B256};
 use revm::Inspector;
+use revm::primitives::hardfork::SpecId;
+use std::collections::BTreeMap;
 use revm::inspector::NoOpInspector;
 use std::sync::Arc;
 use trellis_chain_storage::StateView;
@@ -57,6 +60,21 @@ impl Executor {
             Some(forks) => forks.env(header),
             None => evm_env(&self.config, header),
         }
+    }
+
+    /// The precompiled contracts of a block by their names (EIP-7910).
+    #[must_use]
+    pub fn precompile_names(&self, header: &Header) -> BTreeMap<String, Address> {
+        let map = precompiles(self.env(header).cfg_env.spec, self.config.genesis_hash);
+        let addresses: Vec<Address> = map.addresses().copied().collect();
+        let named = |address| Some((map.get(&address)?.precompile_id().name().to_owned(), address));
+        addresses.into_iter().filter_map(named).collect()
+    }
+
+    /// Whether a block is at Prague or after it.
+    #[must_use]
+    pub fn is_prague(&self, header: &Header) -> bool {
+        self.env(header).cfg_env.spec >= SpecId::PRAGUE
     }
 
     /// The base fee of the block after `parent`, in wei; `None` before London.

@@ -27,6 +27,7 @@ mod outcome;
 mod precompile;
 mod recover;
 mod simulate;
+mod trace;
 
 pub use access_list::AccessListOutput;
 pub use block::{BlockAttributes, BuiltBlock, Candidates, Skipped, Stage, SystemCall};
@@ -37,7 +38,7 @@ pub use config::{
 };
 pub use env::{cfg_env, evm_env, next_base_fee};
 pub use error::{BlockError, CallError, ExecutionError, GenesisError, RecoverError};
-pub use ethereum::{EthereumBlock, consensus_receipt, ethereum_genesis};
+pub use ethereum::{BuildError, BuiltPayload, EthereumBlock, PayloadAttributes, consensus_receipt, ethereum_genesis};
 pub use executor::{ChainEvm, Executor, chain_evm, chain_evm_with};
 pub use forks::{ForkSchedule, TimedFork};
 pub use genesis::{GenesisAccount, GenesisInput, GenesisStep, genesis, pinned_alloc};
@@ -48,3 +49,4 @@ pub use simulate::{
     BrokenRule, SIMULATED_BLOCKS_MAX, SIMULATED_GAS_MAX, SimulateError, SimulatedBlock, SimulatedBlockRequest,
     SimulatedCall, SimulatedEnd, SimulatedTx, SimulationRequest,
 };
+pub use trace::{Replayed, TRACE_STEPS_MAX, TraceError};

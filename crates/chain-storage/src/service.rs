@@ -333,6 +333,14 @@ impl Store {
             .ok_or(ReadError::StateNotKept { height, oldest, newest: head.view.height() })
     }
 
+    /// The oldest height whose state can be read, and how many blocks behind the head states are kept.
+    #[must_use]
+    pub fn oldest_state(&self) -> (u64, u64) {
+        let head = self.0.head.read();
+        let oldest = head.history.front().map_or(head.view.height(), StateView::height);
+        (oldest, self.0.config.history_blocks)
+    }
+
     /// A header by height.
     ///
     /// # Errors

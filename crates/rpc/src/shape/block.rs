@@ -28,6 +28,7 @@ pub(crate) struct BlockJson<'a> {
 pub(crate) enum TransactionsJson {
     Hashes(Vec<B256>),
     Full(Vec<alloy_rpc_types::Transaction>),
+    Values(Vec<serde_json::Value>),
 }
 
 /// A head as `eth_subscribe("newHeads")` tells it.
