@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod chain;
+pub mod compat;
 pub mod cores;
 pub mod http;
 pub mod lab;

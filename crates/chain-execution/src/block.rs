@@ -1,8 +1,8 @@
 //! Building a block from candidates, and checking somebody else's. Both run the same transactions through the same code.
 
-use crate::database::{DatabaseError, ViewDatabase};
-use crate::env::{evm_env, next_base_fee, prev_randao};
-use crate::executor::{ChainEvm, chain_evm};
+use crate::database::{BlockDb, DatabaseError};
+use crate::env::{next_base_fee, prev_randao};
+use crate::executor::{ChainEvm, chain_evm_with};
 use crate::outcome::state_diff;
 use crate::recover::recover_sender;
 use crate::{BLOCK_RLP_BYTES_MAX, BlockError, EXTRA_DATA_BYTES_MAX, ExecutionError, Executor};
@@ -12,24 +12,24 @@ use alloy_consensus::proofs::calculate_transaction_root;
 use alloy_eips::eip2935::HISTORY_STORAGE_ADDRESS;
 use alloy_eips::eip4788::{BEACON_ROOTS_ADDRESS, SYSTEM_ADDRESS};
 use alloy_eips::eip7685::EMPTY_REQUESTS_HASH;
+use alloy_evm::eth::EthEvmContext;
 use alloy_evm::{Evm, FromRecoveredTx};
 use alloy_primitives::{Address, B64, B256, Bloom, Bytes, U256};
 use alloy_rlp::Encodable;
 use rayon::prelude::*;
-use revm::DatabaseCommit;
 use revm::context::TxEnv;
 use revm::context_interface::result::EVMError;
 use revm::database::bal::EvmDatabaseError;
 use revm::database::states::bundle_state::BundleRetention;
-use revm::database::{BundleState, State, WrapDatabaseRef};
+use revm::database::{BundleState, State};
+use revm::inspector::NoOpInspector;
+use revm::{DatabaseCommit, Inspector};
 use std::sync::Arc;
 use trellis_chain_storage::{ExecutedBlock, PendingState, Receipt, StateView};
 use trellis_primitives::{Block, ConsensusSection, Header, RecoveredTx, TxEnvelope};
 
 /// Bytes of a block that are not transactions, kept free when one is built: header, section with a certificate.
 const BLOCK_OVERHEAD_BYTES_MAX: usize = 1_048_576;
-
-type BlockDb<'a> = State<WrapDatabaseRef<ViewDatabase<'a>>>;
 
 /// What the proposer decides about a block.
 #[derive(Clone, Debug)]
@@ -113,31 +113,42 @@ fn evm_failure(error: EVMError<EvmDatabaseError<DatabaseError>>) -> Refusal {
     }
 }
 
+/// Opens a block: a machine on its parent's state, after the system calls of EIP-2935 and EIP-4788, and the chain's own.
+pub(crate) fn open_trellis<'a, I: Inspector<EthEvmContext<BlockDb<'a>>>>(
+    executor: &'a Executor,
+    parent: &'a StateView,
+    header: &Header,
+    own: Option<&SystemCall>,
+    inspector: I,
+) -> Result<ChainEvm<BlockDb<'a>, I>, ExecutionError> {
+    let db = State::builder().with_database_ref(executor.database(parent)).with_bundle_update().build();
+    let mut evm = chain_evm_with(db, executor.env(header), executor.config.genesis_hash, inspector);
+    evm.disable_inspector();
+    let root = header.parent_beacon_block_root.unwrap_or_default();
+    for (contract, word) in [(HISTORY_STORAGE_ADDRESS, header.parent_hash), (BEACON_ROOTS_ADDRESS, root)] {
+        let outcome =
+            evm.transact_system_call(SYSTEM_ADDRESS, contract, word.0.into()).map_err(|error| failed(&error))?;
+        evm.db_mut().commit(outcome.state);
+    }
+    if let Some(call) = own {
+        let outcome =
+            evm.transact_system_call(SYSTEM_ADDRESS, call.to, call.input.clone()).map_err(|error| failed(&error))?;
+        if !outcome.result.is_success() {
+            tracing::error!(block = header.number, result = ?outcome.result, "the chain's own call failed");
+        }
+        evm.db_mut().commit(outcome.state);
+    }
+    Ok(evm)
+}
+
 impl<'a> Run<'a> {
-    /// Opens the block: the system calls of EIP-2935 and EIP-4788, and the chain's own.
     fn begin(
         executor: &'a Executor,
         parent: &'a StateView,
         header: &Header,
         own: Option<&SystemCall>,
     ) -> Result<Self, ExecutionError> {
-        let db = State::builder().with_database_ref(executor.database(parent)).with_bundle_update().build();
-        let mut evm = chain_evm(db, evm_env(&executor.config, header), executor.config.genesis_hash);
-        let root = header.parent_beacon_block_root.unwrap_or_default();
-        for (contract, word) in [(HISTORY_STORAGE_ADDRESS, header.parent_hash), (BEACON_ROOTS_ADDRESS, root)] {
-            let outcome =
-                evm.transact_system_call(SYSTEM_ADDRESS, contract, word.0.into()).map_err(|error| failed(&error))?;
-            evm.db_mut().commit(outcome.state);
-        }
-        if let Some(call) = own {
-            let outcome = evm
-                .transact_system_call(SYSTEM_ADDRESS, call.to, call.input.clone())
-                .map_err(|error| failed(&error))?;
-            if !outcome.result.is_success() {
-                tracing::error!(block = header.number, result = ?outcome.result, "the chain's own call failed");
-            }
-            evm.db_mut().commit(outcome.state);
-        }
+        let evm = open_trellis(executor, parent, header, own, NoOpInspector)?;
         Ok(Self { evm, gas_limit: header.gas_limit, gas_used: 0, receipts: Vec::new() })
     }
 
@@ -246,6 +257,9 @@ impl Executor {
     /// The header a block on top of `parent` would have at a time, for `pending` and for calls; its roots are empty.
     #[must_use]
     pub fn pending_header(&self, parent: &StateView, time_ms: u64) -> Header {
+        if let Some(forks) = self.forks() {
+            return forks.pending_header(parent.header(), parent.block_hash(), time_ms.div_euclid(1_000));
+        }
         let section = ConsensusSection { time_ms, parent_commit: None, checkpoint: None, epoch: None };
         let attributes =
             BlockAttributes { beneficiary: parent.header().beneficiary, section, extra_data: Bytes::new() };
@@ -312,7 +326,8 @@ impl Executor {
         let hash = header.hash_slow();
         let transition = roots.pending.finish(header.clone(), hash);
         let block = Arc::new(Block { header, transactions: txs, section: attributes.section });
-        Ok(BuiltBlock { executed: ExecutedBlock { block, hash, senders, receipts, transition }, skipped })
+        let executed = ExecutedBlock { block, hash, senders, receipts, transition, ethereum: None };
+        Ok(BuiltBlock { executed, skipped })
     }
 
     /// Recovers the senders of a block on all cores; `known` answers for transactions whose sender is known already.
@@ -405,7 +420,7 @@ impl Executor {
         same("stateRoot", roots.pending.state_root(), header.state_root)?;
         let hash = header.hash_slow();
         let transition = roots.pending.finish(header.clone(), hash);
-        Ok(ExecutedBlock { block: Arc::new(block), hash, senders, receipts, transition })
+        Ok(ExecutedBlock { block: Arc::new(block), hash, senders, receipts, transition, ethereum: None })
     }
 
     fn check_header(&self, parent: &StateView, block: &Block) -> Result<(), BlockError> {
@@ -440,7 +455,11 @@ impl Executor {
     }
 }
 
-fn same<T: PartialEq + std::fmt::Debug>(field: &'static str, expected: T, found: T) -> Result<(), BlockError> {
+pub(crate) fn same<T: PartialEq + std::fmt::Debug>(
+    field: &'static str,
+    expected: T,
+    found: T,
+) -> Result<(), BlockError> {
     if expected == found {
         return Ok(());
     }

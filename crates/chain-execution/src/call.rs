@@ -1,7 +1,6 @@
 //! Calls that change nothing: `eth_call` and `eth_estimateGas`, with the rules that geth has for them.
 
 use crate::database::{DatabaseError, ViewDatabase};
-use crate::env::evm_env;
 use crate::executor::{ChainEvm, chain_evm_with};
 use crate::{CALL_GAS_MAX, CallError, ExecutionError, Executor, TX_GAS_MAX};
 use alloy_eips::eip7702::SignedAuthorization;
@@ -132,7 +131,7 @@ impl Executor {
         overrides: &Overrides,
         inspector: I,
     ) -> Result<ChainEvm<CallDb<'a>, I>, CallError> {
-        let mut env = evm_env(&self.config, header);
+        let mut env = self.env(header);
         env.cfg_env.disable_nonce_check = true;
         env.cfg_env.disable_eip3607 = true;
         env.cfg_env.tx_gas_limit_cap = Some(u64::MAX);

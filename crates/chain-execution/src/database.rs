@@ -5,6 +5,7 @@ use alloy_primitives::{Address, B256, U256};
 use lru::LruCache;
 use parking_lot::Mutex;
 use revm::bytecode::Bytecode;
+use revm::database::{State, WrapDatabaseRef};
 use revm::database_interface::{DBErrorMarker, DatabaseRef};
 use revm::state::AccountInfo;
 use std::num::NonZeroUsize;
@@ -38,6 +39,9 @@ pub(crate) struct ViewDatabase<'a> {
     pub(crate) view: &'a StateView,
     pub(crate) codes: &'a CodeCache,
 }
+
+/// The state that a block's transactions are run on, with the changes they make.
+pub(crate) type BlockDb<'a> = State<WrapDatabaseRef<ViewDatabase<'a>>>;
 
 impl DatabaseRef for ViewDatabase<'_> {
     type Error = DatabaseError;

@@ -80,6 +80,9 @@ pub enum BlockError {
         /// What the rules say about it.
         reason: String,
     },
+    /// A block of Ethereum was given to an executor of another chain.
+    #[error("this executor's chain is not one of Ethereum's")]
+    NotEthereum,
     /// Not the block's fault.
     #[error(transparent)]
     Execution(#[from] ExecutionError),
@@ -166,6 +169,9 @@ pub enum GenesisError {
         /// Bytes given.
         found: usize,
     },
+    /// A chain of Ethereum that does not begin at zero.
+    #[error("block zero has the number {0}")]
+    Number(u64),
     /// The store that the deployments ran on failed.
     #[error("genesis state: {0}")]
     State(String),

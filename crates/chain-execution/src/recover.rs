@@ -29,8 +29,13 @@ fn recover(compact: &[u8], odd: bool, hash: B256) -> Result<Address, RecoverErro
 /// # Errors
 /// See [`RecoverError`].
 pub fn recover_sender(tx: &TxEnvelope) -> Result<Address, RecoverError> {
+    recover_sender_of(tx, true)
+}
+
+/// [`recover_sender`], with a high `s` allowed as it was before Homestead.
+pub(crate) fn recover_sender_of(tx: &TxEnvelope, low_s: bool) -> Result<Address, RecoverError> {
     let signature: &Signature = tx.signature();
-    if signature.s() > SECP256K1N_HALF {
+    if low_s && signature.s() > SECP256K1N_HALF {
         return Err(RecoverError::HighS);
     }
     let mut compact = [0_u8; 64];

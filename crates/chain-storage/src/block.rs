@@ -2,9 +2,11 @@
 
 use crate::{StateDiff, StateTransition};
 use alloy_consensus::{EthereumReceipt, TxType};
+use alloy_eips::eip4895::Withdrawal;
 use alloy_primitives::{Address, B256, Log};
+use alloy_rlp::{RlpDecodable, RlpEncodable};
 use std::sync::Arc;
-use trellis_primitives::{Block, CommitCertificate};
+use trellis_primitives::{Block, CommitCertificate, Header};
 
 /// A receipt as it is stored: without the bloom, which is recomputed from the logs where it is needed.
 pub type Receipt = EthereumReceipt<TxType, Log>;
@@ -35,6 +37,17 @@ impl Genesis {
     }
 }
 
+/// What a block of Ethereum's own chains has beside what a Trellis block has. Only an imported chain has such blocks.
+#[derive(Clone, PartialEq, Eq, Debug, Default, RlpEncodable, RlpDecodable)]
+pub struct EthereumBody {
+    /// Headers of blocks that were mined beside its ancestors.
+    pub ommers: Vec<Header>,
+    /// Coins that came from the beacon chain; empty before Shanghai, and then the header has no root of them.
+    pub withdrawals: Vec<Withdrawal>,
+    /// Before Byzantium the root of the state after each transaction, which its receipt has in place of the status.
+    pub receipt_roots: Vec<B256>,
+}
+
 /// A block that was executed on its parent's state and is ready to be committed.
 #[derive(Clone, Debug)]
 pub struct ExecutedBlock {
@@ -48,6 +61,8 @@ pub struct ExecutedBlock {
     pub receipts: Vec<Receipt>,
     /// What it does to the state.
     pub transition: StateTransition,
+    /// What only a block of Ethereum's own chains has.
+    pub ethereum: Option<EthereumBody>,
 }
 
 /// A final block as it is on disk.
@@ -63,6 +78,8 @@ pub struct CommittedBlock {
     pub receipts: Vec<Receipt>,
     /// The certificate that finalised it; none for the genesis.
     pub certificate: Option<CommitCertificate>,
+    /// What only a block of Ethereum's own chains has.
+    pub ethereum: Option<EthereumBody>,
 }
 
 impl CommittedBlock {

@@ -1,7 +1,7 @@
 //! RLP of what only this crate reads: diffs and segment records.
 
 use crate::diff::{HashedAccount, HashedDiff};
-use crate::{Account, AccountDiff, CommittedBlock, Receipt, StateDiff};
+use crate::{Account, AccountDiff, CommittedBlock, EthereumBody, Receipt, StateDiff};
 use alloy_primitives::{Address, B256, Bytes, U256};
 use alloy_rlp::{Decodable, Encodable, RlpDecodable, RlpEncodable};
 use std::sync::Arc;
@@ -133,7 +133,8 @@ pub(crate) struct Record {
     pub(crate) diff: StateDiff,
 }
 
-/// The order of the fields: readers of old blocks decode the first four and never touch the diff.
+/// The order of the fields: readers of old blocks decode the first four and skip the diff. What only a block of Ethereum's
+/// own chains has comes last and is not there in any other, so that it costs a Trellis block nothing.
 pub(crate) fn encode_record(block: &CommittedBlock, diff: &StateDiff) -> Vec<u8> {
     let diff = diff_to_rlp(diff);
     let capacity = block.block.length() + block.receipts.length() + diff.length() + block.senders.length() + 256;
@@ -143,6 +144,9 @@ pub(crate) fn encode_record(block: &CommittedBlock, diff: &StateDiff) -> Vec<u8>
     block.receipts.encode(&mut out);
     listed(block.certificate.clone()).encode(&mut out);
     diff.encode(&mut out);
+    if let Some(ethereum) = &block.ethereum {
+        ethereum.encode(&mut out);
+    }
     out
 }
 
@@ -152,18 +156,23 @@ fn decode_front(bytes: &mut &[u8]) -> Result<CommittedBlock, alloy_rlp::Error> {
     let receipts = Vec::<Receipt>::decode(bytes)?;
     let certificate = unlisted(Vec::<CommitCertificate>::decode(bytes)?)?;
     let hash = block.hash();
-    Ok(CommittedBlock { block: Arc::new(block), hash, senders, receipts, certificate })
+    Ok(CommittedBlock { block: Arc::new(block), hash, senders, receipts, certificate, ethereum: None })
+}
+
+fn decode_back(bytes: &mut &[u8]) -> Result<Option<EthereumBody>, alloy_rlp::Error> {
+    let ethereum = if bytes.is_empty() { None } else { Some(EthereumBody::decode(bytes)?) };
+    if bytes.is_empty() { Ok(ethereum) } else { Err(alloy_rlp::Error::Custom("bytes after the record")) }
 }
 
 pub(crate) fn decode_block(mut bytes: &[u8]) -> Result<CommittedBlock, alloy_rlp::Error> {
-    decode_front(&mut bytes)
+    let block = decode_front(&mut bytes)?;
+    let diff_bytes = alloy_rlp::Header::decode(&mut bytes)?.payload_length;
+    let mut rest = bytes.get(diff_bytes..).ok_or(alloy_rlp::Error::InputTooShort)?;
+    Ok(CommittedBlock { ethereum: decode_back(&mut rest)?, ..block })
 }
 
 pub(crate) fn decode_record(mut bytes: &[u8]) -> Result<Record, alloy_rlp::Error> {
     let block = decode_front(&mut bytes)?;
     let diff = diff_from_rlp(StateDiffRlp::decode(&mut bytes)?)?;
-    if !bytes.is_empty() {
-        return Err(alloy_rlp::Error::Custom("bytes after the record"));
-    }
-    Ok(Record { block, diff })
+    Ok(Record { block: CommittedBlock { ethereum: decode_back(&mut bytes)?, ..block }, diff })
 }

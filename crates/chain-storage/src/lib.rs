@@ -35,7 +35,7 @@ mod state;
 mod trie;
 mod view;
 
-pub use block::{CommittedBlock, ExecutedBlock, Genesis, Receipt, TxLocation};
+pub use block::{CommittedBlock, EthereumBody, ExecutedBlock, Genesis, Receipt, TxLocation};
 pub use config::{
     CODE_CACHE_ENTRIES_MAX, EVENTS_BUFFERED_MAX, RECENT_BLOCKS_MAX, SEGMENT_BYTES_MAX, STATE_HISTORY_BLOCKS,
     StoreConfig,

@@ -165,6 +165,7 @@ impl Store {
             senders: Vec::new(),
             receipts: Vec::new(),
             certificate: None,
+            ethereum: None,
         };
         let path = self.0.reader.db.path.clone();
         self.write(&base, block, transition, true).map(drop).map_err(|error| match error {
@@ -223,7 +224,7 @@ impl Store {
         {
             return Err(CommitError::Certificate { expected: executed.hash, found: certificate.block_hash });
         }
-        let ExecutedBlock { block, hash, senders, receipts, transition } = executed;
+        let ExecutedBlock { block, hash, senders, receipts, transition, ethereum } = executed;
         let head = self.head();
         let header = &block.header;
         if header.parent_hash != head.block_hash() || header.number != head.height().saturating_add(1) {
@@ -234,7 +235,7 @@ impl Store {
                 head: head.block_hash(),
             });
         }
-        let block = CommittedBlock { block, hash, senders, receipts, certificate };
+        let block = CommittedBlock { block, hash, senders, receipts, certificate, ethereum };
         self.write(&head, block, transition, sync)
     }
 
@@ -377,6 +378,14 @@ impl Store {
     /// The database failed.
     pub fn first_height(&self) -> Result<u64, ReadError> {
         Ok(self.0.reader.db.base()?.unwrap_or(0))
+    }
+
+    /// The oldest height whose state can be read, and how many blocks behind the head states are kept.
+    #[must_use]
+    pub fn oldest_state(&self) -> (u64, u64) {
+        let head = self.0.head.read();
+        let oldest = head.history.front().map_or(head.view.height(), StateView::height);
+        (oldest, self.0.config.history_blocks)
     }
 
     /// A header by height.

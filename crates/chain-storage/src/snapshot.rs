@@ -246,6 +246,7 @@ impl Importer {
             senders: Vec::new(),
             receipts: Vec::new(),
             certificate: None,
+            ethereum: None,
         })?;
         Ok(importer)
     }

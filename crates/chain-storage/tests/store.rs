@@ -79,6 +79,7 @@ fn child(parent: &StateView, diff: StateDiff) -> ExecutedBlock {
         senders: vec![address(1), address(2)],
         receipts: vec![Default::default(), Default::default()],
         transition,
+        ethereum: None,
     }
 }
 

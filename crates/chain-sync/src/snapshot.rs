@@ -392,8 +392,14 @@ impl Proving {
             let proved = certificate.map(|own| CommittedBlock { certificate: Some(own), ..before });
             proved.ok_or_else(|| wrong("it does not follow the one before"))
         });
-        self.waiting =
-            Some(CommittedBlock { block: Arc::new(block), hash, senders: Vec::new(), receipts, certificate: None });
+        self.waiting = Some(CommittedBlock {
+            block: Arc::new(block),
+            hash,
+            senders: Vec::new(),
+            receipts,
+            certificate: None,
+            ethereum: None,
+        });
         self.blocks = self.blocks.saturating_add(1);
         before.transpose()
     }

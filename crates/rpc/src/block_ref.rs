@@ -7,12 +7,16 @@ use serde_json::Value;
 
 /// A block as a client names it.
 ///
-/// `latest`, `safe` and `finalized` are one: a block that is stored here has the signatures of more than two thirds of
-/// the committee and cannot be undone.
+/// On a Trellis chain `latest`, `safe` and `finalized` are one: a block that is stored here has the signatures of more than
+/// two thirds of the committee and cannot be undone. Of an imported chain of Ethereum's the importer was told which are which.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum BlockRef {
     /// The newest final block.
     Latest,
+    /// The newest block that will hardly be undone.
+    Safe,
+    /// The newest block that cannot be undone.
+    Finalized,
     /// The block that would come next.
     Pending,
     /// A height.
@@ -49,7 +53,9 @@ pub(crate) fn block_number(value: &Value) -> Result<BlockRef, ArgumentError> {
 fn from_text(text: &str, value: &Value) -> Result<BlockRef, ArgumentError> {
     const HASH_DIGITS: usize = 66;
     match text {
-        "latest" | "safe" | "finalized" => Ok(BlockRef::Latest),
+        "latest" => Ok(BlockRef::Latest),
+        "safe" => Ok(BlockRef::Safe),
+        "finalized" => Ok(BlockRef::Finalized),
         "pending" => Ok(BlockRef::Pending),
         "earliest" => Ok(BlockRef::Number(0)),
         _ if text.len() == HASH_DIGITS => hash(value).map(BlockRef::Hash),
@@ -70,8 +76,8 @@ mod tests {
         let digest = format!("0x{}", "ab".repeat(32));
         for (named, expected) in [
             (json!("latest"), BlockRef::Latest),
-            (json!("safe"), BlockRef::Latest),
-            (json!("finalized"), BlockRef::Latest),
+            (json!("safe"), BlockRef::Safe),
+            (json!("finalized"), BlockRef::Finalized),
             (json!("pending"), BlockRef::Pending),
             (json!("earliest"), BlockRef::Number(0)),
             (json!("0x10"), BlockRef::Number(16)),

@@ -65,9 +65,17 @@ pub enum Namespace {
     Trellis,
     /// `debug_*`: closed by default.
     Debug,
+    /// `ots_*`, what the explorer Otterscan asks: closed by default.
+    Ots,
+    /// `testing_*`: closed by default.
+    Testing,
 }
 
 impl Namespace {
+    /// Every one.
+    pub const ALL: [Self; 8] =
+        [Self::Eth, Self::Net, Self::Web3, Self::Txpool, Self::Trellis, Self::Debug, Self::Ots, Self::Testing];
+
     /// The text before the underscore.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -78,15 +86,15 @@ impl Namespace {
             Self::Txpool => "txpool",
             Self::Trellis => "trellis",
             Self::Debug => "debug",
+            Self::Ots => "ots",
+            Self::Testing => "testing",
         }
     }
 
     /// The namespace with this text.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Eth, Self::Net, Self::Web3, Self::Txpool, Self::Trellis, Self::Debug]
-            .into_iter()
-            .find(|namespace| namespace.as_str() == name)
+        Self::ALL.into_iter().find(|namespace| namespace.as_str() == name)
     }
 }
 
@@ -116,6 +124,10 @@ pub struct RpcConfig {
     pub log_range_blocks_max: u64,
     /// Logs that one answer may have.
     pub log_results_max: usize,
+    /// The height of `safe`, where it is not the newest block: of an imported chain of Ethereum's.
+    pub safe_height: Option<u64>,
+    /// The height of `finalized`, where it is not the newest block.
+    pub finalized_height: Option<u64>,
 }
 
 impl Default for RpcConfig {
@@ -133,6 +145,8 @@ impl Default for RpcConfig {
             subscriptions_per_connection_max: SUBSCRIPTIONS_PER_CONNECTION_MAX,
             log_range_blocks_max: LOG_RANGE_BLOCKS_MAX,
             log_results_max: LOG_RESULTS_MAX,
+            safe_height: None,
+            finalized_height: None,
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::views::{CommitteeView, MarketView, NetView};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use tokio::sync::Semaphore;
-use trellis_chain_execution::{Executor, next_base_fee};
+use trellis_chain_execution::Executor;
 use trellis_chain_mempool::Mempool;
 use trellis_chain_storage::{CommittedBlock, StateView, Store};
 use trellis_primitives::{Header, SharedClock};
@@ -79,7 +79,7 @@ impl RpcContext {
 
     /// Base fee of the block after the head, wei.
     pub(crate) fn next_base_fee(&self) -> u64 {
-        next_base_fee(self.store.head().header(), self.executor.config().base_fee_floor_wei)
+        self.executor.next_base_fee(self.store.head().header()).unwrap_or_default()
     }
 
     /// The height of a named block, `None` where there is none; the pending block counts as the head.
@@ -87,6 +87,8 @@ impl RpcContext {
         let head = self.store.height();
         Ok(match named {
             BlockRef::Latest | BlockRef::Pending => Some(head),
+            BlockRef::Safe => Some(self.config.safe_height.map_or(head, |safe| safe.min(head))),
+            BlockRef::Finalized => Some(self.config.finalized_height.map_or(head, |finalized| finalized.min(head))),
             BlockRef::Number(number) => (number <= head).then_some(number),
             BlockRef::Hash(hash) => self.store.height_of(hash)?,
         })

@@ -62,6 +62,20 @@ pub enum RpcError {
     /// The block is not known here, where a block's receipts or logs are asked for.
     #[error("unknown block")]
     UnknownBlock,
+    /// The transaction is in no block here.
+    #[error("transaction not found")]
+    UnknownTransaction,
+    /// Nothing was before block zero, so it cannot be run again.
+    #[error("genesis is not traceable")]
+    NotTraceable,
+    /// An error that a method has a code of its own for.
+    #[error("{message}")]
+    Coded {
+        /// The code.
+        code: i32,
+        /// The text.
+        message: String,
+    },
     /// The state of that block is no longer kept.
     #[error("required historical state unavailable: block {height}, states of blocks {oldest} to {newest} are kept")]
     StateNotKept {
@@ -216,8 +230,11 @@ impl RpcError {
             Self::Reverted { .. } => REVERT_CODE,
             Self::SyncTimeout { .. } => SYNC_TIMEOUT_CODE,
             Self::Internal(_) | Self::Store(_) => INTERNAL_CODE,
+            Self::Coded { code, .. } => *code,
             Self::HeaderNotFound
             | Self::UnknownBlock
+            | Self::UnknownTransaction
+            | Self::NotTraceable
             | Self::StateNotKept { .. }
             | Self::Undecodable(_)
             | Self::Pool(_)

@@ -1,6 +1,7 @@
 //! Every method by name: its namespace, what it costs, and the function that answers.
 
 mod blocks;
+mod config;
 mod debug;
 mod execute;
 mod fees;
@@ -8,7 +9,10 @@ mod installed;
 mod logs;
 mod net;
 mod pool;
+mod simulate;
 mod state;
+mod testing;
+mod trace;
 mod transactions;
 mod trellis;
 
@@ -50,12 +54,14 @@ const fn method(namespace: Namespace, name: &'static str, cost: Cost, handler: H
 /// Every method that is one question and one answer. Raw transactions and subscriptions are registered apart.
 pub(crate) const METHODS: &[Method] = {
     use Cost::{Heavy, Light, Read};
-    use Namespace::{Debug, Eth, Net, Trellis, Txpool, Web3};
+    use Namespace::{Debug, Eth, Net, Testing, Trellis, Txpool, Web3};
     &[
         method(Eth, "eth_chainId", Light, net::chain_id),
         method(Eth, "eth_syncing", Light, net::syncing),
         method(Eth, "eth_accounts", Light, net::accounts),
         method(Eth, "eth_blockNumber", Light, blocks::block_number),
+        method(Eth, "eth_config", Read, config::config),
+        method(Eth, "eth_capabilities", Light, config::capabilities),
         method(Eth, "eth_getBlockByNumber", Read, blocks::by_number),
         method(Eth, "eth_getBlockByHash", Read, blocks::by_hash),
         method(Eth, "eth_getHeaderByNumber", Read, blocks::header_by_number),
@@ -81,6 +87,7 @@ pub(crate) const METHODS: &[Method] = {
         method(Eth, "eth_call", Heavy, execute::call),
         method(Eth, "eth_estimateGas", Heavy, execute::estimate_gas),
         method(Eth, "eth_createAccessList", Heavy, execute::access_list),
+        method(Eth, "eth_simulateV1", Heavy, simulate::simulate),
         method(Eth, "eth_gasPrice", Read, fees::gas_price),
         method(Eth, "eth_maxPriorityFeePerGas", Read, fees::max_priority_fee),
         method(Eth, "eth_feeHistory", Heavy, fees::history),
@@ -109,5 +116,10 @@ pub(crate) const METHODS: &[Method] = {
         method(Debug, "debug_getRawBlock", Read, debug::raw_block),
         method(Debug, "debug_getRawReceipts", Read, debug::raw_receipts),
         method(Debug, "debug_getRawTransaction", Read, debug::raw_transaction),
+        method(Debug, "debug_traceTransaction", Heavy, trace::transaction),
+        method(Debug, "debug_traceBlockByNumber", Heavy, trace::block_by_number),
+        method(Debug, "debug_traceBlockByHash", Heavy, trace::block_by_hash),
+        method(Debug, "debug_traceCall", Heavy, trace::call),
+        method(Testing, "testing_buildBlockV1", Heavy, testing::build_block),
     ]
 };

@@ -5,7 +5,7 @@ mod log;
 mod receipt;
 mod transaction;
 
-pub(crate) use block::{BlockJson, HeadJson, TransactionsJson, block_size};
+pub(crate) use block::{BlockJson, HeadJson, TransactionsJson, block_size, transactions_bytes};
 pub(crate) use log::{LogPlace, block_logs};
 pub(crate) use receipt::{block_receipts, receipt};
 pub(crate) use transaction::{block_transaction, pending_transaction};

@@ -1,6 +1,8 @@
 //! What the answers need from planes that this crate must not import; the node plugs it in.
 
+use trellis_chain_execution::SystemCall;
 use trellis_chain_finality::ValidatorSet;
+use trellis_primitives::Block;
 
 /// The market, as `trellis_*` shows it. Every figure is read when it is asked for.
 pub trait MarketView: Send + Sync + 'static {
@@ -35,6 +37,12 @@ pub struct SyncProgress {
 pub trait CommitteeView: Send + Sync + 'static {
     /// The committee that decides this height, `None` when it is not known here.
     fn committee(&self, height: u64) -> Option<ValidatorSet>;
+
+    /// The chain's own call in a block, which it is run again with; most blocks have none.
+    fn system_call(&self, block: &Block) -> Option<SystemCall> {
+        let _ = block;
+        None
+    }
 }
 
 impl CommitteeView for ValidatorSet {

@@ -6,11 +6,11 @@ use crate::error::RpcError;
 use crate::params::{Args, boolean, hash, quantity_u64};
 use crate::shape::{
     Answer, BlockJson, HeadJson, TransactionsJson, block_receipts, block_size, block_transaction, json, null,
-    pending_transaction,
+    pending_transaction, transactions_bytes,
 };
 use alloy_primitives::U64;
 use trellis_chain_storage::CommittedBlock;
-use trellis_primitives::{RecoveredTx, TxEnvelope};
+use trellis_primitives::{Header, RecoveredTx, TxEnvelope};
 
 /// Transactions that the pending block shows at most.
 const PENDING_BLOCK_TXS_MAX: usize = 1_000;
@@ -42,13 +42,15 @@ fn block(context: &RpcContext, named: BlockRef, full: bool) -> Result<Answer, Rp
     } else {
         TransactionsJson::Hashes(body.transactions.iter().map(|tx| *tx.hash()).collect())
     };
+    let ethereum = found.ethereum.as_ref();
+    let withdrawals = ethereum.map(|body| body.withdrawals.as_slice()).unwrap_or_default();
     json(&BlockJson {
         header: &body.header,
         hash: Some(found.hash),
-        size: block_size(&body.header, &body.transactions),
+        size: block_size(&body.header, transactions_bytes(&body.transactions), ethereum),
         transactions,
-        uncles: [],
-        withdrawals: body.header.withdrawals_root.map(|_| []),
+        uncles: ethereum.iter().flat_map(|body| &body.ommers).map(Header::hash_slow).collect(),
+        withdrawals: body.header.withdrawals_root.map(|_| withdrawals),
     })
 }
 
@@ -66,10 +68,10 @@ fn pending(context: &RpcContext, full: bool) -> Result<Answer, RpcError> {
     json(&BlockJson {
         header: &header,
         hash: None,
-        size: block_size(&header, &envelopes),
+        size: block_size(&header, transactions_bytes(&envelopes), None),
         transactions,
-        uncles: [],
-        withdrawals: Some([]),
+        uncles: Vec::new(),
+        withdrawals: header.withdrawals_root.map(|_| [].as_slice()),
     })
 }
 
@@ -105,35 +107,48 @@ pub(super) fn count_by_hash(context: &RpcContext, args: &Args) -> Result<Answer,
     of_block(context, named, |found| json(&U64::from(found.block.transactions.len())))
 }
 
+fn ommers(block: &CommittedBlock) -> &[Header] {
+    block.ethereum.as_ref().map(|body| body.ommers.as_slice()).unwrap_or_default()
+}
+
 pub(super) fn uncles_by_number(context: &RpcContext, args: &Args) -> Result<Answer, RpcError> {
     args.at_most(1)?;
-    of_block(context, args.required(0, number_or_tag)?, |_| json(&U64::ZERO))
+    of_block(context, args.required(0, number_or_tag)?, |found| json(&U64::from(ommers(found).len())))
 }
 
 pub(super) fn uncles_by_hash(context: &RpcContext, args: &Args) -> Result<Answer, RpcError> {
     args.at_most(1)?;
-    of_block(context, BlockRef::Hash(args.required(0, hash)?), |_| json(&U64::ZERO))
+    of_block(context, BlockRef::Hash(args.required(0, hash)?), |found| json(&U64::from(ommers(found).len())))
 }
 
-/// A final block has no uncle.
-pub(super) fn uncle_by_number(_: &RpcContext, args: &Args) -> Result<Answer, RpcError> {
+pub(super) fn uncle_by_number(context: &RpcContext, args: &Args) -> Result<Answer, RpcError> {
     args.at_most(2)?;
-    args.required(0, number_or_tag)?;
-    args.required(1, quantity_u64)?;
-    Ok(null())
+    uncle(context, args.required(0, number_or_tag)?, args.required(1, quantity_u64)?)
 }
 
-/// A final block has no uncle.
-pub(super) fn uncle_by_hash(_: &RpcContext, args: &Args) -> Result<Answer, RpcError> {
+pub(super) fn uncle_by_hash(context: &RpcContext, args: &Args) -> Result<Answer, RpcError> {
     args.at_most(2)?;
-    args.required(0, hash)?;
-    args.required(1, quantity_u64)?;
-    Ok(null())
+    uncle(context, BlockRef::Hash(args.required(0, hash)?), args.required(1, quantity_u64)?)
+}
+
+/// An uncle is shown as a block whose transactions nobody has. Only imported blocks of before the merge have any.
+fn uncle(context: &RpcContext, named: BlockRef, index: u64) -> Result<Answer, RpcError> {
+    of_block(context, named, |found| {
+        let Some(header) = ommers(found).get(usize::try_from(index).unwrap_or(usize::MAX)) else { return Ok(null()) };
+        json(&BlockJson {
+            header,
+            hash: Some(header.hash_slow()),
+            size: block_size(header, transactions_bytes(&[]), None),
+            transactions: TransactionsJson::Hashes(Vec::new()),
+            uncles: Vec::new(),
+            withdrawals: None,
+        })
+    })
 }
 
 pub(super) fn receipts(context: &RpcContext, args: &Args) -> Result<Answer, RpcError> {
     args.at_most(1)?;
-    of_block(context, args.required(0, block_ref)?, |found| json(&block_receipts(found)))
+    of_block(context, args.required(0, block_ref)?, |found| json(&block_receipts(context, found)))
 }
 
 fn of_block(

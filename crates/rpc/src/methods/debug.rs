@@ -6,10 +6,10 @@ use crate::context::RpcContext;
 use crate::error::RpcError;
 use crate::params::{Args, hash};
 use crate::shape::{Answer, json};
-use alloy_consensus::{BlockBody, TxReceipt};
-use alloy_eips::eip2718::Encodable2718;
+use alloy_consensus::BlockBody;
 use alloy_primitives::Bytes;
 use std::sync::Arc;
+use trellis_chain_execution::consensus_receipt;
 use trellis_chain_storage::CommittedBlock;
 
 fn block(context: &RpcContext, args: &Args) -> Result<Arc<CommittedBlock>, RpcError> {
@@ -25,14 +25,17 @@ pub(super) fn raw_header(context: &RpcContext, args: &Args) -> Result<Answer, Rp
 pub(super) fn raw_block(context: &RpcContext, args: &Args) -> Result<Answer, RpcError> {
     let found = block(context, args)?;
     let header = found.block.header.clone();
-    let withdrawals = header.withdrawals_root.map(|_| alloy_eips::eip4895::Withdrawals::default());
-    let body = BlockBody { transactions: found.block.transactions.clone(), ommers: Vec::new(), withdrawals };
+    let ethereum = found.ethereum.clone().unwrap_or_default();
+    let withdrawals = header.withdrawals_root.map(|_| ethereum.withdrawals.into());
+    let body = BlockBody { transactions: found.block.transactions.clone(), ommers: ethereum.ommers, withdrawals };
     json(&Bytes::from(alloy_rlp::encode(alloy_consensus::Block { header, body })))
 }
 
 pub(super) fn raw_receipts(context: &RpcContext, args: &Args) -> Result<Answer, RpcError> {
     let found = block(context, args)?;
-    let encoded = found.receipts.iter().map(|receipt| Bytes::from(receipt.clone().into_with_bloom().encoded_2718()));
+    let roots = found.ethereum.as_ref().map(|body| body.receipt_roots.as_slice()).unwrap_or_default();
+    let encoded = found.receipts.iter().enumerate();
+    let encoded = encoded.map(|(index, receipt)| Bytes::from(consensus_receipt(receipt, roots.get(index).copied())));
     json(&encoded.collect::<Vec<_>>())
 }
 

@@ -29,7 +29,7 @@ const TX_TYPES: std::ops::RangeInclusive<u8> = 1..=4;
 /// The encodings of some transactions, as they came.
 pub(crate) type RawTransactions = Vec<Bytes>;
 
-fn call_error(error: CallError) -> RpcError {
+pub(super) fn call_error(error: CallError) -> RpcError {
     match error {
         CallError::Reverted { output, .. } => RpcError::Reverted { reason: revert_reason(&output), data: output },
         CallError::Halted { reason, .. } => RpcError::Execution(halt_in_words(&reason)),
@@ -93,7 +93,7 @@ fn decode(raw: &[u8]) -> Result<TxEnvelope, DecodeError> {
     if rest.is_empty() { Ok(tx) } else { Err(DecodeError::Trailing) }
 }
 
-fn decode_and_recover(raw: &Bytes) -> Result<RecoveredTx, DecodeError> {
+pub(super) fn decode_and_recover(raw: &Bytes) -> Result<RecoveredTx, DecodeError> {
     let tx = decode(raw)?;
     let sender = recover_sender(&tx).map_err(|_| DecodeError::Sender)?;
     Ok(RecoveredTx::new(tx, sender))
@@ -144,7 +144,7 @@ pub(crate) async fn send_raw_sync(context: Arc<RpcContext>, args: Args) -> Resul
             .await
             .map_err(|_| RpcError::Internal("a task was cancelled"))??;
         if let Some((block, index)) = found {
-            return json(&receipt(&block, index));
+            return json(&receipt(&context, &block, index));
         }
     }
 }

@@ -9,7 +9,6 @@ use crate::shape::{Answer, json};
 use alloy_consensus::Transaction;
 use alloy_primitives::{U64, U256};
 use serde::Serialize;
-use trellis_chain_execution::next_base_fee;
 use trellis_chain_storage::CommittedBlock;
 use trellis_primitives::Header;
 
@@ -21,8 +20,6 @@ const TIP_PERCENTILE: usize = 60;
 const TIP_WEI_MIN: u128 = 1_000_000;
 /// The tip suggested at most: 500 gwei, as geth.
 const TIP_WEI_MAX: u128 = 500_000_000_000;
-/// The price of blob gas, which this chain does not sell.
-const BLOB_BASE_FEE_WEI: u64 = 1;
 
 /// Worked out once for each head.
 fn suggested_tip(context: &RpcContext) -> Result<u128, RpcError> {
@@ -68,9 +65,10 @@ pub(super) fn base_fee(context: &RpcContext, args: &Args) -> Result<Answer, RpcE
     json(&U64::from(context.next_base_fee()))
 }
 
-pub(super) fn blob_base_fee(_: &RpcContext, args: &Args) -> Result<Answer, RpcError> {
+pub(super) fn blob_base_fee(context: &RpcContext, args: &Args) -> Result<Answer, RpcError> {
     args.at_most(0)?;
-    json(&U64::from(BLOB_BASE_FEE_WEI))
+    let head = context.store.head();
+    json(&U256::from(context.executor.next_blob_base_fee(head.header()).unwrap_or_default()))
 }
 
 #[derive(Serialize, Default)]
@@ -81,7 +79,7 @@ struct HistoryJson {
     reward: Option<Vec<Vec<U256>>>,
     base_fee_per_gas: Vec<U64>,
     gas_used_ratio: Vec<f64>,
-    base_fee_per_blob_gas: Vec<U64>,
+    base_fee_per_blob_gas: Vec<U256>,
     blob_gas_used_ratio: Vec<f64>,
 }
 
@@ -114,11 +112,12 @@ pub(super) fn history(context: &RpcContext, args: &Args) -> Result<Answer, RpcEr
             let block = context.store.block(height)?.ok_or(RpcError::HeaderNotFound)?;
             rewards.push(tips_at(&block, asked));
         }
-        push_block(&mut answer, &header);
+        push_block(context, &mut answer, &header);
         if height == newest {
-            let after = next_base_fee(&header, context.executor.config().base_fee_floor_wei);
+            let after = context.executor.next_base_fee(&header).unwrap_or_default();
             answer.base_fee_per_gas.push(U64::from(after));
-            answer.base_fee_per_blob_gas.push(U64::from(BLOB_BASE_FEE_WEI));
+            let after = context.executor.next_blob_base_fee(&header).unwrap_or_default();
+            answer.base_fee_per_blob_gas.push(U256::from(after));
         }
     }
     answer.reward = (!rewards.is_empty()).then_some(rewards);
@@ -127,11 +126,12 @@ pub(super) fn history(context: &RpcContext, args: &Args) -> Result<Answer, RpcEr
 
 // A share of gas is shown as a float; its last bits do not matter.
 #[allow(clippy::cast_precision_loss)]
-fn push_block(answer: &mut HistoryJson, header: &Header) {
+fn push_block(context: &RpcContext, answer: &mut HistoryJson, header: &Header) {
     answer.base_fee_per_gas.push(U64::from(header.base_fee_per_gas.unwrap_or_default()));
     answer.gas_used_ratio.push(header.gas_used as f64 / header.gas_limit.max(1) as f64);
-    answer.base_fee_per_blob_gas.push(U64::from(BLOB_BASE_FEE_WEI));
-    answer.blob_gas_used_ratio.push(0.0);
+    answer.base_fee_per_blob_gas.push(U256::from(context.executor.blob_base_fee(header).unwrap_or_default()));
+    let blob_gas_max = context.executor.blob_gas_max(header).unwrap_or(1).max(1);
+    answer.blob_gas_used_ratio.push(header.blob_gas_used.unwrap_or_default() as f64 / blob_gas_max as f64);
 }
 
 /// The tips at these percentiles of the block's gas.

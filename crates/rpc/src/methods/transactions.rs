@@ -64,7 +64,7 @@ fn by_place(context: &RpcContext, named: BlockRef, index: u64) -> Result<Answer,
 pub(super) fn receipt(context: &RpcContext, args: &Args) -> Result<Answer, RpcError> {
     args.at_most(1)?;
     match locate(context, args.required(0, hash)?)? {
-        Some((block, index)) => json(&receipt_of(&block, index)),
+        Some((block, index)) => json(&receipt_of(context, &block, index)),
         None => Ok(null()),
     }
 }
