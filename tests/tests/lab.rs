@@ -1,6 +1,8 @@
 //! Real nodes in real homes: jobs, `netcheck` and a handful of pairs, in the laboratory. Needs root (tests/lab/README.md).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+#[path = "lab/finality.rs"]
+mod finality;
 #[path = "lab/mishaps.rs"]
 mod mishaps;
 #[path = "lab/surroundings.rs"]

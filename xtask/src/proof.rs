@@ -39,7 +39,7 @@ pub struct Size {
 }
 
 /// Name, and what it runs.
-const PROOFS: [(&str, Run); 12] = [
+const PROOFS: [(&str, Run); 13] = [
     ("soak", Run::Soak),
     ("matrix", Run::Matrix),
     ("bench-transport", Run::Trellis(&["bench", "transport", "--json"])),
@@ -64,6 +64,13 @@ const PROOFS: [(&str, Run); 12] = [
         Run::Tests {
             arguments: &["--package", "trellis-scenarios", "--test", "lab", "mishaps::"],
             size: ("TRELLIS_PROOF_MISHAPS", "3"),
+        },
+    ),
+    (
+        "finality",
+        Run::Tests {
+            arguments: &["--package", "trellis-scenarios", "--test", "lab", "finality::"],
+            size: ("TRELLIS_PROOF_TRANSACTIONS", "100"),
         },
     ),
     (
