@@ -1,5 +1,5 @@
 //! A chain that is followed over a simulated network, by a node that executes it: from honest peers, and from some that are not.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, missing_docs)]
 
 #[path = "support/ground.rs"]
 mod support;
