@@ -39,7 +39,7 @@ pub struct Size {
 }
 
 /// Name, and what it runs.
-const PROOFS: [(&str, Run); 13] = [
+const PROOFS: [(&str, Run); 14] = [
     ("soak", Run::Soak),
     ("matrix", Run::Matrix),
     ("bench-transport", Run::Trellis(&["bench", "transport", "--json"])),
@@ -92,6 +92,13 @@ const PROOFS: [(&str, Run); 13] = [
         Run::Tests {
             arguments: &["--package", "trellis-chain-producer", "--test", "follow", "with_a_third_of_the_peers"],
             size: ("TRELLIS_PROOF_BLOCKS", "100000"),
+        },
+    ),
+    (
+        "snapshot",
+        Run::Tests {
+            arguments: &["--package", "trellis-chain-storage", "--test", "store", "a_large_state"],
+            size: ("TRELLIS_PROOF_ACCOUNTS", "1000000"),
         },
     ),
     (

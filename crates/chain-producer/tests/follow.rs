@@ -1,26 +1,19 @@
 //! A chain that is followed over a simulated network, by a node that executes it: from honest peers, and from some that are not.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, missing_docs)]
 
 #[path = "support/ground.rs"]
 mod support;
 
-use alloy_primitives::{Address, B256};
-use bytes::Bytes;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use support::{GENESIS_MS, Node, RICH, chain_genesis, committee, node, node_in, transfer};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use trellis_chain_finality::{Validator, ValidatorSet, VotePublicKey};
-use trellis_chain_storage::{CommittedBlock, StateCheck, StatePart};
-use trellis_chain_sync::config::SERVED_PER_PEER_MAX;
-use trellis_chain_sync::snapshot::{self, SnapshotError, SnapshotSink, SnapshotSummary};
-use trellis_chain_sync::wire::{Bodies, PeerStatus, Request, Run};
+use trellis_chain_sync::wire::{Bodies, Request};
 use trellis_chain_sync::{
     BlockSink, ChainRules, SYNC_PROTOCOL, SyncConfig, SyncHandle, SyncMetrics, SyncReason, SyncServer,
 };
-use trellis_crypto::VoteKey;
 use trellis_net_peers::NetworkHandle;
 use trellis_net_peers::frame::{read_frame, write_frame};
 use trellis_net_peers::sim::{SimNet, SimNode};
@@ -223,123 +216,6 @@ async fn with_a_third_of_the_peers_lying_and_three_stops_on_the_way_the_state_is
     }));
 }
 
-async fn ask(network: &NetworkHandle, frame: &[u8]) -> Vec<Bytes> {
-    let mut stream = network.open(id(1), SYNC_PROTOCOL).await.unwrap();
-    write_frame(&mut stream, frame).await.unwrap();
-    let mut frames = Vec::new();
-    while let Ok(Ok(frame)) = timeout(PATIENCE, read_frame(&mut stream, 1 << 24)).await {
-        frames.push(frame);
-    }
-    frames
-}
-
-fn refused(metrics: &SyncMetrics, reason: &'static str) -> u64 {
-    metrics.refused.get_or_create(&SyncReason { reason }).get()
-}
-
-// row: CHN-30, NET-60
-#[tokio::test(flavor = "multi_thread")]
-async fn a_server_answers_within_its_bounds_and_counts_what_it_does_not_answer() {
-    let leader = leader().await;
-    let net = SimNet::new(3, Arc::new(ManualClock::new(UnixMs(GENESIS_MS))));
-    let (server, asker) = (joins(&net, 1), joins(&net, 2));
-    asker.dial(&SimNet::address(id(1))).await.unwrap();
-    let metrics = SyncMetrics::default();
-    let _server = trellis_chain_sync::serve(server.clone(), leader.producer.store().clone(), metrics.clone()).unwrap();
-    let status = ask(&asker, &Request::Status { above: 0, wait_ms: 10_000 }.to_bytes()).await;
-    let status = PeerStatus::from_bytes(status[0].clone()).unwrap();
-    assert_eq!((status.height, status.first_height), (BLOCKS, 0));
-    let run = ask(&asker, &Request::Headers { first: 290, last: 500 }.to_bytes()).await;
-    let run = Run::from_bytes(run[0].clone()).unwrap();
-    assert_eq!((run.headers.len(), run.certificate.unwrap().height), (11, BLOCKS));
-    let bodies = ask(&asker, &Request::Bodies { first: 100, last: 355 }.to_bytes()).await;
-    let bodies: usize = bodies.into_iter().map(|frame| Bodies::from_bytes(frame).unwrap().bodies.len()).sum();
-    assert_eq!(bodies, 201);
-    assert_eq!(metrics.served.get(), 3);
-    // What is not there, what is too much, what is no request, and what is too long.
-    for (frame, reason) in [
-        (Request::Headers { first: 301, last: 302 }.to_bytes(), "nothing"),
-        (Request::Bodies { first: 301, last: 302 }.to_bytes(), "nothing"),
-        (Request::Bodies { first: 1, last: 257 }.to_bytes(), "undecodable"),
-        (vec![0xff; 9], "undecodable"),
-        (vec![0; 65], "frame"),
-    ] {
-        let before = refused(&metrics, reason);
-        assert_eq!(ask(&asker, &frame).await, Vec::<Bytes>::new(), "{reason}");
-        assert_eq!(refused(&metrics, reason), before + 1, "{reason}");
-    }
-    // Whoever waits for the next block in too many streams is refused in the others.
-    let wait = Request::Status { above: BLOCKS, wait_ms: 10_000 }.to_bytes();
-    let mut streams = Vec::new();
-    for _ in 0..SERVED_PER_PEER_MAX + 3 {
-        let mut stream = asker.open(id(1), SYNC_PROTOCOL).await.unwrap();
-        write_frame(&mut stream, &wait).await.unwrap();
-        streams.push(stream);
-    }
-    let many = async {
-        while refused(&metrics, "too_many") < 3 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    timeout(PATIENCE, many).await.expect("refused");
-    leader.step().await;
-    let mut told = 0;
-    for stream in &mut streams {
-        told += u64::from(timeout(PATIENCE, read_frame(stream, 1 << 24)).await.is_ok_and(|frame| frame.is_ok()));
-    }
-    assert_eq!(told, SERVED_PER_PEER_MAX as u64);
-}
-
-struct Whole {
-    check: StateCheck,
-    blocks: u64,
-}
-
-impl SnapshotSink for Whole {
-    fn block(&mut self, block: CommittedBlock) -> Result<(), SnapshotError> {
-        assert_eq!(block.certificate.unwrap().block_hash, block.hash);
-        self.blocks += 1;
-        Ok(())
-    }
-
-    fn state(&mut self, part: StatePart) -> Result<(), SnapshotError> {
-        self.check.take(&part);
-        Ok(())
-    }
-}
-
 fn rules() -> ChainRules {
     ChainRules { genesis_hash: chain_genesis().hash(), genesis: committee(), epoch_blocks: None }
-}
-
-/// Reads a snapshot and compares its state with its head.
-fn proved(bytes: &[u8], rules: &ChainRules) -> Result<SnapshotSummary, SnapshotError> {
-    let mut whole = Whole { check: StateCheck::default(), blocks: 0 };
-    let summary = snapshot::read(&mut &*bytes, rules, &mut whole)?;
-    assert_eq!(whole.blocks, summary.blocks);
-    whole.check.check(summary.head.height, summary.state_root)?;
-    Ok(summary)
-}
-
-// row: CHN-23
-#[tokio::test(flavor = "multi_thread")]
-async fn a_snapshot_is_proved_by_the_first_committee_and_every_changed_byte_is_noticed() {
-    let leader = leader().await;
-    let mut bytes = Vec::new();
-    let written = snapshot::export(leader.producer.store(), &rules(), &mut bytes).unwrap();
-    assert_eq!((written.head.height, written.blocks, written.bytes), (BLOCKS, 256, bytes.len() as u64));
-    assert_eq!(written.state_root, leader.producer.store().head().state_root());
-    assert_eq!(proved(&bytes, &rules()).unwrap(), written);
-    for step in 0..200 {
-        let mut bent = bytes.clone();
-        let at = step * (bytes.len() - 1) / 199;
-        bent[at] ^= 1;
-        assert!(proved(&bent, &rules()).is_err(), "byte {at}");
-        assert!(proved(&bytes[..at], &rules()).is_err(), "cut at {at}");
-    }
-    let other = ChainRules { genesis_hash: B256::ZERO, ..rules() };
-    assert!(matches!(proved(&bytes, &other), Err(SnapshotError::OtherChain { .. })));
-    let public = VotePublicKey::Ed25519(VoteKey::from_seed(&[8; 32]).public());
-    let stranger = ValidatorSet::new(vec![Validator::new(public, 1, Address::with_last_byte(1))]).unwrap();
-    assert!(matches!(proved(&bytes, &ChainRules { genesis: stranger, ..rules() }), Err(SnapshotError::Proof(_))));
 }

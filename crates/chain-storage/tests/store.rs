@@ -1,5 +1,5 @@
 //! The store from outside: what it keeps, what it refuses, and what survives.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, missing_docs)]
 
 use alloy_consensus::{Signed, TxLegacy};
 use alloy_primitives::{Address, B256, Bytes, Signature, U256, keccak256};
@@ -12,6 +12,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::time::Instant;
 use trellis_chain_storage::{
     Account, AccountDiff, CommitError, ExecutedBlock, Genesis, ImportError, Importer, OpenError, ReadError, StateDiff,
     StatePart, StateView, Store, StoreConfig, state_root_of,
@@ -685,4 +686,46 @@ fn a_state_that_is_not_the_blocks_is_not_imported_and_leaves_nothing_behind() {
     assert!(!chain.exists());
     import(&store, 3, &chain).unwrap();
     assert_eq!(open(&chain).head().state_root(), store.head().state_root());
+}
+
+// row: CHN-23
+#[test]
+fn a_large_state_is_imported_and_opened_again() {
+    let accounts: u64 = std::env::var("TRELLIS_PROOF_ACCOUNTS").map_or(5_000, |text| text.parse().unwrap());
+    let state = diff((0..accounts).map(|n| change(n, 1_000 + n, &[(1, n + 1)])).collect());
+    let header = Header { state_root: state_root_of(&state), ..Header::default() };
+    let large = Genesis { block: Block { header, transactions: vec![], section: ConsensusSection::default() }, state };
+    let store = Store::in_memory(&large).unwrap();
+    grow(&store, 1);
+    let mut parts = Vec::new();
+    let began = Instant::now();
+    store
+        .state_parts::<ReadError>(&mut |part| {
+            parts.push(part.to_rlp());
+            Ok(())
+        })
+        .unwrap();
+    let exported = began.elapsed().as_secs_f64();
+    let bytes: usize = parts.iter().map(Vec::len).sum();
+    let folder = tempfile::tempdir().unwrap();
+    let chain = folder.path().join("chain");
+    let began = Instant::now();
+    let mut importer = Importer::begin(&chain, &large, &StoreConfig::default()).unwrap();
+    for part in &parts {
+        importer.take(&StatePart::from_rlp(part).unwrap()).unwrap();
+    }
+    importer.block(&store.block(1).unwrap().unwrap()).unwrap();
+    importer.finish().unwrap();
+    let imported = began.elapsed().as_secs_f64();
+    let began = Instant::now();
+    let opened = Store::open(&chain, &large, StoreConfig::default()).unwrap();
+    let opening = began.elapsed().as_secs_f64();
+    assert_eq!(opened.head().state_root(), store.head().state_root());
+    let result = format!(
+        r#"{{"accounts":{accounts},"slots":{accounts},"bytes":{bytes},"export_seconds":{exported:.2},"import_seconds":{imported:.2},"open_seconds":{opening:.2}}}"#
+    );
+    println!("{result}");
+    if let Some(folder) = std::env::var_os("TRELLIS_PROOF_OUT") {
+        std::fs::write(Path::new(&folder).join("snapshot.json"), result).unwrap();
+    }
 }

@@ -89,10 +89,10 @@ impl World {
             dropped: Vec::new(),
             waiting_max: 0,
         };
-        for number in 0..peers.len() {
+        for (number, kind) in peers.iter().enumerate() {
             let at = world.rng.random_range(0..500);
             world.later(at, Event::Joined(id(number)));
-            let status = world.status(peers[number], world.chain.height());
+            let status = world.status(*kind, world.chain.height());
             world.later(at + 20, Event::Status { peer: id(number), status });
         }
         world
