@@ -455,7 +455,11 @@ impl Executor {
     }
 }
 
-pub(crate) fn same<T: PartialEq + std::fmt::Debug>(field: &'static str, expected: T, found: T) -> Result<(), BlockError> {
+pub(crate) fn same<T: PartialEq + std::fmt::Debug>(
+    field: &'static str,
+    expected: T,
+    found: T,
+) -> Result<(), BlockError> {
     if expected == found {
         return Ok(());
     }

@@ -21,6 +21,7 @@ use alloy_eips::eip2718::Encodable2718;
 use alloy_eips::eip4895::Withdrawal;
 use alloy_eips::eip7685::Requests;
 use alloy_evm::block::SystemCaller;
+use alloy_evm::block::calc::{base_block_reward, block_reward, ommer_reward};
 use alloy_evm::block::state_changes::post_block_balance_increments;
 use alloy_evm::eth::eip6110::{DEPOSIT_REQUEST_TYPE, accumulate_deposits_from_receipts};
 use alloy_evm::eth::spec::EthExecutorSpec;
@@ -31,8 +32,8 @@ use alloy_primitives::{Address, B256, Bloom, KECCAK256_EMPTY, U256, keccak256};
 use rayon::prelude::*;
 use revm::context::TxEnv;
 use revm::database::State;
-use revm::database_interface::DatabaseCommitExt;
 use revm::database::states::bundle_state::BundleRetention;
+use revm::database_interface::DatabaseCommitExt;
 use revm::inspector::NoOpInspector;
 use revm::primitives::hardfork::SpecId;
 use revm::{DatabaseCommit, Inspector};
@@ -91,8 +92,7 @@ fn genesis_state(genesis: &alloy_genesis::Genesis) -> StateDiff {
             }
             let slots = account.storage.iter().flatten();
             let storage = slots.map(|(slot, value)| (U256::from_be_bytes(slot.0), U256::from_be_bytes(value.0)));
-            let account =
-                Account { nonce: account.nonce.unwrap_or_default(), balance: account.balance, code_hash };
+            let account = Account { nonce: account.nonce.unwrap_or_default(), balance: account.balance, code_hash };
             let storage = storage.filter(|(_, value)| !value.is_zero()).collect();
             AccountDiff { address: *address, account: Some(account), wiped: false, storage }
         })
@@ -240,14 +240,7 @@ impl<'a> EthereumRun<'a> {
         db.merge_transitions(BundleRetention::PlainState);
         let pending = self.parent.apply(state_diff(db.take_bundle()));
         let (gas_used, blob_gas_used) = (self.gas_used, self.blob_gas_used);
-        Ok(EthereumOutcome {
-            pending,
-            receipts: self.receipts,
-            roots: self.roots,
-            gas_used,
-            blob_gas_used,
-            requests,
-        })
+        Ok(EthereumOutcome { pending, receipts: self.receipts, roots: self.roots, gas_used, blob_gas_used, requests })
     }
 }
 
@@ -280,6 +273,19 @@ pub(crate) fn receipts_root_of(receipts: &[Receipt], roots: &[B256]) -> (B256, B
 }
 
 impl Executor {
+    /// New coins of a block, in wei: its miner's and its ommers'. Nothing after the merge, and nothing on a Trellis chain, whose
+    /// new coins come from a contract.
+    #[must_use]
+    pub fn issuance(&self, header: &Header, ommers: &[Header]) -> (U256, U256) {
+        let at = match self.forks() {
+            Some(forks) => forks.at(header),
+            None => return (U256::ZERO, U256::ZERO),
+        };
+        let Some(base) = base_block_reward(at, header.number) else { return (U256::ZERO, U256::ZERO) };
+        let uncles = ommers.iter().map(|ommer| ommer_reward(base, header.number, ommer.number));
+        (U256::from(block_reward(base, ommers.len())), U256::from(uncles.fold(0, u128::saturating_add)))
+    }
+
     /// Executes a block of an Ethereum chain on its parent's state, by the rules of its fork, and checks every field of its
     /// header but the seal.
     ///
@@ -301,8 +307,11 @@ impl Executor {
         let senders: Vec<Address> = body.transactions.par_iter().enumerate().map(sender).collect::<Result<_, _>>()?;
         let mut run = EthereumRun::begin(self, forks, parent, &header)?;
         for (index, (tx, sender)) in body.transactions.iter().zip(&senders).enumerate() {
-            run.execute(tx, *sender)
-                .map_err(|reason| BlockError::Transaction { index, hash: *tx.tx_hash(), reason })?;
+            run.execute(tx, *sender).map_err(|reason| BlockError::Transaction {
+                index,
+                hash: *tx.tx_hash(),
+                reason,
+            })?;
         }
         let outcome = run.finish(&body.ommers, &withdrawals)?;
         let (receipts_root, bloom) = receipts_root_of(&outcome.receipts, &outcome.roots);

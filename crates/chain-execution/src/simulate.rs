@@ -216,8 +216,7 @@ impl Executor {
     ) -> Result<Vec<SimulatedBlock>, SimulateError> {
         let planned = plan::plan(base.header(), &request.blocks)?;
         let hashes = vec![(base.height(), base.block_hash())];
-        let mut simulation =
-            Simulation { executor: self, request, hashes, gas_left: SIMULATED_GAS_MAX, late };
+        let mut simulation = Simulation { executor: self, request, hashes, gas_left: SIMULATED_GAS_MAX, late };
         let mut view = base.clone();
         let mut blocks = Vec::with_capacity(planned.len());
         for block in &planned {
@@ -258,7 +257,11 @@ impl Simulation<'_> {
         let mut header = forks.dress(before, bare);
         if !fee_given && header.base_fee_per_gas.is_some() {
             // Without validation a call that offers no fee must not meet a base fee.
-            let next = if self.executor.forks().is_some() { header.base_fee_per_gas } else { self.executor.next_base_fee(before) };
+            let next = if self.executor.forks().is_some() {
+                header.base_fee_per_gas
+            } else {
+                self.executor.next_base_fee(before)
+            };
             header.base_fee_per_gas = if self.request.validation { next } else { Some(0) };
         }
         header
@@ -275,7 +278,8 @@ impl Simulation<'_> {
         let mut map = precompiles(env.cfg_env.spec, self.executor.config.genesis_hash);
         let mut db = State::builder().with_database_ref(self.executor.database(parent)).with_bundle_update().build();
         db.block_hashes.extend(self.hashes.iter().copied());
-        db.block_hashes.extend(block.request.overrides.block_hash.iter().flatten().map(|(number, hash)| (*number, *hash)));
+        db.block_hashes
+            .extend(block.request.overrides.block_hash.iter().flatten().map(|(number, hash)| (*number, *hash)));
         apply_overrides(&mut db, &mut map, &block.request.state)?;
         let logs = CallLogs::new(self.request.transfers);
         let mut evm = EthEvmBuilder::new(db, env).precompiles(map).activate_inspector(logs).build();
@@ -382,9 +386,7 @@ fn ended(result: ExecutionResult, gas_used: u64, seen: Vec<(u64, Log)>) -> Simul
     let (output, logs, end) = match result {
         ExecutionResult::Success { output, .. } => (output.into_data(), seen, SimulatedEnd::Success),
         ExecutionResult::Revert { output, .. } => (Bytes::new(), Vec::new(), SimulatedEnd::Reverted(output)),
-        ExecutionResult::Halt { reason, .. } => {
-            (Bytes::new(), Vec::new(), SimulatedEnd::Halted(format!("{reason:?}")))
-        }
+        ExecutionResult::Halt { reason, .. } => (Bytes::new(), Vec::new(), SimulatedEnd::Halted(format!("{reason:?}"))),
     };
     SimulatedCall { output, logs, gas_used, max_used_gas, end }
 }

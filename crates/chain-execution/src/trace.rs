@@ -118,9 +118,9 @@ impl Executor {
             let wanted = only.is_none_or(|only| only == index);
             evm.set_inspector_enabled(wanted);
             let env = TxEnv::from_recovered_tx(tx, *sender);
-            let outcome = evm.transact_raw(env.clone()).map_err(|error| {
-                if evm.inspector().1.ended { TraceError::TooLong } else { failed(error).into() }
-            })?;
+            let outcome = evm
+                .transact_raw(env.clone())
+                .map_err(|error| if evm.inspector().1.ended { TraceError::TooLong } else { failed(error).into() })?;
             if (replayed.late)() {
                 return Err(TraceError::TooLong);
             }
@@ -184,7 +184,7 @@ impl Executor {
     /// See [`TraceError`].
     pub fn output_again(&self, replayed: &Replayed<'_>, index: usize) -> Result<Option<Bytes>, TraceError> {
         let mut found = None;
-        self.replay(replayed, Some(index), revm::inspector::NoOpInspector, &mut |_, _, _, outcome| {
+        self.replay(replayed, Some(index), InternalOperationsInspector::default(), &mut |_, _, _, outcome| {
             found = match &outcome.result {
                 ExecutionResult::Success { output, .. } => Some(output.data().clone()),
                 ExecutionResult::Revert { output, .. } => Some(output.clone()),
@@ -205,7 +205,8 @@ impl Executor {
         contract: Address,
     ) -> Result<Option<usize>, TraceError> {
         let mut found = None;
-        self.replay(replayed, None, revm::inspector::NoOpInspector, &mut |index, _, _, outcome| {
+        // One kind of inspector more would compile the whole machine once more.
+        self.replay(replayed, None, InternalOperationsInspector::default(), &mut |index, _, _, outcome| {
             let made = outcome.state.get(&contract).is_some_and(|account| account.is_created());
             found = found.or(made.then_some(index));
             Ok(())

@@ -33,7 +33,9 @@ pub(super) fn apply_overrides(
             if changes.contains_key(&to) {
                 return refuse(format!("account {to} is already overridden"));
             }
-            precompiles.move_precompiles([(*address, to)]).map_err(|error| SimulateError::Override(error.to_string()))?;
+            precompiles
+                .move_precompiles([(*address, to)])
+                .map_err(|error| SimulateError::Override(error.to_string()))?;
             moved_to.insert(to);
         }
         if precompiles.get(address).is_some() {

@@ -130,9 +130,7 @@ impl Prepared {
             return refuse(BrokenRule::Other, reason);
         }
         let of = |gas: u64, price: u128| U256::from(gas).saturating_mul(U256::from(price));
-        let want = of(gas, self.fee)
-            .saturating_add(of(self.blob_gas(), self.blob_fee))
-            .saturating_add(self.env.value);
+        let want = of(gas, self.fee).saturating_add(of(self.blob_gas(), self.blob_fee)).saturating_add(self.env.value);
         if info.balance < want {
             let reason = format!("insufficient funds for gas * price + value: have {} want {want}", info.balance);
             return refuse(BrokenRule::Funds, reason);
@@ -147,7 +145,9 @@ impl Prepared {
         };
         let hash = keccak256(&encoded);
         let tx = match self.tx {
-            TxEnvelope::Legacy(tx) => TxEnvelope::Legacy(Signed::new_unchecked(tx.strip_signature(), zero_signature(), hash)),
+            TxEnvelope::Legacy(tx) => {
+                TxEnvelope::Legacy(Signed::new_unchecked(tx.strip_signature(), zero_signature(), hash))
+            }
             tx => tx,
         };
         SimulatedTx { sender, hash, tx, encoded }

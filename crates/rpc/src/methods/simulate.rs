@@ -151,7 +151,13 @@ fn shown(block: &SimulatedBlock, full: bool) -> Result<Value, RpcError> {
             uncles: Vec::new(),
             withdrawals: block.header.withdrawals_root.map(|_| block.withdrawals.as_slice()),
         },
-        calls: block.transactions.iter().zip(&block.calls).enumerate().map(|(i, (tx, call))| result(block, i, tx, call)).collect(),
+        calls: block
+            .transactions
+            .iter()
+            .zip(&block.calls)
+            .enumerate()
+            .map(|(i, (tx, call))| result(block, i, tx, call))
+            .collect(),
     };
     serde_json::to_value(shown).map_err(no_json)
 }

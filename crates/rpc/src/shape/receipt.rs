@@ -65,11 +65,7 @@ fn one(
     let blob_gas_used = tx.blob_gas_used();
     let blob_gas_price = blob_gas_used.and_then(|_| context.executor.blob_base_fee(&block.block.header));
     let inner = ReceiptWithBloom {
-        receipt: Receipt {
-            status,
-            cumulative_gas_used: stored.cumulative_gas_used,
-            logs,
-        },
+        receipt: Receipt { status, cumulative_gas_used: stored.cumulative_gas_used, logs },
         logs_bloom: logs_bloom(&stored.logs),
     };
     Some(TransactionReceipt {
