@@ -264,16 +264,19 @@ pub(super) fn search_after(context: &RpcContext, args: &Args) -> Result<Answer, 
     answer(page, ended, after == 0)
 }
 
+fn sent_in(block: &CommittedBlock, who: Address, nonce: u64) -> Option<B256> {
+    let pairs = block.block.transactions.iter().zip(&block.senders);
+    pairs.filter(|&(tx, sender)| *sender == who && tx.nonce() == nonce).map(|(tx, _)| *tx.tx_hash()).next()
+}
+
 pub(super) fn by_sender_and_nonce(context: &RpcContext, args: &Args) -> Result<Answer, RpcError> {
     args.at_most(2)?;
     let (who, nonce) = (args.required(0, address)?, args.required(1, quantity_u64)?);
     let sent = context.store.head().account(who).map(|account| account.nonce).unwrap_or_default();
-    let mut found = None;
+    let mut found: Option<B256> = None;
     if nonce < sent {
         walk(context, (0..=context.store.height()).rev(), |block| {
-            let mut sent_here =
-                block.block.transactions.iter().zip(&block.senders).filter(|(_, sender)| **sender == who);
-            found = sent_here.find(|(tx, _)| tx.nonce() == nonce).map(|(tx, _)| *tx.hash());
+            found = sent_in(block, who, nonce);
             Ok(found.is_some())
         })?;
     }
