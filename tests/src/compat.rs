@@ -4,6 +4,8 @@
 //! free, and of a file marked `speconly` only the form counts. Here the form is read strictly: the same members of the same
 //! kinds, and the same error codes.
 
+pub mod served;
+
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::io;

@@ -6,8 +6,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Each generated file and the hidden subcommand of `trellis` that prints it.
-const DOCUMENTS: [(&str, &str); 3] =
-    [("docs/reference/cli.md", "cli"), ("docs/reference/config.toml", "config"), ("METRICS.md", "metrics")];
+const DOCUMENTS: [(&str, &str); 4] = [
+    ("docs/reference/cli.md", "cli"),
+    ("docs/reference/config.toml", "config"),
+    ("docs/reference/rpc.md", "rpc"),
+    ("METRICS.md", "metrics"),
+];
 
 /// Writes the documents, or compares them.
 pub fn run(root: &Path, check: bool) -> Result<()> {

@@ -1,5 +1,6 @@
 //! The chores of the house: tidy, layers, specification, generated documents, proofs.
 
+mod compat;
 mod docs;
 mod lab;
 mod layers;
@@ -59,6 +60,15 @@ enum Chore {
         #[arg(long, value_name = "A,B")]
         pair: Vec<String>,
     },
+    /// Play Ethereum's RPC compatibility suite against the binary and print the score, by method and with reasons.
+    RpcCompat {
+        /// A folder of ethereum/execution-apis' `tests/`; the sample in this repository otherwise.
+        #[arg(long)]
+        dir: Option<PathBuf>,
+        /// The share of files that must be right.
+        #[arg(long, value_name = "PERCENT", default_value_t = 86)]
+        bar: usize,
+    },
     /// Check that each proof that SPECIFICATION.md links exists, and print how old it is.
     Proofs,
 }
@@ -73,6 +83,7 @@ fn main() -> Result<()> {
         Chore::Artifacts => proof::command(&root, "contracts/check.sh", &["artifacts"]),
         Chore::Prove { name, minutes, nodes } => proof::prove(&root, &name, proof::Size { minutes, nodes }),
         Chore::Lab { json, pair } => lab::run(json, &pair),
+        Chore::RpcCompat { dir, bar } => compat::run(&root, dir.as_deref(), bar),
         Chore::Proofs => proof::check(&root),
     }
 }

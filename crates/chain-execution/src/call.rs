@@ -141,6 +141,11 @@ impl Executor {
         if price_of(request) == 0 {
             env.block_env.basefee = 0;
         }
+        if let Some(blob) = &mut env.block_env.blob_excess_gas_and_price
+            && request.max_fee_per_blob_gas.unwrap_or_default() == 0
+        {
+            blob.blob_gasprice = 0;
+        }
         let mut db = CacheDB::new(self.database(view));
         for (address, change) in overrides.state.iter().flatten() {
             override_account(&mut db, *address, change)?;
@@ -169,8 +174,10 @@ impl Executor {
         let authorizations: Vec<_> =
             request.authorization_list.iter().flatten().cloned().map(Either::<SignedAuthorization, _>::Left).collect();
         let has_fee = request.max_fee_per_gas.is_some() || request.max_priority_fee_per_gas.is_some();
+        let blob_hashes = request.blob_versioned_hashes.clone().unwrap_or_default();
         let tx_type = match (&request.authorization_list, has_fee, &request.access_list) {
             (Some(_), _, _) => 4,
+            _ if !blob_hashes.is_empty() => 3,
             (None, true, _) => 2,
             (None, false, Some(_)) => 1,
             (None, false, None) => 0,
@@ -186,8 +193,9 @@ impl Executor {
             nonce: request.nonce.unwrap_or_default(),
             chain_id: Some(self.config.chain_id),
             access_list: request.access_list.clone().unwrap_or_default(),
-            gas_priority_fee: (tx_type == 2 || tx_type == 4)
-                .then(|| request.max_priority_fee_per_gas.unwrap_or_default()),
+            gas_priority_fee: (tx_type >= 2).then(|| request.max_priority_fee_per_gas.unwrap_or_default()),
+            blob_hashes,
+            max_fee_per_blob_gas: request.max_fee_per_blob_gas.unwrap_or_default(),
             authorization_list: authorizations,
             ..TxEnv::default()
         })

@@ -21,6 +21,7 @@ use alloy_eips::eip2718::Encodable2718;
 use alloy_eips::eip4895::Withdrawal;
 use alloy_eips::eip7685::Requests;
 use alloy_evm::block::SystemCaller;
+use alloy_evm::block::calc::{base_block_reward, block_reward, ommer_reward};
 use alloy_evm::block::state_changes::post_block_balance_increments;
 use alloy_evm::eth::eip6110::{DEPOSIT_REQUEST_TYPE, accumulate_deposits_from_receipts};
 use alloy_evm::eth::spec::EthExecutorSpec;
@@ -272,6 +273,19 @@ pub(crate) fn receipts_root_of(receipts: &[Receipt], roots: &[B256]) -> (B256, B
 }
 
 impl Executor {
+    /// New coins of a block, in wei: its miner's and its ommers'. Nothing after the merge, and nothing on a Trellis chain, whose
+    /// new coins come from a contract.
+    #[must_use]
+    pub fn issuance(&self, header: &Header, ommers: &[Header]) -> (U256, U256) {
+        let at = match self.forks() {
+            Some(forks) => forks.at(header),
+            None => return (U256::ZERO, U256::ZERO),
+        };
+        let Some(base) = base_block_reward(at, header.number) else { return (U256::ZERO, U256::ZERO) };
+        let uncles = ommers.iter().map(|ommer| ommer_reward(base, header.number, ommer.number));
+        (U256::from(block_reward(base, ommers.len())), U256::from(uncles.fold(0, u128::saturating_add)))
+    }
+
     /// Executes a block of an Ethereum chain on its parent's state, by the rules of its fork, and checks every field of its
     /// header but the seal.
     ///

@@ -280,8 +280,8 @@ impl Simulation<'_> {
         db.block_hashes.extend(self.hashes.iter().copied());
         db.block_hashes
             .extend(block.request.overrides.block_hash.iter().flatten().map(|(number, hash)| (*number, *hash)));
-        apply_overrides(&mut db, &mut map, &block.request.state)?;
-        let logs = CallLogs::new(self.request.transfers);
+        let warm = apply_overrides(&mut db, &mut map, &block.request.state)?;
+        let logs = CallLogs::new(self.request.transfers, warm);
         let mut evm = EthEvmBuilder::new(db, env).precompiles(map).activate_inspector(logs).build();
         evm.set_inspector_enabled(false);
         SystemCaller::new(forks.at(&header)).apply_pre_execution_changes(&header, &mut evm).map_err(failed)?;

@@ -184,7 +184,7 @@ impl Executor {
     /// See [`TraceError`].
     pub fn output_again(&self, replayed: &Replayed<'_>, index: usize) -> Result<Option<Bytes>, TraceError> {
         let mut found = None;
-        self.replay(replayed, Some(index), revm::inspector::NoOpInspector, &mut |_, _, _, outcome| {
+        self.replay(replayed, Some(index), InternalOperationsInspector::default(), &mut |_, _, _, outcome| {
             found = match &outcome.result {
                 ExecutionResult::Success { output, .. } => Some(output.data().clone()),
                 ExecutionResult::Revert { output, .. } => Some(output.clone()),
@@ -205,7 +205,8 @@ impl Executor {
         contract: Address,
     ) -> Result<Option<usize>, TraceError> {
         let mut found = None;
-        self.replay(replayed, None, revm::inspector::NoOpInspector, &mut |index, _, _, outcome| {
+        // One kind of inspector more would compile the whole machine once more.
+        self.replay(replayed, None, InternalOperationsInspector::default(), &mut |index, _, _, outcome| {
             let made = outcome.state.get(&contract).is_some_and(|account| account.is_created());
             found = found.or(made.then_some(index));
             Ok(())

@@ -202,6 +202,15 @@ impl Committees {
         Err(RefusedBlock::Epoch { expected: expected.is_some(), found: section.epoch.is_some() })
     }
 
+    /// The chain's own call in a final block, for whoever runs it again; most blocks have none.
+    #[must_use]
+    pub fn system_call(&self, block: &Block) -> Option<SystemCall> {
+        self.call(block.header.number, block.section.epoch.as_ref()).unwrap_or_else(|error| {
+            tracing::error!(%error, height = block.header.number, "the chain's own call of a block is not known");
+            None
+        })
+    }
+
     /// The chain's own call in a block.
     pub(crate) fn call(&self, height: u64, change: Option<&EpochChange>) -> Result<Option<SystemCall>, ReadError> {
         let rules = &self.inner.rules;

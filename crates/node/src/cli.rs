@@ -1,8 +1,10 @@
 //! Every command and flag, declared once: help, completions, man page and CLI reference come from here (OPS-01).
 
+mod chains;
 mod snapshots;
 mod validators;
 
+pub use chains::{ImportArgs, ServeArgs};
 pub use snapshots::SnapshotCommand;
 pub use validators::{LocalnetArgs, StakeArgs, ValidatorCommand};
 
@@ -504,6 +506,10 @@ pub enum ChainCommand {
         #[arg(long, default_value = "dev")]
         chain: String,
     },
+    /// Execute the blocks of a file of one of Ethereum's chains, for its compatibility suite (offline).
+    Import(chains::ImportArgs),
+    /// Serve JSON-RPC over an imported chain; nothing is ever added to it.
+    Serve(chains::ServeArgs),
 }
 
 /// A generated document.
@@ -515,6 +521,8 @@ pub enum ReferenceKind {
     Config,
     /// The metrics in Markdown.
     Metrics,
+    /// The methods of the JSON-RPC in Markdown.
+    Rpc,
     /// The man page.
     Man,
 }

@@ -99,7 +99,7 @@ async fn run(cli: Cli, matches: &clap::ArgMatches) -> Result<()> {
         Command::Bench(bench) => command::bench::run(bench).await,
         Command::Key(key) => command::key::run(key, datadir),
         Command::Config(config) => command::config::run(config, datadir, matches),
-        Command::Chain(chain) => command::chain::run(chain),
+        Command::Chain(chain) => command::chain::run(chain, datadir).await,
         Command::Snapshot(snapshot) => command::snapshot::run(snapshot, datadir),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "trellis", &mut std::io::stdout());

@@ -47,6 +47,6 @@ pub use error::{
 };
 pub use metrics::{KindLabel, MethodLabel, RpcMetrics};
 pub use monitor::{ComponentHealth, MonitorServer, MonitorStartError, MonitorView, start_monitor};
-pub use registry::method_names;
+pub use registry::{MethodInfo, method_list, method_names};
 pub use server::{RpcServer, RpcStartError, start};
 pub use views::{CommitteeView, MarketView, NetView, NoMarket, NoNet, SyncProgress};

@@ -8,6 +8,7 @@ mod fees;
 mod installed;
 mod logs;
 mod net;
+mod otterscan;
 mod pool;
 mod simulate;
 mod state;
@@ -54,7 +55,7 @@ const fn method(namespace: Namespace, name: &'static str, cost: Cost, handler: H
 /// Every method that is one question and one answer. Raw transactions and subscriptions are registered apart.
 pub(crate) const METHODS: &[Method] = {
     use Cost::{Heavy, Light, Read};
-    use Namespace::{Debug, Eth, Net, Testing, Trellis, Txpool, Web3};
+    use Namespace::{Debug, Eth, Net, Ots, Testing, Trellis, Txpool, Web3};
     &[
         method(Eth, "eth_chainId", Light, net::chain_id),
         method(Eth, "eth_syncing", Light, net::syncing),
@@ -120,6 +121,18 @@ pub(crate) const METHODS: &[Method] = {
         method(Debug, "debug_traceBlockByNumber", Heavy, trace::block_by_number),
         method(Debug, "debug_traceBlockByHash", Heavy, trace::block_by_hash),
         method(Debug, "debug_traceCall", Heavy, trace::call),
+        method(Ots, "ots_getApiLevel", Light, otterscan::api_level),
+        method(Ots, "ots_hasCode", Read, otterscan::has_code),
+        method(Ots, "ots_getInternalOperations", Heavy, otterscan::internal_operations),
+        method(Ots, "ots_getTransactionError", Heavy, otterscan::transaction_error),
+        method(Ots, "ots_traceTransaction", Heavy, otterscan::trace_transaction),
+        method(Ots, "ots_getBlockDetails", Read, otterscan::block_details),
+        method(Ots, "ots_getBlockDetailsByHash", Read, otterscan::block_details_by_hash),
+        method(Ots, "ots_getBlockTransactions", Read, otterscan::block_transactions),
+        method(Ots, "ots_searchTransactionsBefore", Heavy, otterscan::search_before),
+        method(Ots, "ots_searchTransactionsAfter", Heavy, otterscan::search_after),
+        method(Ots, "ots_getTransactionBySenderAndNonce", Heavy, otterscan::by_sender_and_nonce),
+        method(Ots, "ots_getContractCreator", Heavy, otterscan::contract_creator),
         method(Testing, "testing_buildBlockV1", Heavy, testing::build_block),
     ]
 };

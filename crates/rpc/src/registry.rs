@@ -25,6 +25,32 @@ pub fn method_names() -> impl Iterator<Item = (&'static str, Namespace)> {
     listed.chain(apart.into_iter().map(|name| (name, Namespace::Eth)))
 }
 
+/// A method as the reference shows it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct MethodInfo {
+    /// The family that opens it.
+    pub namespace: Namespace,
+    /// Its name.
+    pub name: &'static str,
+    /// What it costs at most, in words.
+    pub cost: &'static str,
+}
+
+/// Every method with its class of cost, sorted by namespace and name.
+#[must_use]
+pub fn method_list() -> Vec<MethodInfo> {
+    let cost = |name: &str| match METHODS.iter().find(|method| method.name == name).map(|method| method.cost) {
+        Some(Cost::Light) => "memory",
+        Some(Cost::Read) => "disk",
+        Some(Cost::Heavy) => "heavy",
+        None => "pool or socket",
+    };
+    let mut list: Vec<MethodInfo> =
+        method_names().map(|(name, namespace)| MethodInfo { namespace, name, cost: cost(name) }).collect();
+    list.sort_unstable();
+    list
+}
+
 /// Every method of the open namespaces.
 pub(crate) fn module(context: Arc<RpcContext>) -> Result<RpcModule<RpcContext>, RegisterMethodError> {
     let open = context.config.namespaces.clone();

@@ -2,16 +2,16 @@
 //! every file of the sample is asked of a real server over it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, missing_docs)]
 
+use alloy_rlp::Decodable;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
-use trellis_chain_execution::{Executor, ForkSchedule, ethereum_genesis};
+use trellis_chain_execution::{EthereumBlock, Executor, ForkSchedule, ethereum_genesis};
 use trellis_chain_finality::ValidatorSet;
-use trellis_chain_mempool::{Mempool, PoolConfig};
-use trellis_chain_producer::{HeadAccounts, import_ethereum};
+use trellis_chain_mempool::{AccountReadError, AccountReader, AccountState, HeadUpdate, Mempool, PoolConfig};
 use trellis_chain_storage::Store;
-use trellis_primitives::{ManualClock, UnixMs};
+use trellis_primitives::{Address, ManualClock, UnixMs};
 use trellis_rpc::{CommitteeView, Namespace, NoMarket, NoNet, RpcConfig, RpcParts, RpcServer};
 use trellis_scenarios::compat::{Score, read_folder};
 
@@ -29,6 +29,16 @@ impl CommitteeView for NoCommittee {
     }
 }
 
+/// The pool looks at the newest state.
+struct HeadAccounts(Store);
+
+impl AccountReader for HeadAccounts {
+    fn account(&self, address: Address) -> Result<AccountState, AccountReadError> {
+        let account = self.0.head().account(address).unwrap_or_default();
+        Ok(AccountState { nonce: account.nonce, balance: account.balance })
+    }
+}
+
 fn unpacked() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     tar::Archive::new(flate2::read::GzDecoder::new(SAMPLE)).unpack(folder.path()).unwrap();
@@ -40,9 +50,13 @@ fn imported(folder: &Path) -> (Store, Executor) {
     let genesis: alloy_genesis::Genesis = serde_json::from_str(&text).unwrap();
     let store = Store::in_memory(&ethereum_genesis(&genesis).unwrap()).unwrap();
     let executor = Executor::ethereum(ForkSchedule::new(genesis.config));
-    let mut chain = std::fs::File::open(folder.join("chain.rlp")).unwrap();
-    let done = import_ethereum(&store, &executor, &mut chain, None, &mut |_| ()).unwrap();
-    assert_eq!((done.blocks, store.height()), (54, 54));
+    let chain = std::fs::read(folder.join("chain.rlp")).unwrap();
+    let mut rest = chain.as_slice();
+    while !rest.is_empty() {
+        let block = EthereumBlock::decode(&mut rest).unwrap();
+        store.commit(executor.execute_ethereum_block(&store.head(), block).unwrap(), None).unwrap();
+    }
+    assert_eq!(store.height(), 54);
     let fcu: Value = serde_json::from_str(&std::fs::read_to_string(folder.join("headfcu.json")).unwrap()).unwrap();
     let head = store.hash_at(54).unwrap().unwrap().to_string();
     assert_eq!(fcu["params"][0]["headBlockHash"].as_str(), Some(head.as_str()));
@@ -54,6 +68,8 @@ async fn serve(store: &Store, executor: &Executor) -> RpcServer {
     let mut pool = PoolConfig::new(executor.config().chain_id);
     (pool.min_fee_wei, pool.unprotected_allowed) = (0, true);
     let mempool = Mempool::new(pool, Arc::new(HeadAccounts(store.clone())), clock.clone());
+    let base_fee = executor.next_base_fee(store.head().header()).unwrap();
+    mempool.on_block(&HeadUpdate { base_fee, gas_limit: 200_000_000, included: &[], changed: &[] });
     let parts = RpcParts {
         store: store.clone(),
         mempool,

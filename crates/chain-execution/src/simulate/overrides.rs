@@ -3,7 +3,7 @@
 use super::SimulateError;
 use crate::database::BlockDb;
 use crate::ethereum::failed;
-use alloy_evm::precompiles::PrecompilesMap;
+use alloy_evm::precompiles::{DynPrecompile, Precompile, PrecompilesMap};
 use alloy_primitives::map::HashMap;
 use alloy_primitives::{Address, U256};
 use alloy_rpc_types::state::{AccountOverride, StateOverride};
@@ -11,42 +11,54 @@ use revm::DatabaseCommit;
 use revm::bytecode::Bytecode;
 use revm::database_interface::Database;
 use revm::state::{Account, AccountStatus, EvmStorageSlot, TransactionId};
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+use std::rc::Rc;
 
-/// Applies the changes in the order of the addresses, so that the same request is refused for the same reason.
+/// Applies the changes in the order of the addresses, so that the same request is refused for the same reason. Gives the
+/// addresses of precompiled contracts that are none any more: as in geth they stay warm, and those they move to are cold.
 pub(super) fn apply_overrides(
     db: &mut BlockDb<'_>,
     precompiles: &mut PrecompilesMap,
     changes: &StateOverride,
-) -> Result<(), SimulateError> {
+) -> Result<Vec<Address>, SimulateError> {
     let mut sorted: Vec<(&Address, &AccountOverride)> = changes.iter().collect();
     sorted.sort_unstable_by_key(|(address, _)| **address);
-    let mut moved_to = BTreeSet::new();
+    let (mut moved, mut warm) = (BTreeMap::new(), Vec::new());
     for (address, change) in sorted {
-        if moved_to.contains(address) {
+        if moved.contains_key(address) {
             return refuse(format!("account {address} has already been overridden by a precompile"));
         }
+        let mut taken = None;
+        precompiles.apply_precompile(address, |found| {
+            taken = found;
+            None
+        });
+        warm.extend(taken.is_some().then_some(*address));
         if let Some(to) = change.move_precompile_to {
-            if precompiles.get(address).is_none() {
+            let Some(taken) = taken.map(Rc::new) else {
                 return refuse(format!("account {address} is not a precompile"));
-            }
+            };
             if changes.contains_key(&to) {
                 return refuse(format!("account {to} is already overridden"));
             }
-            precompiles
-                .move_precompiles([(*address, to)])
-                .map_err(|error| SimulateError::Override(error.to_string()))?;
-            moved_to.insert(to);
-        }
-        if precompiles.get(address).is_some() {
-            precompiles.apply_precompile(address, |_| None);
+            if precompiles.get(&to).is_some() {
+                precompiles.apply_precompile(&to, |_| Some(relay(&taken)));
+            }
+            moved.insert(to, taken);
         }
         account(db, *address, change)?;
     }
-    Ok(())
+    precompiles.set_precompile_lookup(move |address: &Address| moved.get(address).map(relay));
+    Ok(warm)
 }
 
-fn refuse(reason: String) -> Result<(), SimulateError> {
+/// The same precompiled contract once more.
+fn relay(moved: &Rc<DynPrecompile>) -> DynPrecompile {
+    let moved = Rc::clone(moved);
+    DynPrecompile::new_stateful(moved.precompile_id().clone(), move |input| moved.call(input))
+}
+
+fn refuse<T>(reason: String) -> Result<T, SimulateError> {
     Err(SimulateError::Override(reason))
 }
 

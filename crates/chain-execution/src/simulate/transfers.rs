@@ -15,6 +15,8 @@ const TRANSFER: B256 = b256!("ddf252ad1be2c89b69c2b068fc378daa952ba7f163c4a11628
 #[derive(Debug)]
 pub(crate) struct CallLogs {
     transfers: bool,
+    /// Accounts that every call finds warm.
+    warm: Vec<Address>,
     /// The place of the next log; logs that are undone keep theirs.
     next: u64,
     /// Logs by frame, the outermost first.
@@ -23,8 +25,8 @@ pub(crate) struct CallLogs {
 }
 
 impl CallLogs {
-    pub(super) const fn new(transfers: bool) -> Self {
-        Self { transfers, next: 0, frames: Vec::new(), done: Vec::new() }
+    pub(super) const fn new(transfers: bool, warm: Vec<Address>) -> Self {
+        Self { transfers, warm, next: 0, frames: Vec::new(), done: Vec::new() }
     }
 
     pub(super) fn begin(&mut self) {
@@ -34,6 +36,17 @@ impl CallLogs {
 
     pub(super) fn take(&mut self) -> Vec<(u64, Log)> {
         std::mem::take(&mut self.done)
+    }
+
+    /// A frame begins; before the outermost one the warm accounts are looked at.
+    fn enter<DB: Database>(&mut self, context: &mut EthEvmContext<DB>) {
+        if self.frames.is_empty() {
+            for address in &self.warm {
+                // What cannot be read here fails again where it is used.
+                let _ = context.journaled_state.load_account(*address);
+            }
+        }
+        self.frames.push(Vec::new());
     }
 
     fn push(&mut self, log: Log) {
@@ -66,8 +79,8 @@ impl<DB: Database> Inspector<EthEvmContext<DB>> for CallLogs {
         self.push(log);
     }
 
-    fn call(&mut self, _: &mut EthEvmContext<DB>, inputs: &mut CallInputs) -> Option<CallOutcome> {
-        self.frames.push(Vec::new());
+    fn call(&mut self, context: &mut EthEvmContext<DB>, inputs: &mut CallInputs) -> Option<CallOutcome> {
+        self.enter(context);
         let to = if inputs.scheme == CallScheme::CallCode { inputs.bytecode_address } else { inputs.target_address };
         self.moved(inputs.caller, to, inputs.transfer_value().unwrap_or_default());
         None
@@ -78,7 +91,7 @@ impl<DB: Database> Inspector<EthEvmContext<DB>> for CallLogs {
     }
 
     fn create(&mut self, context: &mut EthEvmContext<DB>, inputs: &mut CreateInputs) -> Option<CreateOutcome> {
-        self.frames.push(Vec::new());
+        self.enter(context);
         let nonce = context.journaled_state.load_account(inputs.caller()).map(|account| account.data.info.nonce);
         let to = inputs.created_address(nonce.unwrap_or_default());
         self.moved(inputs.caller(), to, inputs.value());

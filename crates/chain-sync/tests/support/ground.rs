@@ -56,7 +56,7 @@ fn executed(parent: &StateView, block: Block) -> ExecutedBlock {
     let hash = block.hash();
     let transition = parent.apply(diff(height)).finish(block.header.clone(), hash);
     let senders = vec![Address::ZERO; block.transactions.len()];
-    ExecutedBlock { block: Arc::new(block), hash, senders, receipts: receipts(height), transition }
+    ExecutedBlock { block: Arc::new(block), hash, senders, receipts: receipts(height), transition, ethereum: None }
 }
 
 fn certify(height: u64, block_hash: B256) -> CommitCertificate {

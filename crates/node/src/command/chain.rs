@@ -1,15 +1,18 @@
 //! `trellis chain …` (CHN-01)
 
+mod ethereum;
+
 use crate::chain::Chain;
 use crate::cli::ChainCommand;
 use crate::failure::Failure;
 use crate::table::print_json;
 use eyre::Result;
 use serde_json::json;
+use std::path::Path;
 use trellis_chain_spec::ChainSpec;
 
-/// Runs a chain command; all work offline.
-pub fn run(command: ChainCommand) -> Result<()> {
+/// Runs a chain command; all but `serve` work offline.
+pub async fn run(command: ChainCommand, datadir: Option<&Path>) -> Result<()> {
     match command {
         ChainCommand::Init { chain, out } => {
             if out.exists() {
@@ -23,6 +26,8 @@ pub fn run(command: ChainCommand) -> Result<()> {
             println!("{}", Chain::of(pinned)?.genesis_hash);
             Ok(())
         }
+        ChainCommand::Import(args) => ethereum::import(&args, datadir),
+        ChainCommand::Serve(args) => ethereum::serve(&args, datadir).await,
         ChainCommand::Inspect { chain, json } => inspect(&Chain::load(&chain)?, json),
         ChainCommand::Validate { chain } => {
             ChainSpec::load(&chain)?.check()?;

@@ -11,16 +11,19 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tokio::sync::watch;
-use trellis_chain_execution::Executor;
+use trellis_chain_execution::{Executor, SystemCall};
 use trellis_chain_finality::ValidatorSet;
 use trellis_chain_mempool::gossip::{self, Gossip};
 use trellis_chain_mempool::{Mempool, PoolConfig};
 use trellis_chain_producer::{Committees, HeadAccounts, Producer, ProducerConfig};
+use trellis_chain_spec::DEV_CHAIN_ID;
 use trellis_chain_storage::{Store, StoreConfig};
 use trellis_chain_sync::{Progress, SyncMetrics, SyncServer};
 use trellis_net_peers::NetworkHandle;
-use trellis_primitives::{Address, Bytes};
-use trellis_rpc::{CommitteeView, NetView, NoMarket, RpcConfig, RpcParts, RpcServer, RpcStartError, SyncProgress};
+use trellis_primitives::{Address, Block, Bytes};
+use trellis_rpc::{
+    CommitteeView, Namespace, NetView, NoMarket, RpcConfig, RpcParts, RpcServer, RpcStartError, SyncProgress,
+};
 
 /// So many blocks behind the newest that peers claim, a node is not syncing but about to have it.
 pub const BEHIND_BLOCKS: u64 = 4;
@@ -142,7 +145,11 @@ impl ChainGauges {
 /// A taken or malformed address.
 pub async fn start_rpc(base: &mut Base, parts: &Keeper) -> Result<RpcServer> {
     let listen = socket_address("rpc_listen", &base.settings.rpc_listen)?;
-    let config = RpcConfig { listen, ..RpcConfig::default() };
+    let mut config = RpcConfig { listen, ..RpcConfig::default() };
+    if base.chain.spec.genesis.chain_id == DEV_CHAIN_ID {
+        // Nobody else's node: what is dear or private may be asked.
+        config.namespaces.extend([Namespace::Debug, Namespace::Ots]);
+    }
     let rpc_parts = RpcParts {
         store: parts.store.clone(),
         mempool: parts.mempool.clone(),
@@ -185,6 +192,10 @@ struct CommitteesView(Committees);
 impl CommitteeView for CommitteesView {
     fn committee(&self, height: u64) -> Option<ValidatorSet> {
         self.0.of(height).ok()
+    }
+
+    fn system_call(&self, block: &Block) -> Option<SystemCall> {
+        self.0.system_call(block)
     }
 }
 

@@ -51,8 +51,14 @@ pub(super) fn replay<T>(
 /// The trace as it is answered: words of memory and slots with their prefix, as execution-apis has them.
 fn shown(trace: &GethTrace) -> Result<Value, RpcError> {
     let mut value = serde_json::to_value(trace).map_err(|_| RpcError::Internal("an answer has no JSON"))?;
+    value.get_mut("returnValue").into_iter().for_each(prefix);
     let steps = value.get_mut("structLogs").and_then(Value::as_array_mut);
     for step in steps.into_iter().flatten() {
+        if let Some(fields) = step.as_object_mut()
+            && fields.get("refund").and_then(Value::as_u64) == Some(0)
+        {
+            fields.remove("refund");
+        }
         let words = step.get_mut("memory").and_then(Value::as_array_mut);
         words.into_iter().flatten().for_each(prefix);
         if let Some(slots) = step.get_mut("storage").and_then(Value::as_object_mut) {

@@ -127,14 +127,7 @@ fn alloc() -> Vec<GenesisAccount> {
 
 impl Chain {
     pub async fn start() -> Self {
-        let namespaces = BTreeSet::from([
-            Namespace::Eth,
-            Namespace::Net,
-            Namespace::Web3,
-            Namespace::Txpool,
-            Namespace::Trellis,
-            Namespace::Debug,
-        ]);
+        let namespaces = BTreeSet::from(Namespace::ALL);
         Self::start_with(RpcConfig { namespaces, ..RpcConfig::default() }).await
     }
 
