@@ -54,10 +54,15 @@ fn shown(trace: &GethTrace) -> Result<Value, RpcError> {
     value.get_mut("returnValue").into_iter().for_each(prefix);
     let steps = value.get_mut("structLogs").and_then(Value::as_array_mut);
     for step in steps.into_iter().flatten() {
-        if let Some(fields) = step.as_object_mut()
-            && fields.get("refund").and_then(Value::as_u64) == Some(0)
-        {
-            fields.remove("refund");
+        if let Some(fields) = step.as_object_mut() {
+            // Geth leaves out what is empty.
+            let empty = |name: &str, value: &Value| match name {
+                "refund" => value.as_u64() == Some(0),
+                "memory" => value.as_array().is_some_and(Vec::is_empty),
+                "returnData" => value.as_str() == Some("0x"),
+                _ => false,
+            };
+            fields.retain(|name, value| !empty(name, value));
         }
         let words = step.get_mut("memory").and_then(Value::as_array_mut);
         words.into_iter().flatten().for_each(prefix);
