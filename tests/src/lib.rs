@@ -13,3 +13,4 @@ pub mod network;
 pub mod program;
 pub mod proof;
 pub mod wait;
+pub mod wallet;

@@ -170,6 +170,8 @@ fn a_fifth_joins_by_registering_sits_in_the_next_committee_changes_its_keys_and_
     let rotated = fifth.trellis(&["validator", "rotate-key", "--rpc", &first]);
     assert_eq!(rotated.code, 0, "{}", rotated.stderr);
     until(PATIENCE, "it signs with the new key", || signs().is_some_and(|address| Some(address) != before));
+    let false_evidence = fifth.trellis(&["validator", "report", "0x01", "0x02", "--rpc", &first]);
+    assert!(false_evidence.code != 0 && false_evidence.stderr.contains("hint: "), "{}", false_evidence.stderr);
     let left = fifth.trellis(&["validator", "leave", "--rpc", &first]);
     assert_eq!(left.code, 0, "{}", left.stderr);
     until(PATIENCE, "its seat is free", || power_of(&network, &first, &account) == 0);
@@ -177,57 +179,4 @@ fn a_fifth_joins_by_registering_sits_in_the_next_committee_changes_its_keys_and_
     until(PATIENCE, "the others go on", || height(&first) > goal);
     fifth.stop();
     network.stop();
-}
-
-// row: CHN-13, CHN-19
-#[test]
-fn a_validator_whose_key_runs_twice_is_slashed_with_its_delegators_and_who_reports_it_is_paid() {
-    let network = Network::validators_with(4, &["--block-time-ms", "250", "--epoch-blocks", "32"]);
-    let first = rpc(&network, 0);
-    let all = stakes(&network, &first);
-    let twice = all[3]["account"].as_str().expect("an account").to_owned();
-    delegate(&network, &first, 0, &twice, 500_000);
-    let of = |field: &str| {
-        let all = stakes(&network, &first);
-        all.iter().find(|one| one["account"] == twice.as_str()).expect("it")[field].clone()
-    };
-    // In whole TRL; a little has been earned since.
-    let trl = |field: &str| of(field).as_str().expect("text").parse::<u128>().expect("a number") / 10u128.pow(18);
-    assert!((1_000_000..1_000_100).contains(&trl("own_wei")) && (500_000..500_100).contains(&trl("delegated_wei")));
-    let false_evidence =
-        network.trellis(&["validator", "report", "0x01", "0x02", "--dev-account", "1", "--rpc", &first]);
-    assert!(false_evidence.code != 0 && false_evidence.stderr.contains("hint: "), "{}", false_evidence.stderr);
-    // What happens to people who restore a backup beside the machine that still runs: one vote key, two nodes.
-    let spec = network.folder().join("chain_spec.toml");
-    let peers: Vec<String> = (0..3).map(|n| network.endpoint(&format!("validator-{n}"), "p2p")).collect();
-    let (spec, peers) = (spec.to_str().expect("text"), peers.join(","));
-    let any = "127.0.0.1:0";
-    let flags = ["validator", "--chain", spec, "--dev-account", "23", "--peers", &peers, "--rpc-listen", any];
-    let listen = ["--metrics-listen", any, "--listen", "/ip4/127.0.0.1/udp/0/quic-v1"];
-    let twin = Node::start(&[&flags[..], &listen].concat());
-    until(PATIENCE, "it is slashed", || of("state") == "tombstoned");
-    twin.stop();
-    let left = (trl("own_wei"), trl("delegated_wei"));
-    assert!((900_000..900_100).contains(&left.0) && (450_000..450_100).contains(&left.1), "{left:?}");
-    until(PATIENCE, "it sits no more", || power_of(&network, &first, &twice) == 0);
-    // One of the others handed it in and can have its reward; who did not has none.
-    let balances = |number: u64| number_of(&first, &all[number as usize]);
-    let paid: Vec<u64> = (0..3u64)
-        .filter(|number| {
-            let before = balances(*number);
-            let account = (20 + number).to_string();
-            let claimed = network.trellis(&["validator", "claim", "--dev-account", &account, "--rpc", &first]);
-            assert_eq!(claimed.code, 0, "{}", claimed.stderr);
-            balances(*number) > before
-        })
-        .collect();
-    assert_eq!(paid.len(), 1, "{paid:?}");
-    let goal = height(&first) + 3;
-    until(PATIENCE, "the others go on", || height(&first) > goal);
-    network.stop();
-}
-
-/// The balance of a validator's account, in wei.
-fn number_of(rpc: &str, validator: &Value) -> u128 {
-    number(&call(rpc, "eth_getBalance", json!([validator["account"], "latest"])))
 }

@@ -197,7 +197,6 @@ impl Executor {
             blob_hashes,
             max_fee_per_blob_gas: request.max_fee_per_blob_gas.unwrap_or_default(),
             authorization_list: authorizations,
-            ..TxEnv::default()
         })
     }
 

@@ -85,6 +85,9 @@ impl<DB: Database> Inspector<EthEvmContext<DB>> for StepLimit<'_> {
     }
 }
 
+/// Who hears of a transaction that was run again: its place, the machine, what it was, what came of it.
+type Seen<'s, 'a, I> = &'s mut dyn FnMut(usize, &mut Traced<'a, I>, TxEnv, &ResultAndState) -> Result<(), TraceError>;
+
 type Traced<'a, I> = ChainEvm<BlockDb<'a>, (I, StepLimit<'a>)>;
 
 impl Executor {
@@ -107,7 +110,7 @@ impl Executor {
         replayed: &Replayed<'a>,
         only: Option<usize>,
         inspector: I,
-        seen: &mut dyn FnMut(usize, &mut Traced<'a, I>, TxEnv, &ResultAndState) -> Result<(), TraceError>,
+        seen: Seen<'_, 'a, I>,
     ) -> Result<(), TraceError>
     where
         I: Inspector<EthEvmContext<BlockDb<'a>>>,

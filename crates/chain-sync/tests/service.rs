@@ -241,7 +241,9 @@ async fn a_server_answers_within_its_bounds_and_counts_what_it_does_not_answer()
     for stream in &mut streams {
         told += u64::from(timeout(PATIENCE, read_frame(stream, 1 << 24)).await.is_ok_and(|frame| frame.is_ok()));
     }
-    assert_eq!(told, SERVED_PER_PEER_MAX as u64);
+    // A question before may still have had its place.
+    assert!(told <= SERVED_PER_PEER_MAX as u64, "{told}");
+    assert_eq!(told + refused(&metrics, "too_many"), SERVED_PER_PEER_MAX as u64 + 3);
 }
 
 struct Whole {

@@ -1,18 +1,15 @@
 //! How long a transaction takes to be final: four validators on hosts of their own, near each other and far apart, all well
 //! and with one of them standing still (CHN-10).
 
-use alloy_consensus::{SignableTransaction, TxEip1559, TxEnvelope};
-use alloy_eips::eip2718::Encodable2718;
-use alloy_primitives::{Address, Signature, TxKind, U256, hex};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
-use trellis_chain_spec::{DEV_MNEMONIC, LOCAL_CHAIN_ID, LOCAL_FIRST_ACCOUNT};
-use trellis_crypto::account::AccountKey;
+use trellis_chain_spec::{LOCAL_CHAIN_ID, LOCAL_FIRST_ACCOUNT};
 use trellis_scenarios::chain::{ask, call, height};
 use trellis_scenarios::lab::Lab;
 use trellis_scenarios::network::{Network, Node};
 use trellis_scenarios::proof;
 use trellis_scenarios::wait::until;
+use trellis_scenarios::wallet::{SECOND_ACCOUNT, Wallet};
 
 /// Transactions of each measurement; the proof sets more.
 const TRANSACTIONS_VARIABLE: &str = "TRELLIS_PROOF_TRANSACTIONS";
@@ -25,14 +22,10 @@ const VALIDATORS: u32 = 4;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Between two looks for a receipt.
 const LOOK: Duration = Duration::from_millis(4);
-/// The second account of the test mnemonic, which nothing else here uses.
-const SENDER: [u8; 32] = hex!("59c6995e998f97a5a0044966f0945389dc9e86dae88c7a8412f4603b6b78690d");
-
 struct Town {
     lab: Lab,
     validators: Vec<Node>,
-    key: AccountKey,
-    nonce: u64,
+    wallet: Wallet,
 }
 
 fn host(number: u32) -> String {
@@ -45,7 +38,6 @@ fn own_rpc() -> &'static str {
 
 impl Town {
     fn start() -> Self {
-        assert!(DEV_MNEMONIC.starts_with("test test"), "the sender's key is of the public test mnemonic");
         let network = Network::validators(VALIDATORS);
         let spec = std::fs::read(network.folder().join("chain_spec.toml")).unwrap();
         network.stop();
@@ -53,23 +45,18 @@ impl Town {
         std::fs::write(&file, spec).unwrap();
         let lab = Lab::up(&["open"; VALIDATORS as usize]);
         let mut validators: Vec<Node> = Vec::new();
-        let mut peers: Vec<String> = Vec::new();
         for number in 0..VALIDATORS {
-            let listen = format!("/ip4/11.{}.0.2/udp/9700/quic-v1", number + 1);
             let account = (LOCAL_FIRST_ACCOUNT + number).to_string();
-            let known = peers.join(",");
-            let mut flags = vec!["validator", "--chain", file.to_str().unwrap(), "--dev-account", &account];
-            flags.extend(["--listen", &listen, "--rpc-listen", "127.0.0.1:8545", "--metrics-listen", "127.0.0.1:0"]);
-            if number > 0 {
-                flags.extend(["--peers", &known]);
-            }
-            let node = lab.node(&host(number), &flags);
-            peers.push(node.status()["endpoints"]["p2p"].as_str().unwrap().to_owned());
-            validators.push(node);
+            let at = |other: u32| format!("/ip4/11.{}.0.2/udp/9700/quic-v1", other + 1);
+            let peers = (0..VALIDATORS).filter(|other| *other != number).map(at).collect::<Vec<_>>().join(",");
+            let chain = ["validator", "--chain", file.to_str().unwrap(), "--dev-account", &account, "--peers", &peers];
+            let listen = ["--listen", "/ip4/0.0.0.0/udp/9700/quic-v1", "--rpc-listen", "127.0.0.1:8545"];
+            let flags = [&chain[..], &listen, &["--metrics-listen", "127.0.0.1:0"]].concat();
+            validators.push(lab.node(&host(number), &flags));
         }
         let _ = std::fs::remove_file(file);
-        let town = Self { lab, validators, key: AccountKey::from_bytes(&SENDER).unwrap(), nonce: 0 };
-        until(PATIENCE, "blocks", || town.on(0, |rpc| height(rpc)) > 3);
+        let town = Self { lab, validators, wallet: Wallet::new(&SECOND_ACCOUNT, LOCAL_CHAIN_ID) };
+        until(PATIENCE, "blocks", || town.on(0, height) > 3);
         town
     }
 
@@ -77,28 +64,11 @@ impl Town {
         self.lab.inside(&host(number), || work(own_rpc()))
     }
 
-    fn transfer(&mut self) -> TxEnvelope {
-        let tx = TxEip1559 {
-            chain_id: LOCAL_CHAIN_ID,
-            nonce: self.nonce,
-            gas_limit: 21_000,
-            max_fee_per_gas: 100_000_000_000,
-            max_priority_fee_per_gas: 1_000_000_000,
-            to: TxKind::Call(Address::repeat_byte(7)),
-            value: U256::from(1),
-            ..Default::default()
-        };
-        self.nonce += 1;
-        let signature = Signature::from_raw_array(&self.key.sign_hash(tx.signature_hash())).unwrap();
-        tx.into_signed(signature).into()
-    }
-
     /// Milliseconds from handing a transaction to one validator until it is in a final block, as another one says.
     fn times(&mut self, transactions: usize) -> Vec<u64> {
         let mut all = Vec::new();
         for turn in 0..transactions {
-            let tx = self.transfer();
-            let (raw, id) = (hex::encode_prefixed(tx.encoded_2718()), tx.tx_hash().to_string());
+            let (raw, id) = self.wallet.transfer();
             let took = self.on(0, |rpc| {
                 let began = Instant::now();
                 call(rpc, "eth_sendRawTransaction", json!([raw]));
@@ -144,8 +114,8 @@ fn a_transaction_is_final_within_two_seconds_near_and_far_and_with_a_dead_propos
     for number in 0..VALIDATORS {
         town.lab.natlab(&["link", &host(number), "--delay", &delay]);
     }
-    let back = town.on(0, |rpc| height(rpc));
-    until(PATIENCE, "it is back", || town.on(3, |rpc| height(rpc)) >= back);
+    let back = town.on(0, height);
+    until(PATIENCE, "it is back", || town.on(3, height) >= back);
     rows.push(town.measure("50 ms one way, all well", transactions));
     town.validators[3].pause();
     rows.push(town.measure("50 ms one way, one of four dead", transactions));

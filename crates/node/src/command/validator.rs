@@ -17,7 +17,7 @@ use trellis_chain_spec::is_public_chain;
 use trellis_contracts::staking::{KeyKind, ProvenKeys, proof_digest};
 use trellis_crypto::{AccountKey, CheckpointKey, VoteKey};
 use trellis_market_chain::{ChainError, RpcChainClient, ValidatorView, ValidatorsContract, Wallet};
-use trellis_primitives::{Address, SystemClock, UnixMs, Wei};
+use trellis_primitives::{Address, Bytes, SystemClock, UnixMs, Wei};
 
 /// A chain with stake, and a connection to it.
 struct Chained {
@@ -99,14 +99,7 @@ pub async fn run(command: ValidatorCommand, datadir: Option<&Path>) -> Result<()
             println!("{} has {staked} with {validator}; it counts from the next epoch on", wallet.address());
             Ok(())
         }
-        ValidatorCommand::Undelegate { validator, trl, stake } => {
-            let chained = Chained::connect(&stake, datadir).await?;
-            let (wallet, amount) = (chained.wallet(&stake, datadir)?, amount(&trl)?);
-            chained.contract.undelegate(&wallet, validator, amount).await?;
-            let seconds = chained.chain.spec.protocol.unbonding_s;
-            println!("{amount} unbond in {seconds} s; then `trellis validator withdraw {validator}` pays them out");
-            Ok(())
-        }
+        ValidatorCommand::Undelegate { validator, trl, stake } => undelegate(validator, &trl, &stake, datadir).await,
         ValidatorCommand::Withdraw { validator, stake } => {
             let chained = Chained::connect(&stake, datadir).await?;
             chained.contract.withdraw(&chained.wallet(&stake, datadir)?, validator).await?;
@@ -119,13 +112,7 @@ pub async fn run(command: ValidatorCommand, datadir: Option<&Path>) -> Result<()
             println!("commission {bps} basis points");
             Ok(())
         }
-        ValidatorCommand::Report { first, second, stake } => {
-            let chained = Chained::connect(&stake, datadir).await?;
-            let wallet = chained.wallet(&stake, datadir)?;
-            chained.contract.report_equivocation(&wallet, first, second).await.map_err(unproven)?;
-            println!("slashed; `trellis validator claim` pays out the reward");
-            Ok(())
-        }
+        ValidatorCommand::Report { first, second, stake } => report(first, second, &stake, datadir).await,
         ValidatorCommand::Claim(stake) => {
             let chained = Chained::connect(&stake, datadir).await?;
             chained.contract.claim(&chained.wallet(&stake, datadir)?).await?;
@@ -167,6 +154,23 @@ async fn register(args: &StakeArgs, stake: &str, commission_bps: u16, datadir: O
         proven((&maker.vote_key()?, &maker.checkpoint_key()?), chain_id, chained.contract.address, wallet.address())?;
     chained.contract.register(&wallet, &keys, commission_bps, stake).await?;
     println!("{} is a validator with {stake}; it can sit from the next epoch on", wallet.address());
+    Ok(())
+}
+
+async fn undelegate(validator: Address, trl: &str, stake: &StakeArgs, datadir: Option<&Path>) -> Result<()> {
+    let chained = Chained::connect(stake, datadir).await?;
+    let (wallet, amount) = (chained.wallet(stake, datadir)?, amount(trl)?);
+    chained.contract.undelegate(&wallet, validator, amount).await?;
+    let seconds = chained.chain.spec.protocol.unbonding_s;
+    println!("{amount} unbond in {seconds} s; then `trellis validator withdraw {validator}` pays them out");
+    Ok(())
+}
+
+async fn report(first: Bytes, second: Bytes, stake: &StakeArgs, datadir: Option<&Path>) -> Result<()> {
+    let chained = Chained::connect(stake, datadir).await?;
+    let wallet = chained.wallet(stake, datadir)?;
+    chained.contract.report_equivocation(&wallet, first, second).await.map_err(unproven)?;
+    println!("slashed; `trellis validator claim` pays out the reward");
     Ok(())
 }
 
