@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt;
 use trellis_chain_spec::ChainSpec;
 use trellis_net_peers::guard::{Conduct, Pattern};
-use trellis_net_peers::{NetworkHandle, PeerState, Protocol};
+use trellis_net_peers::{NetworkHandle, PeerInfo, PeerState, Protocol};
 use trellis_primitives::NodeId;
 use trellis_scenarios::cores::{Cores, keep_to};
 use trellis_scenarios::lab::Lab;
@@ -342,7 +342,9 @@ fn bad_frames_address_spam_and_floods_of_streams_end_the_connections_that_they_c
             }
             for net in &hostile {
                 let began = Instant::now();
-                while net.peers().iter().any(|peer| peer.state == PeerState::Connected) {
+                // Others of the network may have dialled it meanwhile: they are not attacked.
+                let attacks = |peer: &PeerInfo| peer.id == Some(target) && peer.state == PeerState::Connected;
+                while net.peers().iter().any(attacks) {
                     assert!(began.elapsed() < PATIENCE, "an attacker stays connected");
                     misbehave(net, target, 0).await;
                 }

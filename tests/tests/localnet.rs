@@ -1,15 +1,21 @@
 //! A chain of several validators, each a process of its own.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+use alloy_primitives::{B256, hex};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
+use trellis_chain_finality::{EvidenceMessage, VoteKind, VotePlace, VoteScheme};
+use trellis_chain_spec::dev_vote_seed;
+use trellis_crypto::VoteKey;
 use trellis_scenarios::chain::{block_hash, call, height, number};
 use trellis_scenarios::network::{Network, Node};
 use trellis_scenarios::wait::until;
 
 /// A loaded machine is slow.
 const PATIENCE: Duration = Duration::from_secs(90);
-/// Account 0 of the test mnemonic, and the first validators' accounts 20 and 21.
+/// Account 1 of the test mnemonic.
+const REPORTER: &str = "0x70997970C51812dc3A010C7d01b50e0d17dc79C8";
+/// Account 0 of the test mnemonic.
 const RICH: &str = "0xf39Fd6e51aad88F6F4ce6aB8827279cffFb92266";
 
 fn rpc(network: &Network, validator: u32) -> String {
@@ -178,5 +184,62 @@ fn a_fifth_joins_by_registering_sits_in_the_next_committee_changes_its_keys_and_
     let goal = height(&first) + 3;
     until(PATIENCE, "the others go on", || height(&first) > goal);
     fifth.stop();
+    network.stop();
+}
+
+// row: CHN-13, CHN-19
+#[test]
+fn a_validator_that_signs_twice_is_slashed_with_its_delegators_and_who_reports_it_is_paid() {
+    let network = Network::validators_with(4, &["--block-time-ms", "250", "--epoch-blocks", "32"]);
+    let first = rpc(&network, 0);
+    let all = stakes(&network, &first);
+    let twice = all[3]["account"].as_str().expect("an account").to_owned();
+    delegate(&network, &first, 0, &twice, 500_000);
+    let of = |field: &str| {
+        let all = stakes(&network, &first);
+        all.iter().find(|one| one["account"] == twice.as_str()).expect("it")[field].clone()
+    };
+    // In whole TRL; a little has been earned since.
+    let trl = |field: &str| of(field).as_str().expect("text").parse::<u128>().expect("a number") / 10u128.pow(18);
+    assert!((1_000_000..1_000_100).contains(&trl("own_wei")) && (500_000..500_100).contains(&trl("delegated_wei")));
+    let false_evidence =
+        network.trellis(&["validator", "report", "0x01", "0x02", "--dev-account", "1", "--rpc", &first]);
+    assert!(false_evidence.code != 0 && false_evidence.stderr.contains("hint: "), "{}", false_evidence.stderr);
+    // The validator's key, which is public here, votes for two blocks at once; anybody may say so.
+    let (now, key) = (height(&first), VoteKey::from_seed(&dev_vote_seed(3)));
+    let genesis = block_hash(&first, 0).as_str().expect("a hash").parse().expect("32 bytes");
+    let place = VotePlace { height: now, round: 0, kind: VoteKind::Precommit };
+    let vote = |value: B256| {
+        let message = EvidenceMessage {
+            scheme: VoteScheme::Ed25519 as u8,
+            public_key: key.public().to_vec().into(),
+            height: place.height,
+            round: place.round,
+            kind: place.kind as u8,
+            value: value.to_vec().into(),
+            pol: 0,
+            signature: key.sign(place.signing_hash(&genesis, Some(&value)).as_slice()).to_vec().into(),
+        };
+        hex::encode_prefixed(alloy_rlp::encode(&message))
+    };
+    let (one, other) = (vote(B256::repeat_byte(1)), vote(B256::repeat_byte(2)));
+    let report = |first_message: &str, second_message: &str| {
+        network.trellis(&["validator", "report", first_message, second_message, "--dev-account", "1", "--rpc", &first])
+    };
+    let same_twice = report(&one, &one);
+    assert!(same_twice.code != 0 && same_twice.stderr.contains("hint: "), "{}", same_twice.stderr);
+    let reported = report(&one, &other);
+    assert_eq!(reported.code, 0, "{}", reported.stderr);
+    assert_eq!(of("state"), "tombstoned");
+    let left = (trl("own_wei"), trl("delegated_wei"));
+    assert!((900_000..900_100).contains(&left.0) && (450_000..450_100).contains(&left.1), "{left:?}");
+    until(PATIENCE, "it sits no more", || power_of(&network, &first, &twice) == 0);
+    let balance = || number(&call(&first, "eth_getBalance", json!([REPORTER, "latest"])));
+    let before = balance();
+    let claimed = network.trellis(&["validator", "claim", "--dev-account", "1", "--rpc", &first]);
+    assert_eq!(claimed.code, 0, "{}", claimed.stderr);
+    assert!(balance() > before, "no reward");
+    let goal = height(&first) + 3;
+    until(PATIENCE, "the others go on", || height(&first) > goal);
     network.stop();
 }

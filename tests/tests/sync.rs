@@ -91,7 +91,8 @@ fn a_fresh_full_node_that_is_killed_three_times_has_the_same_chain_and_follows_i
     }
     until(PATIENCE, "it says that it is synced", || call(&own, "eth_syncing", json!([])) == false);
     assert_eq!(node.status()["sync"]["syncing"], false, "{}", node.status());
-    assert!(metric(&node.endpoint("metrics"), "trellis_sync_progress", "") > 0.9);
+    let metrics = node.endpoint("metrics");
+    until(PATIENCE, "its metric says so", || metric(&metrics, "trellis_sync_progress", "") > 0.9);
     // The certificates that it keeps prove its blocks to others.
     let proof = call(&own, "trellis_getFinalityProof", json!([format!("0x{:x}", goal / 2)]));
     assert!(proof["signatures"].as_array().is_some_and(|all| all.len() >= 3), "{proof}");
