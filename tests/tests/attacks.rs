@@ -319,7 +319,7 @@ fn bad_frames_address_spam_and_floods_of_streams_end_the_connections_that_they_c
     let victim = Victim::start();
     let (world, target) = (victim.world, victim.id);
     victim.withstands(|| {
-        block_on(async move {
+        block_on(async {
             let mut hostile = Vec::new();
             for n in 0..6u8 {
                 let (net, _) = node(2_000 + u64::from(n), world.config(Ipv4Addr::new(11, 202, 30 + n, 4))).await;
@@ -337,6 +337,11 @@ fn bad_frames_address_spam_and_floods_of_streams_end_the_connections_that_they_c
                 }
                 hostile.push(net);
             }
+            // The victim asks whom it knows for addresses when it has got round to it; until then nobody is let go.
+            let began = Instant::now();
+            while victim.pattern(Pattern::AddressSpam) < 1.0 && began.elapsed() < PATIENCE {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
             for (n, net) in hostile.iter().enumerate() {
                 misbehave(net, target, n % 3).await;
             }
@@ -347,6 +352,9 @@ fn bad_frames_address_spam_and_floods_of_streams_end_the_connections_that_they_c
                 while net.peers().iter().any(attacks) {
                     assert!(began.elapsed() < PATIENCE, "an attacker stays connected");
                     misbehave(net, target, 0).await;
+                    // Where no stream can be opened any more, nothing above waits, and the runtime has one thread: what
+                    // closes the connection must have its turn.
+                    tokio::time::sleep(Duration::from_millis(50)).await;
                 }
             }
         });
