@@ -10,6 +10,7 @@ mod world;
 use std::collections::BTreeMap;
 
 use serde_json::json;
+use trellis_scenarios::proof;
 use world::{Broken, Evil, Faults, World};
 
 /// How many seeds; the proof sets a thousand.
@@ -20,17 +21,9 @@ const VALIDATORS_VARIABLE: &str = "TRELLIS_PROOF_VALIDATORS";
 const VALIDATORS: usize = 40;
 /// Heights of a measurement.
 const HEIGHTS: u64 = 10;
-/// The folder that a proof wants its result in.
-const OUT_VARIABLE: &str = "TRELLIS_PROOF_OUT";
 
 fn set<T: std::str::FromStr>(variable: &str, default: T) -> T {
     std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
-}
-
-fn prove(name: &str, result: &serde_json::Value) {
-    if let Some(folder) = std::env::var_os(OUT_VARIABLE) {
-        std::fs::write(std::path::Path::new(&folder).join(format!("{name}.json")), result.to_string()).unwrap();
-    }
 }
 
 fn assert_histories(seeds: std::ops::Range<u64>, powers: &[&[u64]], faults: Faults, heights: u64) {
@@ -155,7 +148,7 @@ fn with_evil_validators_cut_networks_and_changing_committees_nobody_forks_and_eq
         "second_signatures": 0,
         "final_blocks_lost": 0,
     });
-    prove("histories", &result);
+    proof::write("histories", &result);
 }
 
 // row: CHN-10, CHN-53
@@ -218,5 +211,5 @@ fn a_large_weighted_committee_is_final_within_two_seconds_of_virtual_time() {
         let p99 = row["finality_with_cpu_ms"]["p99"].as_f64().unwrap();
         assert!(p99 < 2_000.0, "{row:#}");
     }
-    prove("committees", &json!(rows));
+    proof::write("committees", &json!(rows));
 }

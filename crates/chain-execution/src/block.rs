@@ -18,7 +18,7 @@ use alloy_primitives::{Address, B64, B256, Bloom, Bytes, U256};
 use alloy_rlp::Encodable;
 use rayon::prelude::*;
 use revm::context::TxEnv;
-use revm::context_interface::result::EVMError;
+use revm::context_interface::result::{EVMError, ExecutionResult};
 use revm::database::bal::EvmDatabaseError;
 use revm::database::states::bundle_state::BundleRetention;
 use revm::database::{BundleState, State};
@@ -163,12 +163,7 @@ impl<'a> Run<'a> {
         let outcome = self.evm.transact_raw(env).map_err(evm_failure)?;
         self.evm.db_mut().commit(outcome.state);
         self.gas_used = self.gas_used.saturating_add(outcome.result.tx_gas_used());
-        self.receipts.push(Receipt {
-            tx_type: tx.tx_type(),
-            success: outcome.result.is_success(),
-            cumulative_gas_used: self.gas_used,
-            logs: outcome.result.into_logs(),
-        });
+        self.receipts.push(receipt(tx, self.gas_used, outcome.result));
         Ok(())
     }
 
@@ -185,6 +180,11 @@ struct Roots {
     receipts: B256,
     bloom: Bloom,
     pending: PendingState,
+}
+
+/// What came of a transaction, when so much gas was used up to its end.
+pub(crate) fn receipt(tx: &TxEnvelope, cumulative_gas_used: u64, result: ExecutionResult) -> Receipt {
+    Receipt { tx_type: tx.tx_type(), success: result.is_success(), cumulative_gas_used, logs: result.into_logs() }
 }
 
 fn roots(parent: &StateView, bundle: BundleState, txs: &[TxEnvelope], receipts: &[Receipt]) -> Roots {

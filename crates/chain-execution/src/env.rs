@@ -31,21 +31,26 @@ pub fn cfg_env(spec: SpecId, chain_id: u64) -> CfgEnv {
     cfg
 }
 
-/// The environment of the block with this header.
-#[must_use]
-pub fn evm_env(config: &ExecutionConfig, header: &Header) -> EvmEnv {
-    let cfg = cfg_env(SPEC, config.chain_id);
-    let mut block = BlockEnv {
+/// What a fork's EVM sees of a header, blobs apart.
+pub(crate) fn block_env(spec: SpecId, header: &Header) -> BlockEnv {
+    BlockEnv {
         number: U256::from(header.number),
         beneficiary: header.beneficiary,
         timestamp: U256::from(header.timestamp),
         gas_limit: header.gas_limit,
         basefee: header.base_fee_per_gas.unwrap_or_default(),
-        difficulty: U256::ZERO,
-        prevrandao: Some(header.mix_hash),
+        difficulty: header.difficulty,
+        prevrandao: (spec >= SpecId::MERGE).then_some(header.mix_hash),
         blob_excess_gas_and_price: None,
         slot_num: 0,
-    };
+    }
+}
+
+/// The environment of the block with this header.
+#[must_use]
+pub fn evm_env(config: &ExecutionConfig, header: &Header) -> EvmEnv {
+    let cfg = cfg_env(SPEC, config.chain_id);
+    let mut block = BlockEnv { difficulty: U256::ZERO, ..block_env(SPEC, header) };
     block
         .set_blob_excess_gas_and_price(header.excess_blob_gas.unwrap_or_default(), cfg.blob_base_fee_update_fraction());
     EvmEnv { cfg_env: cfg, block_env: block }

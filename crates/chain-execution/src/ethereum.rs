@@ -9,7 +9,7 @@ mod header;
 
 pub use build::{BuildError, BuiltPayload, PayloadAttributes};
 
-use crate::block::same;
+use crate::block::{receipt, same};
 use crate::database::BlockDb;
 use crate::executor::{ChainEvm, chain_evm_with};
 use crate::forks::{ForkSchedule, ForksAt};
@@ -212,12 +212,7 @@ impl<'a> EthereumRun<'a> {
         self.evm.db_mut().commit(outcome.state);
         self.blob_gas_used = blob_gas;
         self.gas_used = self.gas_used.saturating_add(outcome.result.tx_gas_used());
-        self.receipts.push(Receipt {
-            tx_type: tx.tx_type(),
-            success: outcome.result.is_success(),
-            cumulative_gas_used: self.gas_used,
-            logs: outcome.result.into_logs(),
-        });
+        self.receipts.push(receipt(tx, self.gas_used, outcome.result));
         if self.spec < SpecId::BYZANTIUM {
             let db = self.evm.db_mut();
             db.merge_transitions(BundleRetention::PlainState);

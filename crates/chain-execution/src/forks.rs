@@ -3,7 +3,7 @@
 //! A block is known to be after the merge by its difficulty of zero, which no block before has. So the schedule needs no
 //! total difficulty, and a simulated block is as its parent.
 
-use crate::env::cfg_env;
+use crate::env::{block_env, cfg_env};
 use alloy_consensus::constants::{EMPTY_OMMER_ROOT_HASH, EMPTY_WITHDRAWALS};
 use alloy_eips::eip1559::{BaseFeeParams, INITIAL_BASE_FEE, calc_next_block_base_fee};
 use alloy_eips::eip7594::MAX_BLOBS_PER_TX_FUSAKA;
@@ -13,8 +13,7 @@ use alloy_evm::eth::spec::EthExecutorSpec;
 use alloy_evm::spec_by_timestamp_and_block_number;
 use alloy_genesis::ChainConfig;
 use alloy_hardforks::{EthereumHardfork, EthereumHardforks, ForkCondition};
-use alloy_primitives::{Address, B256, U256};
-use revm::context::BlockEnv;
+use alloy_primitives::{Address, B256};
 use revm::primitives::hardfork::SpecId;
 use trellis_primitives::Header;
 
@@ -232,17 +231,7 @@ impl ForkSchedule {
     pub fn env(&self, header: &Header) -> EvmEnv {
         let spec = self.spec(header);
         let mut cfg = cfg_env(spec, self.config.chain_id);
-        let mut block = BlockEnv {
-            number: U256::from(header.number),
-            beneficiary: header.beneficiary,
-            timestamp: U256::from(header.timestamp),
-            gas_limit: header.gas_limit,
-            basefee: header.base_fee_per_gas.unwrap_or_default(),
-            difficulty: header.difficulty,
-            prevrandao: (spec >= SpecId::MERGE).then_some(header.mix_hash),
-            blob_excess_gas_and_price: None,
-            slot_num: 0,
-        };
+        let mut block = block_env(spec, header);
         if let Some(blobs) = self.blob_params(header.timestamp) {
             let fraction = u64::try_from(blobs.update_fraction).unwrap_or(u64::MAX);
             cfg.max_blobs_per_tx = Some(blobs.max_blobs_per_tx);

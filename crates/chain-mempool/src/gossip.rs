@@ -23,13 +23,14 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use trellis_chain_execution::recover_batch;
 use trellis_net_peers::guard::Pattern;
 use trellis_net_peers::inlet::{Inlet, InletFault, InletLimits, serve};
 use trellis_net_peers::pack::{PACK_BYTES_MAX, Packer};
-use trellis_net_peers::{AcceptError, NetworkHandle, PeerEvent, PeerState, Protocol};
+use trellis_net_peers::{AcceptError, NetworkHandle, PeerState, Protocol};
 use trellis_primitives::{NodeId, RecoveredTx, Role, TxEnvelope};
 
 /// Transactions for another pool.
@@ -75,7 +76,7 @@ pub fn start(pool: Mempool, network: NetworkHandle) -> Result<Gossip, AcceptErro
         metrics,
         packer: Packer::default(),
         known: Mutex::default(),
-        validators: Mutex::default(),
+        validators: watch::Sender::new(Arc::default()),
         handed,
         own: own.clone(),
     });
@@ -96,7 +97,7 @@ struct World {
     /// What each connected peer has, as far as is known.
     known: Mutex<HashMap<NodeId, Recent<()>>>,
     /// Validators that are connected.
-    validators: Mutex<Arc<[NodeId]>>,
+    validators: watch::Sender<Arc<[NodeId]>>,
     /// What came from another pool.
     handed: Mutex<Recent<()>>,
     /// For work that blocks.
@@ -106,7 +107,7 @@ struct World {
 impl World {
     /// Validators that are connected.
     fn validators(&self) -> Arc<[NodeId]> {
-        Arc::clone(&self.validators.lock())
+        Arc::clone(&self.validators.borrow())
     }
 
     /// Looks who is connected; everything about others is forgotten.
@@ -121,7 +122,7 @@ impl World {
             }
         }
         self.known.lock().retain(|peer, _| all.contains(peer));
-        *self.validators.lock() = validators.into();
+        self.validators.send_replace(validators.into());
     }
 
     fn knows(&self, peer: NodeId, hash: &B256) -> bool {
@@ -204,15 +205,9 @@ async fn watch_validators(world: Arc<World>) {
 
 /// Hands on what becomes able to run, as soon as it does.
 async fn hand_on(world: Arc<World>) {
-    let mut events = world.network.events();
-    loop {
-        // Nobody announces to a pool that is alone.
-        while world.validators().is_empty() {
-            if until_somebody_comes(&mut events).await.is_none() {
-                return;
-            }
-            world.look();
-        }
+    let mut validators = world.validators.subscribe();
+    // Nobody announces to a pool that is alone.
+    while validators.wait_for(|validators| !validators.is_empty()).await.is_ok() {
         let mut pending = world.pool.subscribe_pending();
         while let Some(hashes) = gather(&mut pending).await {
             let validators = world.validators();
@@ -221,13 +216,6 @@ async fn hand_on(world: Arc<World>) {
             }
             hand_out(&world, &validators, &hashes).await;
         }
-    }
-}
-
-async fn until_somebody_comes(events: &mut broadcast::Receiver<PeerEvent>) -> Option<()> {
-    match events.recv().await {
-        Err(RecvError::Closed) => None,
-        _ => Some(()),
     }
 }
 

@@ -86,17 +86,16 @@ pub(crate) enum Command {
         relay: PeerId,
         at: Multiaddr,
     },
-    /// Connect to a relay over TCP too.
+    /// Connect to a peer another way beside the connection that there is: to a relay over TCP too, or over a relay once more
+    /// so that both punch with what they know by now.
     Look {
-        relay: PeerId,
+        peer: PeerId,
         at: Multiaddr,
     },
     /// This node may be reachable at an address.
     Candidate(Multiaddr),
     /// Ask peers anew which of these addresses lead here, and of none that was known before.
     Probe(Vec<Multiaddr>),
-    /// Connect to a peer over a relay beside the connection that there is, so that both punch with what they know by now.
-    PunchAgain(PeerId, Multiaddr),
     /// Give a relay its reservation back.
     Release {
         relay: PeerId,

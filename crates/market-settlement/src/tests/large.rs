@@ -16,8 +16,6 @@ use crate::{Challenger, NetworkSource, Outcome, Verdict, submit};
 const RECEIPTS_VARIABLE: &str = "TRELLIS_PROOF_RECEIPTS";
 /// Where the variable says nothing: more than one page of leaves, and not a round number of them.
 const RECEIPTS_DEFAULT: u64 = 1_300;
-/// The folder into which the figures go, where there is one.
-const OUT_VARIABLE: &str = "TRELLIS_PROOF_OUT";
 /// Receipts of one channel: 100,000 are over 400 channels, four to a payout account, as in the table of gas.
 const RECEIPTS_PER_CHANNEL: u64 = 250;
 const CHANNELS_PER_PAYOUT: u64 = 4;
@@ -140,7 +138,5 @@ async fn a_large_batch_is_taken_settled_fetched_and_found_clean() {
         "steps": steps.done.into_iter().map(|(step, times)| (step.to_owned(), times)).collect::<serde_json::Map<_, _>>(),
     });
     println!("{result}");
-    if let Some(folder) = std::env::var_os(OUT_VARIABLE) {
-        std::fs::write(std::path::Path::new(&folder).join("batch.json"), result.to_string()).unwrap();
-    }
+    trellis_scenarios::proof::write("batch", &result);
 }

@@ -220,10 +220,9 @@ impl Service {
             }
             Command::Close { connection, reason, done } => self.close(connection, reason, Some(done)),
             Command::Reserve { relay, at } => self.reaching.reserve(&mut self.swarm, &self.shared, relay, at),
-            Command::Look { relay, at } => Reaching::look(&mut self.swarm, relay, at),
+            Command::Look { peer, at } => Reaching::look(&mut self.swarm, peer, at),
             Command::Candidate(address) => Reaching::candidate(&mut self.swarm, &address),
             Command::Probe(places) => Reaching::probe(&mut self.swarm, &self.shared, &places),
-            Command::PunchAgain(peer, at) => Reaching::look(&mut self.swarm, peer, at),
             Command::Release { relay } => self.reaching.release(&mut self.swarm, relay),
             Command::Find(command) => self.finder().on_command(command),
         }

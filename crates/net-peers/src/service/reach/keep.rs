@@ -115,7 +115,7 @@ impl Keeping {
         for (node, peer, at) in relayed.into_iter().filter(|(node, ..)| due.contains(node)) {
             tracing::debug!(%node, %at, "another attempt at a direct way");
             // Where the queue is full there is a next time.
-            let _ = shared.commands.try_send(Command::PunchAgain(peer, at));
+            let _ = shared.commands.try_send(Command::Look { peer, at });
         }
     }
 
@@ -238,7 +238,7 @@ impl Keeping {
         };
         if let Some((relay, at)) = relays.iter().find_map(place) {
             self.tcp_tried = Some(now);
-            self.command(shared, Command::Look { relay, at });
+            self.command(shared, Command::Look { peer: relay, at });
         }
     }
 
