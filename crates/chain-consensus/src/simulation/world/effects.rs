@@ -38,9 +38,11 @@ impl World {
                 self.stream(node, height, (round, valid_round), value);
                 r.resume_with(())
             }
-            Effect::WalAppend(_, entry, r) => {
-                if !self.nodes[node].replaying {
-                    self.nodes[node].log.push(encode_entry(&entry));
+            Effect::WalAppend(height, entry, r) => {
+                let this = &mut self.nodes[node];
+                // The log is of one height: what a decided height still says is not replayed in the next, whose rounds are others.
+                if !this.replaying && height.0 == this.height {
+                    this.log.push(encode_entry(&entry));
                 }
                 r.resume_with(())
             }
