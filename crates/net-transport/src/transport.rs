@@ -4,6 +4,7 @@
 //! upgrade future does the rest. Dials reuse the listener's port where there is one.
 
 mod address;
+mod fresh;
 mod listener;
 
 use std::collections::HashMap;
@@ -11,7 +12,6 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
 
 use aws_lc_rs::hmac;
 use futures::future::BoxFuture;
@@ -25,6 +25,7 @@ use quinn_proto::HashedConnectionIdGenerator;
 
 use self::address::parse;
 pub(crate) use self::address::{format as format_address, parse as parse_address};
+use self::fresh::FreshPorts;
 use self::listener::{Listener, ListenerParts};
 use crate::config::{PUNCH_TIMEOUT_MS, TransportConfig, quinn_transport};
 use crate::connection::Connection;
@@ -41,8 +42,6 @@ use crate::upgrade::{UpgradeContext, within};
 const SERVER_NAME: &str = "l";
 const RESET_DOMAIN: &[u8] = b"trellis/quic-reset/1";
 const CID_DOMAIN: &[u8] = b"trellis/quic-cid/1";
-/// Dials from a port of their own share it for so long: less than a NAT keeps a mapping that somebody answered to.
-const FRESH_PORT_MS: u64 = 20_000;
 
 /// QUIC with libp2p certificates, the hybrid key exchange and ML-DSA-65 identities.
 pub struct QuicTransport {
@@ -50,8 +49,8 @@ pub struct QuicTransport {
     listeners: SelectAll<Listener>,
     /// One dialling endpoint per address family, for nodes that do not listen.
     dialers: HashMap<bool, quinn::Endpoint>,
-    /// The endpoint per address family from whose port nobody was dialled long ago, and since when it is used.
-    fresh: HashMap<bool, (quinn::Endpoint, Instant)>,
+    /// Per address family, ports from which nobody was dialled long ago.
+    fresh: HashMap<bool, FreshPorts>,
     waker: Option<Waker>,
 }
 
@@ -152,7 +151,9 @@ impl QuicTransport {
             SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
         };
         if reuse == PortUse::New {
-            return self.fresh_endpoint(any_port);
+            let parts = &self.parts;
+            let fresh = self.fresh.entry(remote.is_ipv6()).or_default();
+            return fresh.endpoint(|| parts.endpoint(any_port, false), |endpoint| parts.renew(endpoint, any_port));
         }
         if let Some(listener) = self.listeners.iter().find(|listener| listener.can_dial(remote)) {
             return Ok(listener.endpoint());
@@ -166,26 +167,16 @@ impl QuicTransport {
     }
 }
 
-impl QuicTransport {
-    /// An endpoint at a port that this node does not listen at. Trials of many peers in a row share one, because each
-    /// endpoint has receive buffers of three mebibytes; it is replaced before a NAT could know its port for long.
-    fn fresh_endpoint(&mut self, any_port: SocketAddr) -> Result<quinn::Endpoint, TransportError> {
-        let family = any_port.is_ipv6();
-        if let Some((endpoint, since)) = self.fresh.get(&family)
-            && since.elapsed() < Duration::from_millis(FRESH_PORT_MS)
-        {
-            return Ok(endpoint.clone());
-        }
-        let endpoint = self.parts.endpoint(any_port, false)?;
-        self.fresh.insert(family, (endpoint.clone(), Instant::now()));
-        Ok(endpoint)
-    }
-}
-
 impl EndpointParts {
     fn endpoint(&self, address: SocketAddr, listens: bool) -> Result<quinn::Endpoint, TransportError> {
         let socket = quinn::TokioRuntime.wrap_udp_socket(bind(address)?)?;
         Ok(self.endpoint_over(socket, listens)?)
+    }
+
+    /// Moves an endpoint to another port.
+    fn renew(&self, endpoint: &quinn::Endpoint, address: SocketAddr) -> Result<(), TransportError> {
+        let socket = quinn::TokioRuntime.wrap_udp_socket(bind(address)?)?;
+        Ok(endpoint.rebind_abstract(self.filtered(socket, None))?)
     }
 
     /// The endpoint over the far socket; it takes connections too, from whom the far side lets in.
@@ -195,12 +186,21 @@ impl EndpointParts {
 
     fn endpoint_over(&self, socket: Arc<dyn AsyncUdpSocket>, listens: bool) -> std::io::Result<quinn::Endpoint> {
         let cid_key = self.cid_key;
+        let server = listens.then(|| self.server.clone());
+        let socket = self.filtered(socket, server.as_ref());
         let mut config = quinn::EndpointConfig::new(Arc::clone(&self.reset_key) as _);
         config.supported_versions(vec![1]);
         config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(cid_key)));
+        let runtime = Arc::new(quinn::TokioRuntime);
+        let mut endpoint = quinn::Endpoint::new_with_abstract_socket(config, server, socket, runtime)?;
+        endpoint.set_default_client_config(self.client.clone());
+        Ok(endpoint)
+    }
+
+    /// A socket that keeps what no endpoint should see from it; where connections are taken, also who may not come.
+    fn filtered(&self, socket: Arc<dyn AsyncUdpSocket>, server: Option<&quinn::ServerConfig>) -> Arc<FilteringSocket> {
         let metrics = &self.config.metrics;
-        let server = listens.then(|| self.server.clone());
-        let filter = server.as_ref().map(|server| {
+        let filter = server.map(|server| {
             Prefilter::new(PrefilterParts {
                 admission: self.config.admission.clone(),
                 gate: self.config.gate.clone(),
@@ -210,11 +210,7 @@ impl EndpointParts {
                 unanswered: metrics.admission_unanswered.clone(),
             })
         });
-        let socket = FilteringSocket::wrap(socket, cid_key, metrics.garbage.clone(), filter);
-        let runtime = Arc::new(quinn::TokioRuntime);
-        let mut endpoint = quinn::Endpoint::new_with_abstract_socket(config, server, socket, runtime)?;
-        endpoint.set_default_client_config(self.client.clone());
-        Ok(endpoint)
+        FilteringSocket::wrap(socket, self.cid_key, metrics.garbage.clone(), filter)
     }
 }
 
@@ -321,5 +317,24 @@ mod tests {
         let (listener, trial) = (port(PortUse::Reuse), port(PortUse::New));
         assert_ne!(trial, listener);
         assert_eq!((port(PortUse::New), port(PortUse::Reuse)), (trial, listener));
+    }
+
+    // row: NET-40, NET-56
+    #[tokio::test]
+    async fn later_trials_leave_from_another_port_of_the_same_endpoint() {
+        let keys = trellis_crypto::HybridKey::generate(&mut rand::rngs::StdRng::seed_from_u64(8)).unwrap();
+        let mut transport = QuicTransport::new(TransportConfig::new(Arc::new(keys), Policy::Require)).unwrap();
+        let remote = SocketAddr::from((Ipv4Addr::LOCALHOST, 9));
+        let first = transport.dialing_endpoint(remote, PortUse::New).unwrap();
+        let port = first.local_addr().unwrap().port();
+        transport.fresh.get_mut(&false).unwrap().expire();
+        let second = transport.dialing_endpoint(remote, PortUse::New).unwrap();
+        assert_ne!(second.local_addr().unwrap().port(), port);
+        assert_eq!(first.local_addr().unwrap(), second.local_addr().unwrap(), "one endpoint, with one set of buffers");
+        // A trial that is under way keeps its port; the next has another endpoint.
+        let _trial = first.connect(remote, SERVER_NAME).unwrap();
+        transport.fresh.get_mut(&false).unwrap().expire();
+        let third = transport.dialing_endpoint(remote, PortUse::New).unwrap();
+        assert_ne!(third.local_addr().unwrap(), first.local_addr().unwrap());
     }
 }
