@@ -101,6 +101,33 @@ async fn a_preferred_peer_is_dialled_again_after_it_is_lost_is_never_idle_and_st
     assert!(matches!(gateway.net.reconnect(stranger).await, Err(DialError::Unreachable { .. })));
 }
 
+// row: NET-45
+#[tokio::test]
+async fn of_a_peers_addresses_of_both_families_ipv6_is_used() {
+    let mut both = config();
+    both.listen = ["/ip4/127.0.0.1/udp/0/quic-v1", "/ip6/::1/udp/0/quic-v1"].map(str::to_owned).to_vec();
+    let (alice, bob) = (node(1).await, node_with(2, both, Arc::new(SystemClock)).await);
+    let id = bob.net.local_id();
+    let away = async || {
+        alice.net.disconnect(id, DisconnectReason::Inactivity).await;
+        while shown(&alice, id).is_some_and(|info| info.state == PeerState::Connected) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    // The older family is the one that worked last.
+    for family in ["/ip6/", "/ip4/"] {
+        let address = bob.net.listen_addresses().into_iter().find(|address| address.starts_with(family)).unwrap();
+        assert_eq!(alice.net.dial(&address).await, Ok(id), "{address}");
+        away().await;
+    }
+    for _ in 0..3 {
+        assert_eq!(alice.net.reconnect(id).await, Ok(id));
+        let pong = alice.net.ping(id).await.unwrap();
+        assert!(pong.address.starts_with("/ip6/"), "{}", pong.address);
+        away().await;
+    }
+}
+
 fn shown(rig: &Rig, peer: NodeId) -> Option<trellis_net_peers::PeerInfo> {
     rig.net.peers().into_iter().find(|info| info.id == Some(peer))
 }
