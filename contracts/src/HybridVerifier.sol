@@ -16,6 +16,8 @@ contract HybridVerifier is IERC7913SignatureVerifier {
     /// @inheritdoc IERC7913SignatureVerifier
     function verify(bytes calldata key, bytes32 hash, bytes calldata signature) external view returns (bytes4) {
         if (key.length < ACCOUNT_BYTES || signature.length < ECDSA_BYTES) return 0xffffffff;
+        // The third value only says more about a fault.
+        // slither-disable-next-line unused-return
         (address signer, ECDSA.RecoverError fault,) = ECDSA.tryRecoverCalldata(hash, signature[:ECDSA_BYTES]);
         bool both = fault == ECDSA.RecoverError.NoError && signer == address(bytes20(key[:ACCOUNT_BYTES]))
             && MlDsa44.verify(key[ACCOUNT_BYTES:], hash, signature[ECDSA_BYTES:]);
