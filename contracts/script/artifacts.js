@@ -4,7 +4,18 @@ const fs = require("fs");
 const path = require("path");
 
 const root = path.join(__dirname, "..");
-const names = ["WTRL", "FeePool", "PaymentChannels", "Settlement", "ProviderStaking", "ValidatorStaking"];
+const names = [
+  "WTRL",
+  "FeePool",
+  "PaymentChannels",
+  "Settlement",
+  "ProviderStaking",
+  "ValidatorStaking",
+  "SmartAccount",
+  "SmartAccountFactory",
+  "MlDsa44Verifier",
+  "HybridVerifier",
+];
 
 fs.mkdirSync(path.join(root, "artifacts"), { recursive: true });
 for (const name of names) {

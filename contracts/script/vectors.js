@@ -3,12 +3,13 @@
 "use strict";
 const fs = require("fs");
 const path = require("path");
-const { AbiCoder, Signature, SigningKey, TypedDataEncoder, concat, keccak256, toBeHex, zeroPadValue } = require("ethers");
+const { AbiCoder, Signature, SigningKey, TypedDataEncoder, concat, getCreate2Address, keccak256, toBeHex, zeroPadValue } = require("ethers");
 
 const CHAIN_ID = 31337;
 const CHANNELS = "0x00000000000000000000000000000000000c4a17";
 const SETTLEMENT = "0x00000000000000000000000000000000005e771e";
 const VALIDATOR_STAKING = "0x0000000000000000000000000000000000057a4e";
+const SMART_ACCOUNT = "0x000000000000000000000000000000000005a4ac";
 // Throw-away keys of the test fixture.
 const KEYS = {
   signer: "0x" + "11".repeat(32),
@@ -129,6 +130,37 @@ function keyProof(kind, scheme, length) {
   return made;
 }
 
+// What a smart account's owner signs, with one call and with two.
+function execution(count) {
+  const types = {
+    Execute: [
+      { type: "Call[]", name: "calls" },
+      ...["uint64 nonce", "uint64 deadline", "address relayer", "uint256 fee", "uint256 gas"].map((f) => ({
+        type: f.split(" ")[0],
+        name: f.split(" ")[1],
+      })),
+    ],
+    Call: [
+      { type: "address", name: "target" },
+      { type: "uint256", name: "value" },
+      { type: "bytes", name: "data" },
+    ],
+  };
+  const calls = [
+    { target: accounts.payee, value: "1500000000000000000", data: "0x" },
+    { target: CHANNELS, value: "0", data: "0x01020304" },
+  ].slice(0, count);
+  const value = { calls, nonce: String(6 + count), deadline: "1790000600", relayer: accounts.payer, fee: "250", gas: "90000" };
+  return { value, digest: TypedDataEncoder.hash(domain(SMART_ACCOUNT), types, value) };
+}
+
+// Where the account of a signer will be: CREATE2 of a minimal proxy (ERC-1167) with the signer behind its code.
+function smartAccount(factory, implementation, signer, salt) {
+  const length = toBeHex((signer.length - 2) / 2 + 45, 2);
+  const code = concat(["0x61", length, "0x3d81600a3d39f3363d3d373d3d3d363d73", implementation, "0x5af43d82803e903d91602b57fd5bf3", signer]);
+  return { factory, implementation, signer, salt, account: getCreate2Address(factory, salt, keccak256(code)) };
+}
+
 const channels = [channel("first"), channel("second")];
 const amount = "123456789012345678901234567";
 const keys = channels.flatMap((c, k) => [1, 2, 300].slice(k).map((sequence) => [c.id, sequence]));
@@ -173,6 +205,14 @@ const vectors = {
   validatorStaking: VALIDATOR_STAKING,
   keyDomain: label("trellis key domain"),
   keyProofs: [keyProof(0, 0, 32), keyProof(0, 1, 1312), keyProof(1, 0, 96), keyProof(2, 0, 1312)],
+  smartAccount: SMART_ACCOUNT,
+  executions: [execution(1), execution(2)],
+  accountAddress: smartAccount(
+    "0x00000000000000000000000000000000000fac70",
+    "0x000000000000000000000000000000000001a91e",
+    "0x" + "ab".repeat(20) + "cd".repeat(1312),
+    label("salt"),
+  ),
 };
 fs.mkdirSync(path.join(__dirname, "..", "fixtures"), { recursive: true });
 fs.writeFileSync(path.join(__dirname, "..", "fixtures", "vectors.json"), JSON.stringify(vectors, null, 1) + "\n");

@@ -3,6 +3,8 @@ pragma solidity 0.8.37;
 
 import {StakingBase} from "./StakingBase.sol";
 import {ReceiptsTree, Tree} from "./ReceiptsTree.sol";
+import {SmartAccount} from "../src/SmartAccount.sol";
+import {SmartAccountFactory} from "../src/SmartAccountFactory.sol";
 import {PaymentChannels} from "../src/PaymentChannels.sol";
 import {Settlement} from "../src/Settlement.sol";
 import {ValidatorStaking} from "../src/ValidatorStaking.sol";
@@ -53,6 +55,42 @@ contract VectorsTest is StakingBase {
         registry.genesisRegister{value: MIN_STAKE}(list);
         address holder = registry.validatorOf(_word(string.concat(k, ".voteKeyHash")));
         assertEq(holder, list[0].validator, "hash of the vote key");
+    }
+
+    // row: CHN-21
+    function test_what_owners_of_smart_accounts_sign_agrees() public {
+        address at_ = _address(".smartAccount");
+        vm.etch(at_, address(new SmartAccount()).code);
+        for (uint256 i = 0; i < 2; ++i) {
+            string memory e = string.concat(".executions[", vm.toString(i), "]");
+            SmartAccount.Call[] memory calls = new SmartAccount.Call[](i + 1);
+            for (uint256 j = 0; j < calls.length; ++j) {
+                string memory c = string.concat(e, ".value.calls[", vm.toString(j), "]");
+                bytes memory data = vm.parseJsonBytes(json, string.concat(c, ".data"));
+                address target = _address(string.concat(c, ".target"));
+                calls[j] = SmartAccount.Call(target, _uint(string.concat(c, ".value")), data);
+            }
+            e = string.concat(e, ".value");
+            SmartAccount.Terms memory terms = SmartAccount.Terms(
+                uint64(_uint(string.concat(e, ".nonce"))),
+                uint64(_uint(string.concat(e, ".deadline"))),
+                _address(string.concat(e, ".relayer")),
+                _uint(string.concat(e, ".fee")),
+                _uint(string.concat(e, ".gas"))
+            );
+            bytes32 digest = _word(string.concat(".executions[", vm.toString(i), "].digest"));
+            assertEq(SmartAccount(payable(at_)).executeDigest(calls, terms), digest, "execute");
+        }
+    }
+
+    // row: CHN-21
+    function test_addresses_of_smart_accounts_agree() public {
+        SmartAccount implementation = SmartAccount(payable(_address(".accountAddress.implementation")));
+        address at_ = _address(".accountAddress.factory");
+        vm.etch(at_, address(new SmartAccountFactory(implementation)).code);
+        bytes memory signer_ = vm.parseJsonBytes(json, ".accountAddress.signer");
+        address found = SmartAccountFactory(at_).addressOf(signer_, _word(".accountAddress.salt"));
+        assertEq(found, _address(".accountAddress.account"), "account");
     }
 
     function test_channel_ids_agree() public view {

@@ -8,6 +8,9 @@ use trellis_crypto::account::AccountKey;
 /// The second account of the public test mnemonic.
 pub const SECOND_ACCOUNT: [u8; 32] = hex!("59c6995e998f97a5a0044966f0945389dc9e86dae88c7a8412f4603b6b78690d");
 
+/// Gas of a transfer at most: one to a contract runs its code.
+const TRANSFER_GAS_MAX: u64 = 60_000;
+
 /// A key and the number of its next transaction.
 pub struct Wallet {
     key: AccountKey,
@@ -29,14 +32,22 @@ impl Wallet {
     /// # Panics
     /// Never: a signature of the key's is one.
     pub fn transfer(&mut self) -> (String, String) {
+        self.pay(Address::repeat_byte(7), 1)
+    }
+
+    /// The next payment of so many wei: its bytes, and its hash.
+    ///
+    /// # Panics
+    /// Never: a signature of the key's is one.
+    pub fn pay(&mut self, to: Address, wei: u128) -> (String, String) {
         let tx = TxEip1559 {
             chain_id: self.chain_id,
             nonce: self.nonce,
-            gas_limit: 21_000,
+            gas_limit: TRANSFER_GAS_MAX,
             max_fee_per_gas: 100_000_000_000,
             max_priority_fee_per_gas: 1_000_000_000,
-            to: TxKind::Call(Address::repeat_byte(7)),
-            value: U256::from(1),
+            to: TxKind::Call(to),
+            value: U256::from(wei),
             ..Default::default()
         };
         self.nonce += 1;

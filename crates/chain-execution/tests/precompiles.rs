@@ -1,7 +1,7 @@
 //! The chain's own precompiled contracts, called as anybody calls them (CHN-13, CHN-15, CHN-21).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
-use alloy_primitives::{Address, B256, Bytes, TxKind, U256, address};
+use alloy_primitives::{Address, B256, Bytes, TxKind, U256, address, hex};
 use alloy_rpc_types::TransactionRequest;
 use alloy_sol_types::SolValue;
 use trellis_chain_execution::{CallError, ExecutionConfig, Executor, GenesisInput, Overrides, genesis};
@@ -56,6 +56,39 @@ fn each_scheme_says_whether_a_signature_verifies_and_refuses_a_wrong_length() {
         assert!(called(contract, &good[..key.len() + signature.len() - 1]).is_err(), "{contract}");
         assert!(called(contract, &[]).is_err(), "{contract}");
     }
+}
+
+/// EIP-7951.
+const P256_VERIFY: Address = address!("0000000000000000000000000000000000000100");
+/// SHA-256 of a message, r, s, x and y: signed with OpenSSL.
+const P256_SIGNED: [u8; 160] = hex!(
+    "126d1ec8230071b3693cdf1fac830f32db1b5227c0417cba41beff852b7fd408"
+    "67725afc4d82f1bcfe73969a046929731362b21b5fad3c56be2d91a3c90dcdb8"
+    "a0661e1250baec1ffef83affa48cd5cf7f66b8687daf9fff287e4e036f4d859d"
+    "1b2786d7e4644185f8fb69fc22185c56a7ec3e07d51df4f6a1a9bbf3a995ab85"
+    "221ed4c78a5d830f11a732b8a9f25a0004df6e3fb98a3df4bca7284b4cec00f8"
+);
+/// The order of the curve's group.
+const P256_ORDER: U256 = U256::from_be_bytes(hex!("ffffffff00000000ffffffffffffffffbce6faada7179e84f3b9cac2fc632551"));
+
+// row: CHN-21
+#[test]
+fn p256_signatures_verify_at_the_address_of_eip_7951() {
+    let asked = |input: &[u8]| called(P256_VERIFY, input).expect("it never fails");
+    assert_eq!(asked(&P256_SIGNED), word(1));
+    for part in 0..5 {
+        let mut changed = P256_SIGNED;
+        changed[part * 32 + 31] ^= 1;
+        assert_eq!(asked(&changed), Bytes::new(), "part {part}");
+    }
+    // Both forms of s are good there: who relies on it must not take a signature for a number that is used once.
+    let mut other_form = P256_SIGNED;
+    let s = P256_ORDER - U256::from_be_slice(&P256_SIGNED[64..96]);
+    other_form[64..96].copy_from_slice(&s.to_be_bytes::<32>());
+    assert_eq!(asked(&other_form), word(1));
+    assert_eq!(asked(&P256_SIGNED[..159]), Bytes::new(), "too short");
+    assert_eq!(asked(&[&P256_SIGNED[..], &[0]].concat()), Bytes::new(), "too long");
+    assert_eq!(asked(&[0; 160]), Bytes::new(), "no key");
 }
 
 fn vote(key: &VoteKey, height: u64, value: Option<B256>) -> SignedVote {

@@ -71,3 +71,51 @@ pub mod validator_staking {
         "../../contracts/artifacts/ValidatorStaking.json"
     );
 }
+
+/// An account whose owner is an ERC-7913 signer.
+#[allow(missing_docs, clippy::all, clippy::pedantic)]
+#[allow(clippy::arithmetic_side_effects, clippy::cast_possible_truncation)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+pub mod smart_account {
+    alloy_sol_types::sol!(
+        #[sol(all_derives)]
+        SmartAccount,
+        "../../contracts/artifacts/SmartAccount.json"
+    );
+}
+
+/// Makes smart accounts at addresses that are known before.
+#[allow(missing_docs, clippy::all, clippy::pedantic)]
+#[allow(clippy::arithmetic_side_effects, clippy::cast_possible_truncation)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+pub mod smart_account_factory {
+    alloy_sol_types::sol!(
+        #[sol(all_derives)]
+        SmartAccountFactory,
+        "../../contracts/artifacts/SmartAccountFactory.json"
+    );
+}
+
+/// ERC-7913 verifier for ML-DSA-44.
+#[allow(missing_docs, clippy::all, clippy::pedantic)]
+#[allow(clippy::arithmetic_side_effects, clippy::cast_possible_truncation)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+pub mod ml_dsa44_verifier {
+    alloy_sol_types::sol!(
+        #[sol(all_derives)]
+        MlDsa44Verifier,
+        "../../contracts/artifacts/MlDsa44Verifier.json"
+    );
+}
+
+/// ERC-7913 verifier for two keys that must both sign: secp256k1 and ML-DSA-44.
+#[allow(missing_docs, clippy::all, clippy::pedantic)]
+#[allow(clippy::arithmetic_side_effects, clippy::cast_possible_truncation)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+pub mod hybrid_verifier {
+    alloy_sol_types::sol!(
+        #[sol(all_derives)]
+        HybridVerifier,
+        "../../contracts/artifacts/HybridVerifier.json"
+    );
+}

@@ -14,12 +14,16 @@
 )]
 #![deny(clippy::arithmetic_side_effects, clippy::cast_possible_truncation)]
 
+pub mod accounts;
 mod bindings;
 pub mod deployment;
 pub mod staking;
 pub mod typed;
 
-pub use bindings::{fee_pool, payment_channels, provider_staking, settlement, validator_staking, wtrl};
+pub use bindings::{
+    fee_pool, hybrid_verifier, ml_dsa44_verifier, payment_channels, provider_staking, settlement, smart_account,
+    smart_account_factory, validator_staking, wtrl,
+};
 
 #[cfg(test)]
 mod tests;

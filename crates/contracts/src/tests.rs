@@ -5,6 +5,7 @@ use alloy_sol_types::{SolCall, SolConstructor, SolEvent, SolStruct};
 use secp256k1::{Message, PublicKey, SECP256K1, SecretKey};
 use serde_json::Value;
 
+use crate::accounts::{ACCOUNTS_DEPLOYER, AccountContracts, Call, Execute, account_steps};
 use crate::deployment::{Addresses, Parameters, steps};
 use crate::typed::{
     CloseAgreement, IncludeBy, RECEIPT_TYPE, Receipt, Terms, Voucher, channel_id, compact_signature, digest, domain,
@@ -207,4 +208,57 @@ fn events_carry_the_topics_of_their_signatures() {
     let paid = crate::payment_channels::PaymentChannels::VoucherPaid::SIGNATURE_HASH;
     assert_eq!(paid, keccak256("VoucherPaid(bytes32,uint128,uint128,uint128)"));
     assert_eq!(crate::deployment::trl(3), U256::from(3_000_000_000_000_000_000_u128));
+}
+
+// row: CHN-21
+#[test]
+fn what_owners_of_smart_accounts_sign_is_what_ethers_and_the_contract_say() {
+    let v = vectors();
+    let executions = v["executions"].as_array().unwrap();
+    assert_eq!(executions.len(), 2);
+    for execution in executions {
+        let value = &execution["value"];
+        let call = |call: &Value| Call {
+            target: account(call, "/target"),
+            value: number(call, "/value"),
+            data: text(call, "/data").parse().unwrap(),
+        };
+        let execute = Execute {
+            calls: value["calls"].as_array().unwrap().iter().map(call).collect(),
+            nonce: number(value, "/nonce"),
+            deadline: number(value, "/deadline"),
+            relayer: account(value, "/relayer"),
+            fee: number(value, "/fee"),
+            gas: number(value, "/gas"),
+        };
+        assert_eq!(execute.digest(number(&v, "/chainId"), account(&v, "/smartAccount")), word(execution, "/digest"));
+        assert_eq!(execute.spent(), U256::from(1_500_000_000_000_000_250u64));
+    }
+}
+
+// row: CHN-21
+#[test]
+fn a_smart_account_is_where_ethers_and_the_factory_say() {
+    let v = &vectors()["accountAddress"];
+    let contracts = AccountContracts {
+        factory: account(v, "/factory"),
+        implementation: account(v, "/implementation"),
+        ..AccountContracts::predeployed()
+    };
+    let signer: Bytes = text(v, "/signer").parse().unwrap();
+    assert_eq!(contracts.address_of(&signer, word(v, "/salt")), account(v, "/account"));
+}
+
+// row: CHN-21
+#[test]
+fn the_contracts_of_smart_accounts_have_the_same_addresses_on_every_chain() {
+    let steps = account_steps();
+    let at = AccountContracts::predeployed();
+    let expected = [at.implementation, at.factory, at.ml_dsa44_verifier, at.hybrid_verifier];
+    assert_eq!(steps.iter().map(|step| step.address).collect::<Vec<_>>(), expected);
+    for (nonce, step) in (0u64..).zip(&steps) {
+        assert_eq!(step.address, ACCOUNTS_DEPLOYER.create(nonce), "{}", step.name);
+    }
+    // Pinned: whoever was told an address must find the account there for ever.
+    assert_eq!(at.factory, address!("E86bCe335a3D234E81bB9638B37D720927F0562B"));
 }

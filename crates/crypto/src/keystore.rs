@@ -36,10 +36,12 @@ pub enum SecretKind {
     Vote,
     /// Seed of a validator's checkpoint keys.
     Checkpoint,
+    /// Key of a post-quantum account.
+    Quantum,
 }
 
 impl SecretKind {
-    const ALL: [Self; 5] = [Self::Node, Self::Account, Self::Voucher, Self::Vote, Self::Checkpoint];
+    const ALL: [Self; 6] = [Self::Node, Self::Account, Self::Voucher, Self::Vote, Self::Checkpoint, Self::Quantum];
 
     const fn byte(self) -> u8 {
         match self {
@@ -48,6 +50,7 @@ impl SecretKind {
             Self::Voucher => 3,
             Self::Vote => 4,
             Self::Checkpoint => 5,
+            Self::Quantum => 6,
         }
     }
 
@@ -60,6 +63,7 @@ impl SecretKind {
             Self::Voucher => "voucher",
             Self::Vote => "vote",
             Self::Checkpoint => "checkpoint",
+            Self::Quantum => "quantum",
         }
     }
 }

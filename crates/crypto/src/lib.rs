@@ -13,6 +13,7 @@ pub mod hybrid;
 pub mod keystore;
 pub mod merkle;
 mod mldsa;
+mod quantum;
 pub mod record;
 pub mod vote;
 
@@ -24,6 +25,7 @@ pub use mldsa::{
     MLDSA44_PUBLIC_BYTES, MLDSA44_SIGNATURE_BYTES, MLDSA65_PUBLIC_BYTES, MLDSA65_SIGNATURE_BYTES, verify_mldsa44,
     verify_mldsa65,
 };
+pub use quantum::QuantumKey;
 pub use vote::VoteKey;
 
 /// Why a signature or a key is not good.

@@ -1,10 +1,12 @@
 //! Call data, return values and events of our contracts, in our own types.
 
+mod accounts;
 mod channels;
 mod settlement;
 mod tokens;
 mod validators;
 
+pub use accounts::{AccountView, SignedCalls, SmartAccounts};
 pub use channels::{ChannelEvent, ChannelStatus, ChannelTerms, ChannelView, ChannelsContract, SignedVoucher};
 pub use settlement::{
     AggregatorView, BatchStatus, BatchTotals, BatchView, DemandStatus, DemandView, Fault, SettlementContract,
@@ -19,6 +21,7 @@ use trellis_contracts::fee_pool::FeePool::FeePoolErrors;
 use trellis_contracts::payment_channels::PaymentChannels::PaymentChannelsErrors;
 use trellis_contracts::provider_staking::ProviderStaking::ProviderStakingErrors;
 use trellis_contracts::settlement::Settlement::SettlementErrors;
+use trellis_contracts::smart_account::SmartAccount::SmartAccountErrors;
 use trellis_contracts::validator_staking::ValidatorStaking::ValidatorStakingErrors;
 use trellis_contracts::wtrl::WTRL::WTRLErrors;
 use trellis_primitives::{Address, Wei};
@@ -54,6 +57,7 @@ pub fn describe_revert(data: &[u8]) -> String {
         .or_else(|_| PaymentChannelsErrors::abi_decode(data).map(|error| format!("{error:?}")))
         .or_else(|_| ProviderStakingErrors::abi_decode(data).map(|error| format!("{error:?}")))
         .or_else(|_| FeePoolErrors::abi_decode(data).map(|error| format!("{error:?}")))
+        .or_else(|_| SmartAccountErrors::abi_decode(data).map(|error| format!("{error:?}")))
         .or_else(|_| ValidatorStakingErrors::abi_decode(data).map(|error| format!("{error:?}")))
         .or_else(|_| WTRLErrors::abi_decode(data).map(|error| format!("{error:?}")));
     match ours {

@@ -24,10 +24,10 @@ mod wire;
 pub use client::{ChainClient, Head, Log, LogFilter, LogPlace, TxIntent, TxReceipt};
 pub use config::{Confirmation, FeePolicy, RpcConfig};
 pub use contracts::{
-    AggregatorView, BatchStatus, BatchTotals, BatchView, ChannelEvent, ChannelStatus, ChannelTerms, ChannelView,
-    ChannelsContract, DemandStatus, DemandView, Fault, SettlementContract, SettlementEvent, SettlementTerms,
-    SignedVoucher, StakingContract, VALIDATORS_LISTED_MAX, ValidatorView, ValidatorsContract, WtrlContract,
-    describe_revert,
+    AccountView, AggregatorView, BatchStatus, BatchTotals, BatchView, ChannelEvent, ChannelStatus, ChannelTerms,
+    ChannelView, ChannelsContract, DemandStatus, DemandView, Fault, SettlementContract, SettlementEvent,
+    SettlementTerms, SignedCalls, SignedVoucher, SmartAccounts, StakingContract, VALIDATORS_LISTED_MAX, ValidatorView,
+    ValidatorsContract, WtrlContract, describe_revert,
 };
 pub use error::ChainError;
 pub use fees::Fees;

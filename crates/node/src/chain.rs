@@ -8,6 +8,7 @@ use trellis_chain_finality::{Validator, ValidatorSet, VotePublicKey};
 use trellis_chain_producer::EpochRules;
 use trellis_chain_spec::{AllocAccount, ChainSpec, ContractsSection};
 use trellis_chain_storage::Genesis;
+use trellis_contracts::accounts::{ACCOUNTS_DEPLOYER, account_steps};
 use trellis_contracts::deployment::{Addresses, Parameters, Step, steps};
 use trellis_contracts::staking::{GenesisValidator, StakingParameters, staking_address, staking_steps};
 use trellis_primitives::Wei;
@@ -137,8 +138,9 @@ fn input(spec: &ChainSpec) -> Result<GenesisInput> {
         Some(contracts) if !contracts.pinned => {
             let parameters = parameters(spec, contracts)?;
             let market = steps(&parameters, contracts.deployer, 0).into_iter().map(|step| (step, U256::ZERO));
-            let made = |(step, value)| genesis_step(contracts, step, value);
-            market.chain(staking(spec, contracts)?).map(made).collect()
+            let made = |(step, value)| genesis_step(contracts.deployer, step, value);
+            let accounts = account_steps().into_iter().map(|step| genesis_step(ACCOUNTS_DEPLOYER, step, U256::ZERO));
+            market.chain(staking(spec, contracts)?).map(made).chain(accounts).collect()
         }
         _ => Vec::new(),
     };
@@ -201,10 +203,10 @@ pub fn staking_of(spec: &ChainSpec) -> Option<Address> {
     Some(staking_address(contracts.deployer, 0))
 }
 
-fn genesis_step(contracts: &ContractsSection, step: Step, value: U256) -> GenesisStep {
+fn genesis_step(from: Address, step: Step, value: U256) -> GenesisStep {
     GenesisStep {
         name: step.name.to_owned(),
-        from: contracts.deployer,
+        from,
         expected_address: step.to.is_none().then_some(step.address),
         to: step.to,
         input: step.input,

@@ -1,10 +1,12 @@
 //! Every command and flag, declared once: help, completions, man page and CLI reference come from here (OPS-01).
 
 mod chains;
+mod quantum;
 mod snapshots;
 mod validators;
 
 pub use chains::{ImportArgs, ServeArgs};
+pub use quantum::{QuantumArgs, QuantumCall, QuantumCommand, RelayArgs};
 pub use snapshots::SnapshotCommand;
 pub use validators::{LocalnetArgs, StakeArgs, ValidatorCommand};
 
@@ -392,6 +394,9 @@ pub enum WalletCommand {
     List(ListArgs),
     /// Every lock: where the money is, why, and when it is free.
     Where(ListArgs),
+    /// Post-quantum accounts: only an ML-DSA-44 key can spend from them.
+    #[command(subcommand)]
+    Pq(QuantumCommand),
 }
 
 #[derive(Subcommand)]

@@ -8,7 +8,7 @@ use trellis_chain_spec::{
     DEV_CHAIN_ID, DEV_MNEMONIC, LOCAL_CHAIN_ID, LOCAL_FIRST_ACCOUNT, dev_vote_seed, is_public_chain,
 };
 use trellis_crypto::keystore::{self, Hardness, KeystoreError, SecretKind};
-use trellis_crypto::{AccountKey, CheckpointKey, HybridKey, VoteKey};
+use trellis_crypto::{AccountKey, CheckpointKey, HybridKey, QuantumKey, VoteKey};
 use zeroize::Zeroizing;
 
 /// Variable that holds the passphrase where no file is given.
@@ -149,6 +149,44 @@ impl KeyMaker<'_> {
         Ok(CheckpointKey::from_seed(&seed)?)
     }
 
+    /// Makes the key of a post-quantum account; `name` gives its address.
+    ///
+    /// # Errors
+    /// A file that is there already, a passphrase that is missing.
+    pub fn make_quantum_key(
+        &self,
+        path: &Path,
+        hybrid: bool,
+        name: impl FnOnce(&QuantumKey) -> String,
+    ) -> Result<QuantumKey> {
+        let passphrase = self.passphrase()?;
+        let key = QuantumKey::generate(&mut rand::rng(), hybrid)?;
+        let (name, secret) = (name(&key), key.to_secret());
+        keystore::create(path, SecretKind::Quantum, &name, &secret, &passphrase, self.hardness(), &mut rand::rng())?;
+        Ok(key)
+    }
+
+    /// Opens the key of a post-quantum account.
+    ///
+    /// # Errors
+    /// A keystore that is missing or does not open, with its hint.
+    pub fn quantum_key(&self, path: &Path) -> Result<QuantumKey> {
+        if !path.exists() {
+            return Err(Failure::key_or_funds(format!("there is no post-quantum key at {}", path.display()))
+                .hint("make one with `trellis wallet pq create`, or name its file with --key")
+                .into());
+        }
+        Ok(QuantumKey::from_secret(&opened(path, SecretKind::Quantum, &self.passphrase()?)?)?)
+    }
+
+    /// Opens an account's key that is in a file of its own.
+    ///
+    /// # Errors
+    /// A keystore that is missing or does not open, with its hint.
+    pub fn account_key(&self, path: &Path) -> Result<AccountKey> {
+        account_of(&opened(path, SecretKind::Account, &self.passphrase()?)?)
+    }
+
     fn new_account(&self) -> Result<(String, Zeroizing<Vec<u8>>)> {
         let key = match self.dev_account {
             Some(index) if is_public_chain(self.chain_id) => dev_account(index)?,
@@ -183,14 +221,7 @@ impl KeyMaker<'_> {
             keystore::create(path, kind, &name, &secret, passphrase, self.hardness(), &mut rand::rng())?;
             tracing::info!(kind = kind.word(), name, path = %path.display(), "made a key");
         }
-        keystore::open(path, kind, passphrase).map_err(|error| match error {
-            KeystoreError::Passphrase { .. } => {
-                let mut failure = Failure::new(error.to_string());
-                failure.code = EXIT_NEEDS_KEY_OR_FUNDS;
-                failure.into()
-            }
-            other => eyre::Report::new(other),
-        })
+        opened(path, kind, passphrase)
     }
 
     fn hardness(&self) -> Hardness {
@@ -212,6 +243,18 @@ impl KeyMaker<'_> {
                 .into()),
         }
     }
+}
+
+/// What a keystore holds.
+fn opened(path: &Path, kind: SecretKind, passphrase: &str) -> Result<Zeroizing<Vec<u8>>> {
+    keystore::open(path, kind, passphrase).map_err(|error| match error {
+        KeystoreError::Passphrase { .. } => {
+            let mut failure = Failure::new(error.to_string());
+            failure.code = EXIT_NEEDS_KEY_OR_FUNDS;
+            failure.into()
+        }
+        other => eyre::Report::new(other),
+    })
 }
 
 /// Where a kind of key is kept.

@@ -12,6 +12,10 @@ use serde_json::json;
 use std::path::Path;
 use trellis_crypto::keystore::{SecretKind, describe};
 
+/// The kinds of keys that are listed.
+const SHOWN: [SecretKind; 5] =
+    [SecretKind::Node, SecretKind::Account, SecretKind::Voucher, SecretKind::Vote, SecretKind::Quantum];
+
 /// Runs a key command; both work offline.
 pub fn run(command: KeyCommand, datadir: Option<&Path>) -> Result<()> {
     match command {
@@ -34,7 +38,7 @@ pub fn run(command: KeyCommand, datadir: Option<&Path>) -> Result<()> {
         KeyCommand::Show(list) => {
             let mut shown = Vec::new();
             for (role, folder) in nodes(datadir)? {
-                for kind in [SecretKind::Node, SecretKind::Account, SecretKind::Voucher, SecretKind::Vote] {
+                for kind in SHOWN {
                     let path = key_path(&folder, kind);
                     if path.exists() {
                         let (kind, name) = describe(&path)?;

@@ -1,5 +1,7 @@
 //! `trellis wallet …` (MKT-32): accounts, and where their money is.
 
+mod pq;
+
 use crate::bridge::connect;
 use crate::cli::{ListArgs, WalletCommand};
 use crate::command::channel::channels;
@@ -19,6 +21,7 @@ pub async fn run(command: WalletCommand, datadir: Option<&Path>) -> Result<()> {
     match command {
         WalletCommand::List(list) => accounts(list, datadir).await,
         WalletCommand::Where(list) => locks(list, datadir).await,
+        WalletCommand::Pq(command) => pq::run(command, datadir).await,
     }
 }
 
