@@ -105,6 +105,12 @@ impl CheckpointRules {
         (first..number).filter(|height| self.has(*height)).collect()
     }
 
+    /// The first block in which a checkpoint's certificate may no longer stand.
+    #[must_use]
+    pub const fn closed_after(height: u64) -> u64 {
+        height.saturating_add(CHECKPOINT_INCLUSION_BLOCKS).saturating_add(1)
+    }
+
     /// The block whose committee a checkpoint names.
     #[must_use]
     pub const fn next_decides(height: u64) -> u64 {

@@ -50,6 +50,7 @@ pub struct CheckpointKeys {
 /// Everything in it follows from the blocks before, so that it can be judged before the block is executed; the committee it
 /// names decides from the second block after this one on (decisions: "Committee").
 #[derive(Clone, PartialEq, Eq, Debug, RlpEncodable, RlpDecodable)]
+#[rlp(trailing)]
 pub struct EpochChange {
     /// RLP of the next committee.
     pub next_committee: Bytes,
@@ -57,8 +58,9 @@ pub struct EpochChange {
     pub blocks: u32,
     /// How many of these each of its members signed, in the committee's order.
     pub signed: Vec<u32>,
-    /// What the members of the next committee sign checkpoints with, in that committee's order.
-    pub checkpoint_keys: Vec<CheckpointKeys>,
+    /// What the members of the next committee sign checkpoints with, in that committee's order; none where the chain has no
+    /// checkpoints.
+    pub checkpoint_keys: Option<Vec<CheckpointKeys>>,
 }
 
 /// What consensus needs in a block beside Ethereum's header; `header.parent_beacon_block_root` is its hash.
