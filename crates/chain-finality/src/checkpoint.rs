@@ -12,6 +12,7 @@
 
 mod certificate;
 mod committee;
+mod follow;
 mod tally;
 
 #[cfg(test)]
@@ -21,7 +22,10 @@ pub use certificate::{
     CHECKPOINT_CERTIFICATE_BYTES_MAX, CHECKPOINT_VERSION, CheckpointCertificate, CheckpointError,
     POST_QUANTUM_CERTIFICATE_BYTES_MAX, PostQuantumCertificate,
 };
-pub use committee::{CHECKPOINT_COMMITTEE_DOMAIN, CheckpointCommittee, CheckpointMember};
+pub use committee::{
+    CHECKPOINT_COMMITTEE_BYTES_MAX, CHECKPOINT_COMMITTEE_DOMAIN, CheckpointCommittee, CheckpointMember,
+};
+pub use follow::{CheckpointFollower, FollowError};
 pub use tally::{CheckpointSignature, CheckpointTally};
 
 use crate::committee::{COMMITTEE_DELAY_BLOCKS, ended_epoch};

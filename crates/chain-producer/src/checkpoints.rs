@@ -212,7 +212,8 @@ impl CheckpointKeeper for Producer {
 
     async fn stands(&self, height: u64) -> Result<bool, AppError> {
         let committees = self.committees().clone();
-        apart("stands", move || Ok(committees.stands_in(height, CheckpointRules::closed_after(height))?.is_some())).await
+        apart("stands", move || Ok(committees.stands_in(height, CheckpointRules::closed_after(height))?.is_some()))
+            .await
     }
 
     async fn kept(&self, height: u64) -> Result<(Option<Bytes>, Option<Bytes>), AppError> {
@@ -233,4 +234,3 @@ impl CheckpointKeeper for Producer {
         .await
     }
 }
-

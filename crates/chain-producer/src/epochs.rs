@@ -91,7 +91,9 @@ impl Committees {
     #[must_use]
     pub fn new(store: Store, rules: EpochRules) -> Self {
         let known = Mutex::new(LruCache::new(NonZeroUsize::new(COMMITTEES_MAX).unwrap_or(NonZeroUsize::MIN)));
-        Self { inner: Arc::new(Inner { rules, store, known, checkpoints: Known::default(), signers: Mutex::default() }) }
+        Self {
+            inner: Arc::new(Inner { rules, store, known, checkpoints: Known::default(), signers: Mutex::default() }),
+        }
     }
 
     /// The committee that decides a block. All that it follows from must be committed.

@@ -76,7 +76,9 @@ pub enum RefusedBlock {
         open: Vec<u64>,
     },
     /// The certificate is for another block of that height, or names another committee.
-    #[error("checkpoint {height} in the section is for block {found} and committee {found_committee}, expected {expected} and {expected_committee}")]
+    #[error(
+        "checkpoint {height} in the section is for block {found} and committee {found_committee}, expected {expected} and {expected_committee}"
+    )]
     OtherCheckpoint {
         /// The certificate's height.
         height: u64,

@@ -96,10 +96,8 @@ impl ChainSpec {
         for balance in spec.genesis.alloc.values_mut() {
             *balance = funded.clone();
         }
-        spec.genesis.validators = (0..)
-            .zip(accounts)
-            .map(|(number, account)| validator(number, LOCAL_CHAIN_ID, *account))
-            .collect();
+        spec.genesis.validators =
+            (0..).zip(accounts).map(|(number, account)| validator(number, LOCAL_CHAIN_ID, *account)).collect();
         spec.genesis.alloc.extend(accounts.iter().map(|account| (*account, funded.clone())));
         spec.consensus.block_time_ms = LOCAL_BLOCK_TIME_MS;
         spec

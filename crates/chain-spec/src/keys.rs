@@ -36,8 +36,7 @@ impl CheckpointEntry {
     #[must_use]
     pub fn holds(&self, chain_id: u64, account: Address) -> bool {
         let message = proof_message(chain_id, account, &self.bls);
-        self.mldsa44.len() == MLDSA44_PUBLIC_BYTES
-            && verify_bls(&self.bls, message.as_slice(), &self.bls_proof).is_ok()
+        self.mldsa44.len() == MLDSA44_PUBLIC_BYTES && verify_bls(&self.bls, message.as_slice(), &self.bls_proof).is_ok()
     }
 }
 

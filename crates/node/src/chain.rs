@@ -4,7 +4,9 @@ use crate::failure::Failure;
 use alloy_primitives::{Address, B256, Bytes, U256};
 use eyre::Result;
 use trellis_chain_execution::{ExecutionConfig, GenesisAccount, GenesisInput, GenesisStep, genesis};
-use trellis_chain_finality::{Validator, ValidatorSet, VotePublicKey};
+use trellis_chain_finality::{
+    CheckpointCommittee, CheckpointFollower, CheckpointRules, Validator, ValidatorSet, VotePublicKey,
+};
 use trellis_chain_producer::{CheckpointSetup, EpochRules};
 use trellis_chain_spec::{AllocAccount, ChainSpec, ContractsSection};
 use trellis_chain_storage::Genesis;
@@ -75,6 +77,15 @@ impl Chain {
         });
         let interval_blocks = self.spec.consensus.checkpoint_blocks.unwrap_or_default();
         CheckpointSetup { interval_blocks, genesis_keys: keys.collect() }
+    }
+
+    /// Who checks checkpoints from the first committee on.
+    pub fn checkpoint_follower(&self) -> CheckpointFollower {
+        let setup = self.checkpoints();
+        let rules = CheckpointRules { interval_blocks: setup.interval_blocks, epoch_blocks: self.epoch_blocks() };
+        let of = |account| setup.genesis_keys.get(account).cloned().unwrap_or_default();
+        let keys: Vec<_> = self.committee.validators().iter().map(|member| of(&member.account)).collect();
+        CheckpointFollower::new(self.genesis_hash, rules, 1, CheckpointCommittee::new(&self.committee, &keys))
     }
 
     /// The rules that all nodes of the chain execute by.

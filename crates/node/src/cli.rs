@@ -4,7 +4,7 @@ mod chains;
 mod snapshots;
 mod validators;
 
-pub use chains::{ImportArgs, ServeArgs};
+pub use chains::{CheckpointArgs, ImportArgs, ServeArgs};
 pub use snapshots::SnapshotCommand;
 pub use validators::{LocalnetArgs, StakeArgs, ValidatorCommand};
 
@@ -506,6 +506,8 @@ pub enum ChainCommand {
         #[arg(long, default_value = "dev")]
         chain: String,
     },
+    /// Fetch a checkpoint and check it with nothing but the committees' keys (online).
+    Checkpoint(chains::CheckpointArgs),
     /// Execute the blocks of a file of one of Ethereum's chains, for its compatibility suite (offline).
     Import(chains::ImportArgs),
     /// Serve JSON-RPC over an imported chain; nothing is ever added to it.

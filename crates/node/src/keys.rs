@@ -5,7 +5,8 @@ use alloy::signers::local::{MnemonicBuilder, PrivateKeySigner, coins_bip39::Engl
 use eyre::Result;
 use std::path::{Path, PathBuf};
 use trellis_chain_spec::{
-    DEV_CHAIN_ID, DEV_MNEMONIC, LOCAL_CHAIN_ID, LOCAL_FIRST_ACCOUNT, dev_checkpoint_seed, dev_vote_seed, is_public_chain,
+    DEV_CHAIN_ID, DEV_MNEMONIC, LOCAL_CHAIN_ID, LOCAL_FIRST_ACCOUNT, dev_checkpoint_seed, dev_vote_seed,
+    is_public_chain,
 };
 use trellis_crypto::keystore::{self, Hardness, KeystoreError, SecretKind};
 use trellis_crypto::{AccountKey, CheckpointKey, HybridKey, VoteKey};

@@ -1,13 +1,24 @@
 //! A committee as checkpoints see it: power and checkpoint keys.
 
+use super::certificate::CheckpointError;
 use super::prefixed;
 use crate::validator_set::ValidatorSet;
+use alloy_rlp::{RlpDecodable, RlpEncodable};
 use std::collections::BTreeMap;
 use trellis_crypto::{BLS_PUBLIC_BYTES, BlsPublicKey, MLDSA44_PUBLIC_BYTES};
-use trellis_primitives::{Address, B256, CheckpointKeys, keccak256};
+use trellis_primitives::{Address, B256, Bytes, CheckpointKeys, keccak256};
 
 /// Keeps committees' hashes apart from every other.
 pub const CHECKPOINT_COMMITTEE_DOMAIN: &str = "trellis/checkpoint-committee/1";
+
+/// Bytes of an encoded committee with its keys at most: 4,096 members.
+pub const CHECKPOINT_COMMITTEE_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+#[derive(RlpEncodable, RlpDecodable)]
+struct WireCommittee {
+    validators: Bytes,
+    keys: Vec<CheckpointKeys>,
+}
 
 /// One member of the committee.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,9 +52,7 @@ impl CheckpointMember {
 pub struct CheckpointCommittee {
     members: Vec<CheckpointMember>,
     places: BTreeMap<Address, usize>,
-    validators: B256,
-    total_power: u64,
-    quorum_power: u64,
+    validators: ValidatorSet,
 }
 
 impl CheckpointCommittee {
@@ -59,8 +68,30 @@ impl CheckpointCommittee {
             .map(|(member, keys)| CheckpointMember::new(member.account, member.power, keys))
             .collect();
         let places = members.iter().enumerate().map(|(place, member)| (member.account, place)).collect();
-        let (total_power, quorum_power) = (set.total_power(), set.quorum_power());
-        Self { members, places, validators: set.hash(), total_power, quorum_power }
+        Self { members, places, validators: set.clone() }
+    }
+
+    /// RLP of the committee and its keys, as [`Self::decode_exact`] takes it.
+    #[must_use]
+    pub fn to_rlp(&self) -> Bytes {
+        let keys = self.members.iter().map(|member| member.keys.clone()).collect();
+        alloy_rlp::encode(WireCommittee { validators: alloy_rlp::encode(&self.validators).into(), keys }).into()
+    }
+
+    /// Reads a committee and its keys.
+    ///
+    /// # Errors
+    /// [`CheckpointError`] where the bytes are too many or no committee's.
+    pub fn decode_exact(bytes: &[u8]) -> Result<Self, CheckpointError> {
+        if bytes.len() > CHECKPOINT_COMMITTEE_BYTES_MAX {
+            return Err(CheckpointError::TooLarge { max: CHECKPOINT_COMMITTEE_BYTES_MAX, actual: bytes.len() });
+        }
+        let wire: WireCommittee = alloy_rlp::decode_exact(bytes)?;
+        let set: ValidatorSet = alloy_rlp::decode_exact(&wire.validators)?;
+        if wire.keys.len() != set.count() {
+            return Err(CheckpointError::Encoding(alloy_rlp::Error::Custom("not one entry of keys for each member")));
+        }
+        Ok(Self::new(&set, &wire.keys))
     }
 
     /// The members in their order.
@@ -84,20 +115,20 @@ impl CheckpointCommittee {
 
     /// Hash of the committee's vote keys: `ValidatorSet::hash`.
     #[must_use]
-    pub const fn validators_hash(&self) -> B256 {
-        self.validators
+    pub fn validators_hash(&self) -> B256 {
+        self.validators.hash()
     }
 
     /// Sum of all power.
     #[must_use]
-    pub const fn total_power(&self) -> u64 {
-        self.total_power
+    pub fn total_power(&self) -> u64 {
+        self.validators.total_power()
     }
 
     /// Least power that makes a checkpoint: strictly more than two thirds of the total.
     #[must_use]
-    pub const fn quorum_power(&self) -> u64 {
-        self.quorum_power
+    pub fn quorum_power(&self) -> u64 {
+        self.validators.quorum_power()
     }
 
     /// What a checkpoint names a committee by: keccak-256 of length and text of [`CHECKPOINT_COMMITTEE_DOMAIN`], the hash of
@@ -106,7 +137,7 @@ impl CheckpointCommittee {
     #[must_use]
     pub fn hash(&self) -> B256 {
         let mut bytes = prefixed(CHECKPOINT_COMMITTEE_DOMAIN);
-        bytes.extend_from_slice(self.validators.as_slice());
+        bytes.extend_from_slice(self.validators.hash().as_slice());
         for member in &self.members {
             bytes.extend_from_slice(member.account.as_slice());
             bytes.extend_from_slice(&member.power.to_be_bytes());

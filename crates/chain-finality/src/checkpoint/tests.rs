@@ -190,6 +190,46 @@ fn checkpoints_are_every_interval_and_where_a_committee_is_named() {
     assert!((0..=200).all(|height| !none.has(height) && none.newest(height).is_none()));
 }
 
+/// A certificate of the checkpoint at `height` that names `next`, signed by members of `signers`.
+fn certified(
+    height: u64,
+    next: &CheckpointCommittee,
+    signers: &Arc<CheckpointCommittee>,
+    who: &[u8],
+) -> CheckpointCertificate {
+    let message = CheckpointMessage { height, next_committee: next.hash(), ..message() };
+    let mut tally = CheckpointTally::new(message, Arc::clone(signers));
+    for n in who {
+        tally.add(&CheckpointSignature::sign(&key(*n), &message, account(*n)).unwrap()).unwrap();
+    }
+    tally.assemble().unwrap().0
+}
+
+// row: CHN-15
+#[test]
+fn who_has_the_first_committees_keys_follows_the_committees_by_checkpoints_alone() {
+    let rules = CheckpointRules { interval_blocks: 64, epoch_blocks: Some(60) };
+    let (first, second) = (committee(&[40, 30, 20, 10], &[]), committee(&[10, 10, 40, 40], &[]));
+    let third = committee(&[1, 1, 1, 97], &[]);
+    let mut follower = CheckpointFollower::new(GENESIS, rules, 1, (*first).clone());
+    let last = certified(128, &third, &third, &[4]);
+    assert_eq!(follower.needed(128), Some(61));
+    assert!(matches!(follower.check(&last), Err(FollowError::UnknownCommittee { expected: 2, known: 0, .. })));
+    let (over, again) = (certified(61, &second, &first, &[1, 2]), certified(121, &third, &second, &[3, 4]));
+    assert!(matches!(follower.learn(&again, (*third).clone()), Err(FollowError::OtherCheckpoint { expected: 61, .. })));
+    assert!(matches!(follower.learn(&over, (*third).clone()), Err(FollowError::OtherCommittee { .. })));
+    let forged = certified(61, &second, &second, &[3, 4]);
+    assert!(matches!(follower.learn(&forged, (*second).clone()), Err(FollowError::Checkpoint(_))));
+    follower.learn(&over, CheckpointCommittee::decode_exact(&second.to_rlp()).unwrap()).unwrap();
+    assert_eq!(follower.needed(128), Some(121));
+    follower.learn(&again, (*third).clone()).unwrap();
+    assert_eq!(follower.needed(128), None);
+    follower.check(&last).unwrap();
+    let mut late = CheckpointFollower::new(GENESIS, rules, 128, (*third).clone());
+    late.check(&last).unwrap();
+    assert!(late.learn(&over, (*second).clone()).is_err());
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 

@@ -100,7 +100,13 @@ pub fn node_on(store: Store) -> Node {
     let config = ProducerConfig {
         beneficiary: MINER,
         extra_data: bytes!("74"),
-        epochs: EpochRules { genesis: committee(), staking: None, epoch_blocks: 60, seats: 100, checkpoints: CheckpointSetup::default() },
+        epochs: EpochRules {
+            genesis: committee(),
+            staking: None,
+            epoch_blocks: 60,
+            seats: 100,
+            checkpoints: CheckpointSetup::default(),
+        },
         clock_ahead_ms_max: CLOCK_AHEAD_MS_MAX,
     };
     let producer = Producer::start(store, executor, mempool.clone(), config, shared).unwrap();

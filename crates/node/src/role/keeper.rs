@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tokio::sync::watch;
 use trellis_chain_execution::{Executor, SystemCall};
-use trellis_chain_finality::ValidatorSet;
+use trellis_chain_finality::{CheckpointCommittee, ValidatorSet};
 use trellis_chain_mempool::gossip::{self, Gossip};
 use trellis_chain_mempool::{Mempool, PoolConfig};
 use trellis_chain_producer::{Committees, HeadAccounts, Producer, ProducerConfig};
@@ -192,6 +192,10 @@ struct CommitteesView(Committees);
 impl CommitteeView for CommitteesView {
     fn committee(&self, height: u64) -> Option<ValidatorSet> {
         self.0.of(height).ok()
+    }
+
+    fn checkpoint_committee(&self, height: u64) -> Option<Arc<CheckpointCommittee>> {
+        self.0.checkpoint_committee(height).ok()
     }
 
     fn system_call(&self, block: &Block) -> Option<SystemCall> {
