@@ -7,8 +7,8 @@
 //! certificate stands in one. A frame is bounded, and from one peer only so many wrong signatures are looked at.
 
 mod service;
-mod state;
-mod wire;
+pub(crate) mod state;
+pub(crate) mod wire;
 
 use async_trait::async_trait;
 use std::sync::Arc;

@@ -88,6 +88,11 @@ pub struct Node {
 }
 
 pub fn node_on(store: Store) -> Node {
+    node_with(store, CheckpointSetup::default())
+}
+
+/// A node of a chain with checkpoints.
+pub fn node_with(store: Store, checkpoints: CheckpointSetup) -> Node {
     let clock = Arc::new(ManualClock::new(UnixMs(GENESIS_MS + 1_000)));
     let shared: SharedClock = clock.clone();
     let mempool = Mempool::new(PoolConfig::new(CHAIN_ID), Arc::new(HeadAccounts(store.clone())), shared.clone());
@@ -105,7 +110,7 @@ pub fn node_on(store: Store) -> Node {
             staking: None,
             epoch_blocks: 60,
             seats: 100,
-            checkpoints: CheckpointSetup::default(),
+            checkpoints,
         },
         clock_ahead_ms_max: CLOCK_AHEAD_MS_MAX,
     };
