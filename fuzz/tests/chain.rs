@@ -4,8 +4,8 @@
 use alloy_rlp::Decodable;
 use bytes::Bytes;
 use trellis_chain_finality::{
-    CHECKPOINT_VERSION, CheckpointCertificate, CheckpointCommittee, Equivocation, FinalityProof, PostQuantumCertificate,
-    Validator, ValidatorSet, VotePublicKey,
+    CHECKPOINT_VERSION, CheckpointCertificate, CheckpointCommittee, Equivocation, FinalityProof,
+    PostQuantumCertificate, Validator, ValidatorSet, VotePublicKey,
 };
 use trellis_chain_mempool::gossip::{decode_frame, encode_frame};
 use trellis_chain_sync::wire::{Bodies, Body, PeerStatus, Request, Run};

@@ -48,7 +48,11 @@ fn checkpoints_of_four_validators_hold_for_anyone_with_their_keys_and_survive_th
     let long = PostQuantumCertificate::decode_exact(&bytes(&first["postQuantum"])).unwrap();
     long.verify(&committee, genesis).unwrap();
     assert!(short.verify(&committee, Default::default()).is_err());
-    println!("certificate {} bytes, post-quantum {} bytes", bytes(&first["certificate"]).len(), bytes(&first["postQuantum"]).len());
+    println!(
+        "certificate {} bytes, post-quantum {} bytes",
+        bytes(&first["certificate"]).len(),
+        bytes(&first["postQuantum"]).len()
+    );
     // One dies; the other three, of four, make the next ones. What it had it has again, and takes part again.
     network.kill("validator-2");
     let dead_at = height(&rpcs[0]);
@@ -65,7 +69,8 @@ fn checkpoints_of_four_validators_hold_for_anyone_with_their_keys_and_survive_th
     let spec = network.folder().join("chain_spec.toml");
     let spec = spec.to_str().expect("text");
     let at = later.to_string();
-    let told = network.trellis(&["chain", "checkpoint", &at, "--chain", spec, "--rpc", &back, "--post-quantum", "--json"]);
+    let told =
+        network.trellis(&["chain", "checkpoint", &at, "--chain", spec, "--rpc", &back, "--post-quantum", "--json"]);
     assert_eq!(told.code, 0, "{}", told.stderr);
     let told = told.json();
     assert_eq!((&told["height"], &told["block_hash"]), (&json!(later), &block_hash(&rpcs[1], later)), "{told}");

@@ -6,6 +6,7 @@
 //! [`CHECKPOINT_PROTOCOL`], from its signer to every validator that it is connected to, again at each block until a
 //! certificate stands in one. A frame is bounded, and from one peer only so many wrong signatures are looked at.
 
+mod fetch;
 mod service;
 pub(crate) mod state;
 pub(crate) mod wire;
@@ -17,6 +18,7 @@ use trellis_primitives::Bytes;
 
 use crate::application::AppError;
 
+pub use fetch::CHECKPOINT_PROOF_PROTOCOL;
 pub use service::{CHECKPOINT_PROTOCOL, CheckpointMetrics, Checkpoints, start};
 
 /// A checkpoint to be signed.
@@ -49,6 +51,6 @@ pub trait CheckpointKeeper: Send + Sync + 'static {
     /// The certificates that are here, as RLP: the one in BLS12-381 and the one in ML-DSA-44.
     async fn kept(&self, height: u64) -> Result<(Option<Bytes>, Option<Bytes>), AppError>;
 
-    /// Keeps certificates that were assembled here. Durable when it returns.
-    async fn keep(&self, height: u64, certificate: Bytes, post_quantum: Bytes) -> Result<(), AppError>;
+    /// Keeps the certificates given, which hold. Durable when it returns.
+    async fn keep(&self, height: u64, certificate: Option<Bytes>, post_quantum: Option<Bytes>) -> Result<(), AppError>;
 }

@@ -22,9 +22,8 @@ const G1ADD: u64 = 0x0b;
 const G2ADD: u64 = 0x0d;
 const PAIRING_CHECK: u64 = 0x0f;
 const MAP_FP_TO_G1: u64 = 0x10;
-const FIELD_MODULUS: [u8; 48] = hex!(
-    "1a0111ea397fe69a4b1ba7b6434bacd764774b84f38512bf6730d2a0f6b0f6241eabfffeb153ffffb9feffffffffaaab"
-);
+const FIELD_MODULUS: [u8; 48] =
+    hex!("1a0111ea397fe69a4b1ba7b6434bacd764774b84f38512bf6730d2a0f6b0f6241eabfffeb153ffffb9feffffffffaaab");
 /// The group's order less one: as a secret key, its public key is the generator's negative.
 const ORDER_LESS_ONE: [u8; 32] = hex!("73eda753299d7d483339d80809a1d80553bda402fffe5bfeffffffff00000000");
 const GENESIS: B256 = B256::repeat_byte(0x47);

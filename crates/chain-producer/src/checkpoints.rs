@@ -222,13 +222,13 @@ impl CheckpointKeeper for Producer {
         Ok((kept.certificate, kept.post_quantum))
     }
 
-    async fn keep(&self, height: u64, certificate: Bytes, post_quantum: Bytes) -> Result<(), AppError> {
+    async fn keep(&self, height: u64, certificate: Option<Bytes>, post_quantum: Option<Bytes>) -> Result<(), AppError> {
         let store = self.store().clone();
         apart("keep", move || {
             // The one in a block stays: everybody has that one.
             let known = store.checkpoint(height)?.certificate;
-            let certificate = known.is_none().then_some(certificate);
-            store.put_checkpoint(height, &StoredCheckpoint { certificate, post_quantum: Some(post_quantum) })?;
+            let certificate = certificate.filter(|_| known.is_none());
+            store.put_checkpoint(height, &StoredCheckpoint { certificate, post_quantum })?;
             store.sync().map_err(|error| ReadError::Database(error.to_string()))
         })
         .await

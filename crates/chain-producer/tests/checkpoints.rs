@@ -57,7 +57,7 @@ async fn the_next_block_carries_a_certificate_that_is_here_once_and_everybody_ke
     for height in 1..=20 {
         if height == 11 {
             let (short, long) = certify(&leader, 8).await;
-            leader.producer.keep(8, short, long).await.unwrap();
+            leader.producer.keep(8, Some(short), Some(long)).await.unwrap();
         }
         let block = leader.propose().await;
         follower.clock.set(leader.now());
@@ -116,7 +116,7 @@ async fn a_certificate_that_does_not_hold_or_does_not_belong_makes_its_block_inv
     }
     // The right one, for once; executing it with another section would give another state, so it is the leader's to build.
     let (short, long) = certify(&leader, 8).await;
-    leader.producer.keep(8, short.clone(), long).await.unwrap();
+    leader.producer.keep(8, Some(short.clone()), Some(long)).await.unwrap();
     let carried = leader.step().await;
     follower.clock.set(leader.now());
     follower.commit(&carried).await.unwrap();
@@ -133,7 +133,7 @@ async fn after_eight_blocks_a_certificate_stands_in_none_and_is_kept_all_the_sam
     let node = node();
     grown(&node, 16).await;
     let (short, long) = certify(&node, 8).await;
-    node.producer.keep(8, short, long).await.unwrap();
+    node.producer.keep(8, Some(short), Some(long)).await.unwrap();
     let block = Block::from_rlp(&node.step().await.block_rlp).unwrap();
     assert_eq!(block.section.checkpoint, None);
     assert!(!node.producer.stands(8).await.unwrap());
@@ -151,7 +151,7 @@ async fn certificates_kept_survive_a_stop() {
         let node = node_with(open().unwrap(), setup());
         grown(&node, 8).await;
         let (short, long) = certify(&node, 8).await;
-        node.producer.keep(8, short, long).await.unwrap();
+        node.producer.keep(8, Some(short), Some(long)).await.unwrap();
         node.producer.kept(8).await.unwrap()
     };
     let mut again = open();

@@ -18,6 +18,7 @@ use trellis_net_peers::inlet::{Inlet, InletFault, InletLimits, InletRefusal, ser
 use trellis_net_peers::{AcceptError, NetworkHandle, PeerState, Protocol};
 use trellis_primitives::{NodeId, Role};
 
+use super::fetch::{self, CHECKPOINT_PROOF_PROTOCOL};
 use super::state::{Action, Collector, Heard, OPEN_BLOCKS};
 use super::wire::{CheckpointVote, FRAME_BYTES_MAX};
 use super::{CheckpointDuty, CheckpointKeeper};
@@ -34,7 +35,7 @@ const QUEUE_MAX: usize = 256;
 /// What the checkpoints count; clones share their values.
 #[derive(Clone, Debug, Default)]
 pub struct CheckpointMetrics {
-    /// Checkpoints signed by this validator.
+    /// Signatures that this validator sent, each time to everybody.
     pub signed: Counter,
     /// Signatures of others that count.
     pub counted: Counter,
@@ -42,6 +43,8 @@ pub struct CheckpointMetrics {
     pub assembled: Counter,
     /// Height of the newest of them.
     pub height: Gauge<u64, AtomicU64>,
+    /// Answers of peers about checkpoints that were missed here.
+    pub fetched: Counter,
     /// What peers sent and was not counted, by reason.
     pub refused: Family<RefusedLabel, Counter>,
 }
@@ -50,14 +53,15 @@ impl CheckpointMetrics {
     /// Registers everything under `trellis_checkpoint_`.
     pub fn register(&self, registry: &mut Registry) {
         let r = registry.sub_registry_with_prefix("trellis_checkpoint");
-        r.register("signed", "Checkpoints signed by this validator", self.signed.clone());
+        r.register("signed", "Signatures over checkpoints that this validator sent", self.signed.clone());
         r.register("counted", "Signatures of others over checkpoints that count", self.counted.clone());
         r.register("assembled", "Certificates of checkpoints assembled here", self.assembled.clone());
         r.register("height", "Height of the newest checkpoint assembled here", self.height.clone());
+        r.register("fetched", "Answers of peers about checkpoints that were missed here", self.fetched.clone());
         r.register("refused", "Signatures over checkpoints that were not counted", self.refused.clone());
     }
 
-    fn refuse(&self, reason: &'static str) {
+    pub(super) fn refuse(&self, reason: &'static str) {
         self.refused.get_or_create(&RefusedLabel { reason }).inc();
     }
 }
@@ -84,6 +88,9 @@ pub fn start(
         return Ok(Checkpoints { _tasks: tasks });
     }
     let acceptor = network.accept(CHECKPOINT_PROTOCOL)?;
+    let proofs = network.accept(CHECKPOINT_PROOF_PROTOCOL)?;
+    tasks.spawn(fetch::serve(network.clone(), proofs, Arc::clone(&keeper), metrics.clone()));
+    tasks.spawn(fetch::fetch_missing(network.clone(), Arc::clone(&keeper), metrics.clone()));
     let (sender, heard) = mpsc::channel(QUEUE_MAX);
     let ear = Ear { network: network.clone(), sender, metrics: metrics.clone() };
     let limits = InletLimits { frame_bytes_max: FRAME_BYTES_MAX, messages_per_second_max: FRAMES_PER_SECOND_MAX };
@@ -96,7 +103,7 @@ pub fn start(
 }
 
 /// Validators that are connected.
-fn validators(network: &NetworkHandle) -> Vec<NodeId> {
+pub(super) fn validators(network: &NetworkHandle) -> Vec<NodeId> {
     let connected = network.peers().into_iter().filter(|peer| peer.state == PeerState::Connected);
     connected.filter(|peer| peer.roles.contains(Role::Validator)).filter_map(|peer| peer.id).collect()
 }
@@ -211,6 +218,7 @@ impl Shell {
         for action in actions {
             match action {
                 Action::Say(vote) => {
+                    self.metrics.signed.inc();
                     let report =
                         self.network.broadcast(&validators(&self.network), CHECKPOINT_PROTOCOL, vote.to_bytes()).await;
                     for (peer, error) in report.failed {
@@ -218,7 +226,7 @@ impl Shell {
                     }
                 }
                 Action::Keep { height, certificate, post_quantum } => {
-                    self.keeper.keep(height, certificate, post_quantum).await?;
+                    self.keeper.keep(height, Some(certificate), Some(post_quantum)).await?;
                     self.metrics.assembled.inc();
                     self.metrics.height.set(height);
                     tracing::info!(height, "checkpoint certified");

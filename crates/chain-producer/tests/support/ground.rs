@@ -105,13 +105,7 @@ pub fn node_with(store: Store, checkpoints: CheckpointSetup) -> Node {
     let config = ProducerConfig {
         beneficiary: MINER,
         extra_data: bytes!("74"),
-        epochs: EpochRules {
-            genesis: committee(),
-            staking: None,
-            epoch_blocks: 60,
-            seats: 100,
-            checkpoints,
-        },
+        epochs: EpochRules { genesis: committee(), staking: None, epoch_blocks: 60, seats: 100, checkpoints },
         clock_ahead_ms_max: CLOCK_AHEAD_MS_MAX,
     };
     let producer = Producer::start(store, executor, mempool.clone(), config, shared).unwrap();

@@ -11,6 +11,8 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tokio::sync::watch;
+use trellis_chain_consensus::CheckpointKeeper;
+use trellis_chain_consensus::checkpoint::{self, CheckpointMetrics, Checkpoints};
 use trellis_chain_execution::{Executor, SystemCall};
 use trellis_chain_finality::{CheckpointCommittee, ValidatorSet};
 use trellis_chain_mempool::gossip::{self, Gossip};
@@ -19,6 +21,7 @@ use trellis_chain_producer::{Committees, HeadAccounts, Producer, ProducerConfig}
 use trellis_chain_spec::DEV_CHAIN_ID;
 use trellis_chain_storage::{Store, StoreConfig};
 use trellis_chain_sync::{Progress, SyncMetrics, SyncServer};
+use trellis_crypto::CheckpointKey;
 use trellis_net_peers::NetworkHandle;
 use trellis_primitives::{Address, Block, Bytes};
 use trellis_rpc::{
@@ -172,6 +175,17 @@ pub async fn start_rpc(base: &mut Base, parts: &Keeper) -> Result<RpcServer> {
     server.metrics().register(&mut base.registry);
     base.status.endpoint("rpc", server.address());
     Ok(server)
+}
+
+/// Begins to collect what is signed of checkpoints, and to sign them where there is a key that a committee knows.
+///
+/// # Errors
+/// Where the network has the protocols in use already.
+pub fn start_checkpoints(base: &mut Base, parts: &Keeper, key: Option<CheckpointKey>) -> Result<Checkpoints> {
+    let metrics = CheckpointMetrics::default();
+    metrics.register(&mut base.registry);
+    let chain: Arc<dyn CheckpointKeeper> = Arc::<Producer>::clone(&parts.producer);
+    Ok(checkpoint::start(base.network.clone(), chain, key, metrics)?)
 }
 
 /// Tells peers and `status` how high the chain is.

@@ -5,7 +5,7 @@ use crate::failure::Failure;
 use crate::monitor::Health;
 use crate::role::accuse::{Accuser, AccuserMetrics};
 use crate::role::following;
-use crate::role::keeper::{Keeper, open_chain, show_height, start_rpc};
+use crate::role::keeper::{Keeper, open_chain, show_height, start_checkpoints, start_rpc};
 use crate::role::rotation::{self, Rotation};
 use crate::role::{Base, named, open, serve_control, serve_metrics};
 use crate::settings::Settings;
@@ -14,8 +14,7 @@ use eyre::Result;
 use serde_json::json;
 use std::path::Path;
 use std::sync::Arc;
-use trellis_chain_consensus::checkpoint::{self, CheckpointMetrics, Checkpoints};
-use trellis_chain_consensus::{Application, CheckpointKeeper, EngineConfig, EngineHandle, engine_library_metrics};
+use trellis_chain_consensus::{Application, EngineConfig, EngineHandle, engine_library_metrics};
 use trellis_chain_finality::Validator;
 use trellis_chain_producer::Producer;
 use trellis_crypto::VoteKey;
@@ -44,7 +43,8 @@ pub async fn run(settings: Settings, datadir: Option<&Path>) -> Result<()> {
         }
     }
     let engine = start_engine(&mut base, &keeper, vote_key, &health).await?;
-    let _checkpoints = sign_checkpoints(&mut base, &keeper)?;
+    let checkpoint_key = base.keys().checkpoint_key()?;
+    let _checkpoints = start_checkpoints(&mut base, &keeper, Some(checkpoint_key))?;
     let accused = AccuserMetrics::default();
     accused.register(named(&mut base.registry));
     let known = (keeper.store.clone(), keeper.committees.clone());
@@ -114,15 +114,6 @@ async fn start_engine(base: &mut Base, keeper: &Keeper, vote_key: VoteKey, healt
     health.also_show(engine_library_metrics);
     health.set("consensus", true, "engine started");
     Ok(engine)
-}
-
-/// Begins to sign checkpoints and to collect signatures over them.
-fn sign_checkpoints(base: &mut Base, keeper: &Keeper) -> Result<Checkpoints> {
-    let metrics = CheckpointMetrics::default();
-    metrics.register(&mut base.registry);
-    let chain: Arc<dyn CheckpointKeeper> = Arc::<Producer>::clone(&keeper.producer);
-    let key = base.keys().checkpoint_key()?;
-    Ok(checkpoint::start(base.network.clone(), chain, Some(key), metrics)?)
 }
 
 /// Who gets the tips: the account that the genesis names for this vote key, the node's own otherwise.

@@ -1,52 +1,11 @@
 //! The collector alone: who counts, who does not, and what is said and kept when.
 
+use super::fixtures::{GENESIS, account, committee, duty, key, peer, vote};
 use super::*;
-use trellis_chain_finality::{
-    CheckpointCertificate, CheckpointCommittee, CheckpointMessage, PostQuantumCertificate, Validator, ValidatorSet,
-    VotePublicKey,
-};
-use trellis_crypto::VoteKey;
-use trellis_primitives::{Address, B256, CheckpointKeys};
+use trellis_chain_finality::{CheckpointCertificate, PostQuantumCertificate};
+use trellis_primitives::B256;
 
 const RULES: CheckpointRules = CheckpointRules { interval_blocks: 64, epoch_blocks: None };
-const GENESIS: B256 = B256::repeat_byte(0x47);
-
-fn key(n: u8) -> CheckpointKey {
-    CheckpointKey::from_seed(&[n; 32]).unwrap()
-}
-
-fn account(n: u8) -> Address {
-    Address::repeat_byte(n)
-}
-
-fn peer(n: u8) -> NodeId {
-    NodeId([n; 32])
-}
-
-/// Four members of equal power.
-fn committee() -> Arc<CheckpointCommittee> {
-    let one = |n: u8| Validator::new(VotePublicKey::Ed25519(VoteKey::from_seed(&[n; 32]).public()), 1, account(n));
-    let set = ValidatorSet::new((1..=4).map(one).collect()).unwrap();
-    let of = |member: &Validator| {
-        let key = key(member.account.0[0]);
-        CheckpointKeys { bls: key.bls_public().to_vec().into(), mldsa44: key.mldsa44_public().into() }
-    };
-    let keys: Vec<_> = set.validators().iter().map(of).collect();
-    Arc::new(CheckpointCommittee::new(&set, &keys))
-}
-
-fn duty(height: u64) -> CheckpointDuty {
-    let committee = committee();
-    let block_hash = B256::with_last_byte(u8::try_from(height).unwrap());
-    let message = CheckpointMessage { genesis_hash: GENESIS, height, block_hash, next_committee: committee.hash() };
-    CheckpointDuty { message, committee }
-}
-
-fn vote(n: u8, duty: &CheckpointDuty) -> CheckpointVote {
-    let signature = CheckpointSignature::sign(&key(n), &duty.message, account(n)).unwrap();
-    CheckpointVote { height: duty.message.height, block_hash: duty.message.block_hash, signature }
-}
-
 fn said(actions: &[Action]) -> usize {
     actions.iter().filter(|action| matches!(action, Action::Say(_))).count()
 }
