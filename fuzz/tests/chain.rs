@@ -3,7 +3,10 @@
 
 use alloy_rlp::Decodable;
 use bytes::Bytes;
-use trellis_chain_finality::{Equivocation, FinalityProof, ValidatorSet};
+use trellis_chain_finality::{
+    CHECKPOINT_VERSION, CheckpointCertificate, CheckpointCommittee, Equivocation, FinalityProof,
+    PostQuantumCertificate, Validator, ValidatorSet, VotePublicKey,
+};
 use trellis_chain_mempool::gossip::{decode_frame, encode_frame};
 use trellis_chain_sync::wire::{Bodies, Body, PeerStatus, Request, Run};
 use trellis_fuzz::fuzz;
@@ -88,5 +91,42 @@ fn messages_of_a_sync_are_read_or_refused_and_what_is_read_is_written_alike() {
             assert_eq!(Bodies::from_bytes(bodies.to_bytes().into()).unwrap(), bodies);
         }
         let _ = Body::from_rlp(bytes);
+    });
+}
+
+// row: CHN-15
+#[test]
+fn certificates_of_checkpoints_and_committees_with_keys_have_one_encoding_or_are_refused() {
+    let short = CheckpointCertificate {
+        version: CHECKPOINT_VERSION,
+        height: 64,
+        block_hash: Default::default(),
+        next_committee: Default::default(),
+        signers: vec![7].into(),
+        signature: vec![9; 48].into(),
+    };
+    let long = PostQuantumCertificate {
+        version: CHECKPOINT_VERSION,
+        height: 64,
+        block_hash: short.block_hash,
+        next_committee: short.next_committee,
+        signers: short.signers.clone(),
+        signatures: vec![vec![9; 2_420].into(); 3],
+    };
+    let one = Validator::new(VotePublicKey::Ed25519([1; 32]), 1, Default::default());
+    let committee = CheckpointCommittee::new(&ValidatorSet::new(vec![one]).unwrap(), &[]);
+    let seeds = vec![alloy_rlp::encode(&short), alloy_rlp::encode(&long), committee.to_rlp().to_vec()];
+    fuzz!(seeds, |bytes: &[u8]| {
+        if let Ok(certificate) = CheckpointCertificate::decode_exact(bytes) {
+            assert_eq!(alloy_rlp::encode(&certificate), bytes);
+            assert!(certificate.verify(&committee, Default::default()).is_err());
+        }
+        if let Ok(certificate) = PostQuantumCertificate::decode_exact(bytes) {
+            assert_eq!(alloy_rlp::encode(&certificate), bytes);
+            assert!(certificate.verify(&committee, Default::default()).is_err());
+        }
+        if let Ok(committee) = CheckpointCommittee::decode_exact(bytes) {
+            assert_eq!(CheckpointCommittee::decode_exact(&committee.to_rlp()).unwrap(), committee);
+        }
     });
 }

@@ -24,6 +24,7 @@
 
 mod application;
 mod certificate;
+pub mod checkpoint;
 mod codec;
 mod config;
 mod context;
@@ -40,6 +41,7 @@ mod undecided;
 mod wire;
 
 pub use application::{AppError, Application, DecidedBlock, ProposedBlock, Tip, Verdict};
+pub use checkpoint::{CheckpointDuty, CheckpointKeeper};
 pub use config::{EngineConfig, TIMEOUT_MS_MAX};
 pub use error::{StartError, StopReason};
 pub use metrics::{EngineMetrics, RefusedLabel};

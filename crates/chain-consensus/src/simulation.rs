@@ -151,6 +151,49 @@ fn with_evil_validators_cut_networks_and_changing_committees_nobody_forks_and_eq
     proof::write("histories", &result);
 }
 
+// row: CHN-15, CHN-53
+#[test]
+fn checkpoints_are_signed_and_stand_in_a_block_with_a_silent_or_lying_third_lost_messages_and_crashes() {
+    use Evil::{Equivocates, Lies, Silent};
+    // 33 of 100, alone or together.
+    let powers: [&[u64]; 2] = [&[17, 16, 12, 12, 12, 11, 10, 10], &[17, 16, 10, 10, 11, 12, 12, 12]];
+    for (seed, (one, other)) in (0..).zip([(Silent, Silent), (Lies, Lies), (Equivocates, Silent), (Lies, Equivocates)])
+    {
+        let faults = Faults {
+            latency_ms: 5..120,
+            lost_percent: 5,
+            crashes_per_height_percent: 20,
+            evil: BTreeMap::from([(0, one), (1, other)]),
+            epoch_heights: 16,
+            ..Faults::default()
+        };
+        let mut world = World::new(seed, &powers, faults).with_checkpoints(8);
+        world.run(42).unwrap_or_else(|broken| panic!("seed {seed}: {broken}\n{}", world.account()));
+        let delays = world.checkpoint_delays(32);
+        assert_eq!(delays.len(), 4);
+        assert!(delays.iter().all(Option::is_some), "seed {seed}, {one:?} and {other:?}: {delays:?}");
+        let keepers: Vec<usize> = [8, 16, 24, 32].iter().map(|height| world.checkpoint_keepers(*height)).collect();
+        assert!(keepers.iter().all(|keepers| *keepers > 0), "seed {seed}: {keepers:?}");
+    }
+}
+
+// row: CHN-15, CHN-53
+#[test]
+fn without_faults_everybody_has_every_checkpoint_and_the_block_after_the_next_carries_it() {
+    let powers: [&[u64]; 1] = [&[3, 2, 2, 1]];
+    let mut world = World::new(1, &powers, Faults::default()).with_checkpoints(8);
+    world.run(30).unwrap_or_else(|broken| panic!("{broken}"));
+    let delays = world.checkpoint_delays(24);
+    assert!(delays.len() == 3 && delays.iter().all(|delay| delay.is_some_and(|blocks| blocks <= 2)), "{delays:?}");
+    assert!([8, 16, 24].iter().all(|height| world.checkpoint_keepers(*height) == 4));
+    // More than a third says nothing: blocks come to an end, so there is nothing to certify and nothing certified.
+    let evil = BTreeMap::from([(0, Evil::Silent), (3, Evil::Silent)]);
+    let faults = Faults { evil, stuck_after_ms: 30_000, ..Faults::default() };
+    let mut world = World::new(1, &powers, faults).with_checkpoints(1);
+    assert!(matches!(world.run(3), Err(Broken::Stuck(_))));
+    assert!((1..=3).all(|height| world.checkpoint_keepers(height) == 0));
+}
+
 // row: CHN-10, CHN-53
 #[test]
 fn beyond_a_third_the_chain_halts_and_does_not_fork() {

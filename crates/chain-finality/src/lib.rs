@@ -23,6 +23,7 @@
 )]
 
 mod certificate;
+mod checkpoint;
 mod committee;
 mod evidence;
 mod handover;
@@ -36,6 +37,13 @@ mod vote;
 mod tests;
 
 pub use certificate::{CertificateError, verify_certificate};
+pub use checkpoint::{
+    CHECKPOINT_BLOCKS_MIN, CHECKPOINT_CERTIFICATE_BYTES_MAX, CHECKPOINT_COMMITTEE_BYTES_MAX,
+    CHECKPOINT_COMMITTEE_DOMAIN, CHECKPOINT_DOMAIN, CHECKPOINT_INCLUSION_BLOCKS, CHECKPOINT_VERSION,
+    CheckpointCertificate, CheckpointCommittee, CheckpointError, CheckpointFollower, CheckpointMember,
+    CheckpointMessage, CheckpointRules, CheckpointSignature, CheckpointTally, FollowError,
+    POST_QUANTUM_CERTIFICATE_BYTES_MAX, PostQuantumCertificate,
+};
 pub use committee::{COMMITTEE_DELAY_BLOCKS, Candidate, committee_epoch, ended_epoch, next_committee};
 pub use evidence::{Equivocation, EvidenceError, SignedProposal, SignedVote};
 pub use handover::{CommitteeChain, HandoverError};

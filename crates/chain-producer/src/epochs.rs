@@ -4,6 +4,7 @@
 //! is executed, and the chain tells the stake's contract in a system call who signed. Who signed is what the sections say.
 
 use crate::RefusedBlock;
+use crate::checkpoints::{CheckpointSetup, Known};
 use alloy_primitives::{Address, B256, TxKind};
 use alloy_rpc_types::TransactionRequest;
 use lru::LruCache;
@@ -20,7 +21,7 @@ use trellis_chain_storage::{ReadError, StateView, Store};
 use trellis_contracts::staking::{
     EpochReport, SCHEME_ED25519, StakedCandidate, candidates_call, end_epoch_call, read_candidates,
 };
-use trellis_primitives::{Block, CommitCertificate, EpochChange};
+use trellis_primitives::{Block, CheckpointKeys, CommitCertificate, EpochChange};
 
 /// Committees held in memory.
 const COMMITTEES_MAX: usize = 64;
@@ -42,19 +43,22 @@ pub struct EpochRules {
     pub epoch_blocks: u64,
     /// Seats of a committee.
     pub seats: usize,
+    /// Checkpoints.
+    pub checkpoints: CheckpointSetup,
 }
 
 /// The committees of a chain. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Committees {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
 #[derive(Debug)]
-struct Inner {
-    rules: EpochRules,
-    store: Store,
+pub(crate) struct Inner {
+    pub(crate) rules: EpochRules,
+    pub(crate) store: Store,
     known: Mutex<LruCache<u64, ValidatorSet>>,
+    pub(crate) checkpoints: Known,
     signers: Mutex<Signers>,
 }
 
@@ -87,7 +91,9 @@ impl Committees {
     #[must_use]
     pub fn new(store: Store, rules: EpochRules) -> Self {
         let known = Mutex::new(LruCache::new(NonZeroUsize::new(COMMITTEES_MAX).unwrap_or(NonZeroUsize::MIN)));
-        Self { inner: Arc::new(Inner { rules, store, known, signers: Mutex::default() }) }
+        Self {
+            inner: Arc::new(Inner { rules, store, known, checkpoints: Known::default(), signers: Mutex::default() }),
+        }
     }
 
     /// The committee that decides a block. All that it follows from must be committed.
@@ -96,22 +102,34 @@ impl Committees {
     /// [`ReadError`] where the block that names it cannot be read.
     pub fn of(&self, height: u64) -> Result<ValidatorSet, ReadError> {
         let rules = &self.inner.rules;
-        let epoch = if rules.staking.is_some() { committee_epoch(height, rules.epoch_blocks) } else { 0 };
+        let epoch = self.epoch(height);
         if epoch == 0 {
             return Ok(rules.genesis.clone());
         }
         if let Some(known) = self.inner.known.lock().get(&epoch) {
             return Ok(known.clone());
         }
-        let named_in = epoch.saturating_mul(rules.epoch_blocks).saturating_add(1);
+        let (_, committee) = self.named(epoch)?;
+        self.inner.known.lock().put(epoch, committee.clone());
+        Ok(committee)
+    }
+
+    /// The last epoch that is over before a block is decided, as far as its committee goes: 0 where that is the genesis's.
+    pub(crate) fn epoch(&self, height: u64) -> u64 {
+        let rules = &self.inner.rules;
+        if rules.staking.is_some() { committee_epoch(height, rules.epoch_blocks) } else { 0 }
+    }
+
+    /// What the block after an epoch says, and the committee that it names.
+    pub(crate) fn named(&self, epoch: u64) -> Result<(EpochChange, ValidatorSet), ReadError> {
+        let named_in = epoch.saturating_mul(self.inner.rules.epoch_blocks).saturating_add(1);
         let damaged = |what: &str| ReadError::Damaged { height: named_in, what: what.to_owned() };
         let block =
             self.inner.store.block(named_in)?.ok_or_else(|| damaged("the first block of an epoch is missing"))?;
-        let change = block.block.section.epoch.as_ref().ok_or_else(|| damaged("it names no committee"))?;
+        let change = block.block.section.epoch.clone().ok_or_else(|| damaged("it names no committee"))?;
         let committee: ValidatorSet =
             alloy_rlp::decode_exact(&change.next_committee).map_err(|_| damaged("its committee does not decode"))?;
-        self.inner.known.lock().put(epoch, committee.clone());
-        Ok(committee)
+        Ok((change, committee))
     }
 
     /// Heights of the epoch's blocks that the committee now sitting decides begin here.
@@ -179,7 +197,8 @@ impl Committees {
         if let Some(certificate) = parent_commit {
             signers.count(certificate);
         }
-        let candidates = candidates(executor, parent, staking);
+        let (candidates, keys): (Vec<_>, Vec<_>) = candidates(executor, parent, staking).into_iter().unzip();
+        let keys = candidates.iter().map(|candidate| candidate.account).zip(keys).collect();
         let next = next_committee(&sitting, candidates, rules.seats).unwrap_or_else(|error| {
             tracing::error!(%error, epoch, "the stakes give no committee; the sitting one stays");
             sitting.clone()
@@ -189,6 +208,7 @@ impl Committees {
             next_committee: alloy_rlp::encode(&next).into(),
             blocks: signers.blocks,
             signed: sitting.validators().iter().map(|member| signed(&member.address)).collect(),
+            checkpoint_keys: self.checkpoint_keys(height, &next, keys)?,
         }))
     }
 
@@ -232,8 +252,8 @@ impl Committees {
     }
 }
 
-/// Everybody who may be chosen, as the contract says on a state; nobody where it cannot say.
-fn candidates(executor: &Executor, state: &StateView, staking: Address) -> Vec<Candidate> {
+/// Everybody who may be chosen and their checkpoint keys, as the contract says on a state; nobody where it cannot say.
+fn candidates(executor: &Executor, state: &StateView, staking: Address) -> Vec<(Candidate, CheckpointKeys)> {
     let mut found = Vec::new();
     let mut start = 0u64;
     while start < REGISTERED_MAX {
@@ -251,13 +271,17 @@ fn candidates(executor: &Executor, state: &StateView, staking: Address) -> Vec<C
             }
         };
         let Some((page, total)) = page else { return Vec::new() };
-        found.extend(page.iter().filter_map(candidate));
+        found.extend(page.iter().filter_map(|staked| Some((candidate(staked)?, keys(staked)))));
         start = start.saturating_add(CANDIDATES_PAGE);
         if start >= total {
             break;
         }
     }
     found
+}
+
+fn keys(staked: &StakedCandidate) -> CheckpointKeys {
+    CheckpointKeys { bls: staked.checkpoint.0.clone(), mldsa44: staked.checkpoint.1.clone() }
 }
 
 fn candidate(staked: &StakedCandidate) -> Option<Candidate> {

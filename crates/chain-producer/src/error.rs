@@ -2,7 +2,7 @@
 
 use alloy_primitives::B256;
 use trellis_chain_execution::BlockError;
-use trellis_chain_finality::CertificateError;
+use trellis_chain_finality::{CertificateError, CheckpointError};
 use trellis_chain_storage::ReadError;
 
 const fn has(is: &bool) -> &'static str {
@@ -62,11 +62,42 @@ pub enum RefusedBlock {
     /// The certificate in the section proves nothing.
     #[error("certificate of the parent: {0}")]
     Certificate(#[from] CertificateError),
-    /// Checkpoints are not in use yet.
-    #[error("section has a checkpoint of {bytes} bytes, but this chain has none yet")]
-    Checkpoint {
-        /// Bytes of the checkpoint.
-        bytes: usize,
+    /// The checkpoint's certificate in the section does not hold.
+    #[error("checkpoint in the section: {0}")]
+    Checkpoint(#[from] CheckpointError),
+    /// The block is not one in which this checkpoint's certificate may stand.
+    #[error("section certifies checkpoint {height}, block {number} may certify {open:?}")]
+    CheckpointNotOpen {
+        /// The certificate's height.
+        height: u64,
+        /// The block's.
+        number: u64,
+        /// Heights that it may certify.
+        open: Vec<u64>,
+    },
+    /// The certificate is for another block of that height, or names another committee.
+    #[error(
+        "checkpoint {height} in the section is for block {found} and committee {found_committee}, expected {expected} and {expected_committee}"
+    )]
+    OtherCheckpoint {
+        /// The certificate's height.
+        height: u64,
+        /// The final block.
+        expected: B256,
+        /// Who decides the second block after it.
+        expected_committee: B256,
+        /// The block certified.
+        found: B256,
+        /// The committee named.
+        found_committee: B256,
+    },
+    /// A certificate for this checkpoint stands in a block already.
+    #[error("checkpoint {height} stands in block {number} already")]
+    CheckpointAgain {
+        /// The certificate's height.
+        height: u64,
+        /// Where it stands.
+        number: u64,
     },
     /// The section does not say about epochs what follows from the blocks before.
     #[error("change of epochs in the section: {}, expected {} by the blocks before", has(.found), has(.expected))]
@@ -78,7 +109,7 @@ pub enum RefusedBlock {
     },
     /// This node could not read what the judgement takes.
     #[error(transparent)]
-    Read(ReadError),
+    Read(#[from] ReadError),
     /// A block with this header is known, and its body is another one.
     #[error("body does not belong to the header {hash}")]
     OtherBody {

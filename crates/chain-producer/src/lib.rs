@@ -13,6 +13,7 @@
 
 mod accounts;
 pub mod bench;
+mod checkpoints;
 mod config;
 mod epochs;
 mod error;
@@ -25,6 +26,7 @@ mod verify;
 mod worker;
 
 pub use accounts::HeadAccounts;
+pub use checkpoints::CheckpointSetup;
 pub use config::{CANDIDATES_MAX, CLOCK_AHEAD_MS_MAX, ProducerConfig, WORK_QUEUE_MAX};
 pub use epochs::{Committees, EpochRules};
 pub use error::RefusedBlock;

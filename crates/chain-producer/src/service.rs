@@ -161,7 +161,7 @@ impl Inner {
         let section = ConsensusSection {
             time_ms: next_time_ms(self.parent_time_ms(&parent), now.0),
             parent_commit,
-            checkpoint: None,
+            checkpoint: self.committees.due_checkpoint(height).map_err(failed)?,
             epoch,
         };
         let rules = self.executor.config();
@@ -252,6 +252,8 @@ impl Inner {
         let changed: Vec<_> = executed.transition.diff().accounts.iter().map(|diff| diff.address).collect();
         let gas_used = executed.block.header.gas_used;
         let certificate = Some(certificate);
+        // Durable with the block that it stands in.
+        self.committees.keep_checkpoint(&executed.block).map_err(|error| storage("commit", &error))?;
         let done = if sync {
             self.store.commit(executed, certificate)
         } else {

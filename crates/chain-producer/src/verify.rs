@@ -15,9 +15,6 @@ pub(crate) fn check_section(
     validators: &ValidatorSet,
     genesis_hash: &B256,
 ) -> Result<(), RefusedBlock> {
-    if let Some(checkpoint) = &section.checkpoint {
-        return Err(RefusedBlock::Checkpoint { bytes: checkpoint.len() });
-    }
     let expected = parent.height() > 0;
     match &section.parent_commit {
         None if !expected => Ok(()),
@@ -56,6 +53,7 @@ impl Inner {
         }
         let deciders = self.committees.of(parent.height()).map_err(RefusedBlock::Read)?;
         check_section(&block.section, parent, &deciders, &self.genesis_hash)?;
+        self.committees.check_checkpoint(&block)?;
         self.committees.check(&self.executor, parent, &block)?;
         self.execute(parent, block)
     }

@@ -1,12 +1,13 @@
 //! The built-in specs (CHN-02). Every key of `dev` is public: it is for one machine and for nothing of value.
 
+use crate::keys::CheckpointEntry;
 use crate::spec::{
     AllocAccount, ChainSpec, ConsensusSection, ContractsSection, GasSection, GenesisSection, NetworkSection,
     ProtocolSection, StakingSection, ValidatorEntry,
 };
 use alloy_primitives::{Address, B256, address};
 use std::collections::BTreeMap;
-use trellis_crypto::{VoteKey, sha3_256};
+use trellis_crypto::{CheckpointKey, VoteKey, sha3_256};
 use trellis_primitives::Wei;
 
 /// Chain id of `dev`.
@@ -61,6 +62,23 @@ pub fn dev_vote_seed(number: u32) -> [u8; 32] {
     sha3_256(&[b"trellis/dev/vote/1", &number.to_be_bytes()])
 }
 
+/// The seed of a `dev` or `local` validator's checkpoint keys: public, made from its number.
+#[must_use]
+pub fn dev_checkpoint_seed(number: u32) -> [u8; 32] {
+    sha3_256(&[b"trellis/dev/checkpoint/1", &number.to_be_bytes()])
+}
+
+/// A validator of `dev` or `local`.
+fn validator(number: u32, chain_id: u64, account: Address) -> ValidatorEntry {
+    let checkpoint = CheckpointKey::from_seed(&dev_checkpoint_seed(number)).ok();
+    ValidatorEntry {
+        vote_key: B256::from(VoteKey::from_seed(&dev_vote_seed(number)).public()),
+        power: 1_000_000,
+        account,
+        checkpoint: checkpoint.map(|key| CheckpointEntry::of(&key, chain_id, account)),
+    }
+}
+
 /// Whether a chain's keys are public, so that nothing on it is worth protecting.
 #[must_use]
 pub const fn is_public_chain(chain_id: u64) -> bool {
@@ -78,14 +96,8 @@ impl ChainSpec {
         for balance in spec.genesis.alloc.values_mut() {
             *balance = funded.clone();
         }
-        spec.genesis.validators = (0..)
-            .zip(accounts)
-            .map(|(number, account)| ValidatorEntry {
-                vote_key: B256::from(VoteKey::from_seed(&dev_vote_seed(number)).public()),
-                power: 1_000_000,
-                account: *account,
-            })
-            .collect();
+        spec.genesis.validators =
+            (0..).zip(accounts).map(|(number, account)| validator(number, LOCAL_CHAIN_ID, *account)).collect();
         spec.genesis.alloc.extend(accounts.iter().map(|account| (*account, funded.clone())));
         spec.consensus.block_time_ms = LOCAL_BLOCK_TIME_MS;
         spec
@@ -102,11 +114,7 @@ impl ChainSpec {
                 chain_id: DEV_CHAIN_ID,
                 name: "trellis-dev".into(),
                 timestamp_ms: 1_790_000_000_000,
-                validators: vec![ValidatorEntry {
-                    vote_key: B256::from(VoteKey::from_seed(&dev_vote_seed(0)).public()),
-                    power: 1_000_000,
-                    account: DEV_ROLE_ACCOUNTS[0],
-                }],
+                validators: vec![validator(0, DEV_CHAIN_ID, DEV_ROLE_ACCOUNTS[0])],
                 contracts: Some(ContractsSection {
                     deployer: DEV_ROLE_ACCOUNTS[4],
                     owner: DEV_ROLE_ACCOUNTS[4],
@@ -136,6 +144,7 @@ impl ChainSpec {
                 epoch_blocks: 60,
                 committee_seats_max: 100,
                 clock_ahead_ms_max: 500,
+                checkpoint_blocks: Some(64),
             },
             gas: GasSection { block_gas_limit: 400_000_000, base_fee_floor_wei: 1_000_000_000 },
             protocol: ProtocolSection {
@@ -167,6 +176,30 @@ mod tests {
         let spec = ChainSpec::dev();
         spec.check().unwrap();
         assert_eq!(spec.supply(), Wei::from_trl(22_000_000).to_u256());
+    }
+
+    // row: CHN-15
+    #[test]
+    fn checkpoint_keys_are_proved_for_one_chain_and_account_and_part_of_the_identity() {
+        let spec = ChainSpec::dev();
+        let changes: [fn(&mut ChainSpec); 5] = [
+            |s| s.genesis.chain_id += 1,
+            |s| s.genesis.validators[0].account = Address::repeat_byte(9),
+            |s| s.genesis.validators[0].checkpoint.as_mut().unwrap().bls_proof = vec![0; 48].into(),
+            |s| s.genesis.validators[0].checkpoint.as_mut().unwrap().mldsa44 = vec![0; 1_311].into(),
+            |s| s.consensus.checkpoint_blocks = Some(7),
+        ];
+        for change in changes {
+            let mut wrong = spec.clone();
+            change(&mut wrong);
+            assert!(wrong.check().unwrap_err().to_string().contains("checkpoint"));
+        }
+        let mut without = spec.clone();
+        without.genesis.validators[0].checkpoint = None;
+        without.consensus.checkpoint_blocks = None;
+        without.check().unwrap();
+        assert_ne!(without.identity(), spec.identity());
+        assert_eq!(ChainSpec::from_toml(&without.to_toml().unwrap()).unwrap(), without);
     }
 
     // row: CHN-02

@@ -7,13 +7,15 @@
 
 mod builtin;
 mod error;
+mod keys;
 mod spec;
 
 pub use builtin::{
     DEV_ACCOUNT_COUNT, DEV_CHAIN_ID, DEV_MNEMONIC, DEV_ROLE_ACCOUNTS, LOCAL_CHAIN_ID, LOCAL_FIRST_ACCOUNT,
-    LOCAL_VALIDATORS_MAX, dev_vote_seed, is_public_chain,
+    LOCAL_VALIDATORS_MAX, dev_checkpoint_seed, dev_vote_seed, is_public_chain,
 };
 pub use error::SpecError;
+pub use keys::CheckpointEntry;
 pub use spec::{
     AllocAccount, ChainSpec, ConsensusSection, ContractsSection, GasSection, GenesisSection, NetworkSection,
     ProtocolSection, SPEC_BYTES_MAX, StakingSection, StorageSlot, ValidatorEntry,

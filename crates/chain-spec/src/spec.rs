@@ -1,6 +1,7 @@
 //! The sections of `chain_spec.toml`.
 
 use crate::SpecError;
+use crate::keys::CheckpointEntry;
 use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
 use alloy_rlp::{Encodable, RlpEncodable};
 use serde::{Deserialize, Serialize};
@@ -8,6 +9,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use trellis_primitives::{UnixMs, Wei};
 
+/// Blocks between checkpoints at least; chain-finality has the same number, and its reason.
+const CHECKPOINT_BLOCKS_MIN: u64 = 8;
 /// Blocks of an epoch at least, where the committee changes: it changes in the third block of the next.
 const EPOCH_BLOCKS_MIN: u64 = 8;
 /// Bytes of a chain spec at most: a pinned genesis holds the code of every contract.
@@ -55,6 +58,7 @@ pub struct GenesisSection {
 /// One validator of the first committee.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, RlpEncodable)]
 #[serde(deny_unknown_fields)]
+#[rlp(trailing)]
 pub struct ValidatorEntry {
     /// Ed25519 vote key.
     pub vote_key: B256,
@@ -62,6 +66,9 @@ pub struct ValidatorEntry {
     pub power: u64,
     /// The account that fees and rewards go to.
     pub account: Address,
+    /// What it signs checkpoints with. Who has none here brings keys later, and counts against the two thirds until then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<CheckpointEntry>,
 }
 
 /// [genesis.contracts]: the parameters of the deployments that genesis executes.
@@ -151,6 +158,7 @@ pub struct StorageSlot {
 /// [consensus]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, RlpEncodable)]
 #[serde(deny_unknown_fields)]
+#[rlp(trailing)]
 pub struct ConsensusSection {
     /// Milliseconds from block to block. 1,000 by default; dev 250, so that a transfer feels instant.
     pub block_time_ms: u64,
@@ -164,6 +172,10 @@ pub struct ConsensusSection {
     pub committee_seats_max: u64,
     /// Milliseconds by which a block's time may be ahead of a voter's clock.
     pub clock_ahead_ms_max: u64,
+    /// Blocks from one checkpoint to the next. 64: at 1 s another chain is a minute behind, and ML-DSA-44 signatures of 100
+    /// validators cost 4 KB a block. At least 8, the blocks that a certificate has to get into one. Absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint_blocks: Option<u64>,
 }
 
 /// [gas]
@@ -328,10 +340,33 @@ impl ChainSpec {
                 "stake must stay longer than receipts can be challenged",
             ),
         ];
-        match rules.into_iter().chain(self.staking_rules()).find(|(holds, ..)| !holds) {
+        let mut rules = rules.into_iter().chain(self.checkpoint_rules()).chain(self.staking_rules());
+        match rules.find(|(holds, ..)| !holds) {
             None => Ok(()),
             Some((_, field, actual, rule)) => Err(SpecError::Value { field, actual, rule }),
         }
+    }
+
+    fn checkpoint_rules(&self) -> [(bool, &'static str, String, &'static str); 2] {
+        let genesis = &self.genesis;
+        let bad = genesis.validators.iter().find(|validator| {
+            validator.checkpoint.as_ref().is_some_and(|keys| !keys.holds(genesis.chain_id, validator.account))
+        });
+        let interval = self.consensus.checkpoint_blocks;
+        [
+            (
+                interval.is_none_or(|blocks| blocks >= CHECKPOINT_BLOCKS_MIN),
+                "consensus.checkpoint_blocks",
+                interval.unwrap_or_default().to_string(),
+                "it must be at least 8: a certificate has so many blocks to get into one",
+            ),
+            (
+                bad.is_none(),
+                "genesis.validators.checkpoint",
+                bad.map(|validator| validator.account.to_string()).unwrap_or_default(),
+                "its keys must be a BLS12-381 and an ML-DSA-44 key, with the first one's proof for this chain and account",
+            ),
+        ]
     }
 
     fn staking_rules(&self) -> Vec<(bool, &'static str, String, &'static str)> {

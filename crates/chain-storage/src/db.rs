@@ -1,5 +1,6 @@
 //! The only module that knows the database engine: tables, one write per block, typed reads.
 
+mod checkpoints;
 mod parts;
 
 use crate::codec::{decode_hashed_diff, encode_hashed_diff};

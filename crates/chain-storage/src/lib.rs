@@ -18,6 +18,7 @@
 )]
 
 mod block;
+mod checkpoints;
 mod codec;
 mod config;
 mod db;
@@ -36,6 +37,7 @@ mod trie;
 mod view;
 
 pub use block::{CommittedBlock, EthereumBody, ExecutedBlock, Genesis, Receipt, TxLocation};
+pub use checkpoints::StoredCheckpoint;
 pub use config::{
     CODE_CACHE_ENTRIES_MAX, EVENTS_BUFFERED_MAX, RECENT_BLOCKS_MAX, SEGMENT_BYTES_MAX, STATE_HISTORY_BLOCKS,
     StoreConfig,

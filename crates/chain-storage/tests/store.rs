@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Instant;
 use trellis_chain_storage::{
     Account, AccountDiff, CommitError, ExecutedBlock, Genesis, ImportError, Importer, OpenError, ReadError, StateDiff,
-    StatePart, StateView, Store, StoreConfig, state_root_of,
+    StatePart, StateView, Store, StoreConfig, StoredCheckpoint, state_root_of,
 };
 use trellis_primitives::{Block, CommitCertificate, ConsensusSection, Header, TxEnvelope};
 
@@ -152,6 +152,28 @@ fn what_was_committed_is_there_after_reopening() {
     check_whole(&store);
     drop(store);
     assert_eq!(Store::open_existing(folder.path(), StoreConfig::default()).unwrap().height(), 103);
+}
+
+// row: CHN-15
+#[test]
+fn a_checkpoints_parts_come_one_by_one_and_are_there_after_reopening() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    assert_eq!(store.checkpoint(64).unwrap(), StoredCheckpoint::default());
+    assert_eq!(store.newest_checkpoint(u64::MAX).unwrap(), None);
+    let short = |n: u8| StoredCheckpoint { certificate: Some(vec![n; 150].into()), post_quantum: None };
+    store.put_checkpoint(64, &short(1)).unwrap();
+    store.put_checkpoint(128, &short(2)).unwrap();
+    let long = StoredCheckpoint { certificate: None, post_quantum: Some(vec![3; 9_000].into()) };
+    store.put_checkpoint(64, &long).unwrap();
+    store.sync().unwrap();
+    drop(store);
+    let store = open(folder.path());
+    let whole = StoredCheckpoint { certificate: short(1).certificate, post_quantum: long.post_quantum };
+    assert_eq!(store.checkpoint(64).unwrap(), whole);
+    assert_eq!(store.checkpoint(128).unwrap(), short(2));
+    let newest = [63, 64, 127, u64::MAX].map(|most| store.newest_checkpoint(most).unwrap());
+    assert_eq!(newest, [None, Some(64), Some(64), Some(128)]);
 }
 
 #[test]

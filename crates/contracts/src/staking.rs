@@ -50,6 +50,8 @@ pub struct GenesisValidator {
     pub account: Address,
     /// Its Ed25519 vote key.
     pub vote_key: B256,
+    /// Its checkpoint keys, BLS12-381 and ML-DSA-44; empty where it has none yet.
+    pub checkpoint: (Bytes, Bytes),
     /// Its stake.
     pub stake_wei: U256,
 }
@@ -90,8 +92,8 @@ pub fn staking_steps(
         keys: abi::Keys {
             scheme: SCHEME_ED25519,
             vote: Bytes::copy_from_slice(validator.vote_key.as_slice()),
-            bls: Bytes::new(),
-            mldsa44: Bytes::new(),
+            bls: validator.checkpoint.0.clone(),
+            mldsa44: validator.checkpoint.1.clone(),
         },
         stake: validator.stake_wei,
         commissionBps: 0,
@@ -115,6 +117,8 @@ pub struct StakedCandidate {
     pub scheme: u8,
     /// The vote key.
     pub vote_key: Bytes,
+    /// Its checkpoint keys, BLS12-381 and ML-DSA-44; empty where it has none.
+    pub checkpoint: (Bytes, Bytes),
     /// Own and delegated stake, wei.
     pub stake_wei: U256,
 }
@@ -134,6 +138,7 @@ pub fn read_candidates(answer: &[u8]) -> Option<(Vec<StakedCandidate>, u64)> {
         account: candidate.validator,
         scheme: candidate.scheme,
         vote_key: candidate.vote,
+        checkpoint: (candidate.bls, candidate.mldsa44),
         stake_wei: candidate.stake,
     };
     Some((answer.page.into_iter().map(one).collect(), total))

@@ -1,6 +1,7 @@
 //! Checkpoint keys: what a validator signs checkpoints with, in BLS12-381 for other chains and in ML-DSA-44 against quantum
 //! computers (CHN-15). Both come from one seed.
 
+use crate::bls::BLS_CHECKPOINT_DST;
 use crate::mldsa::MlDsa44Key;
 use crate::{SignatureError, sha3_256};
 use blst::BLST_ERROR;
@@ -15,7 +16,7 @@ pub const BLS_SIGNATURE_BYTES: usize = 48;
 
 /// draft-irtf-cfrg-bls-signature, 4.2.3: minimal signatures, proofs of possession.
 const POSSESSION_DST: &[u8] = b"BLS_POP_BLS12381G1_XMD:SHA-256_SSWU_RO_POP_";
-const SCHEME: &str = "BLS12-381";
+pub(crate) const SCHEME: &str = "BLS12-381";
 
 /// A validator's secret checkpoint keys. Has no `Debug`; the seed is zeroised when dropped.
 pub struct CheckpointKey {
@@ -69,6 +70,12 @@ impl CheckpointKey {
     #[must_use]
     pub fn prove_bls(&self, message: &[u8]) -> [u8; BLS_SIGNATURE_BYTES] {
         self.bls.sign(message, POSSESSION_DST, &[]).compress()
+    }
+
+    /// Signs a checkpoint with the BLS key.
+    #[must_use]
+    pub fn sign_bls(&self, message: &[u8]) -> [u8; BLS_SIGNATURE_BYTES] {
+        self.bls.sign(message, BLS_CHECKPOINT_DST, &[]).compress()
     }
 
     /// Signs with the ML-DSA-44 key.

@@ -6,6 +6,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod account;
+mod bls;
 mod checkpoint;
 pub mod file;
 mod hash;
@@ -18,6 +19,7 @@ pub mod record;
 pub mod vote;
 
 pub use account::{ACCOUNT_SIGNATURE_BYTES, AccountKey, recover};
+pub use bls::{BLS_CHECKPOINT_DST, BlsPublicKey, aggregate_bls, verify_bls_sum};
 pub use checkpoint::{BLS_PUBLIC_BYTES, BLS_SIGNATURE_BYTES, CheckpointKey, verify_bls};
 pub use hash::{domain_hash, sha3_256};
 pub use hybrid::{HybridKey, HybridPublic};

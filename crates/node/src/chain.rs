@@ -4,14 +4,16 @@ use crate::failure::Failure;
 use alloy_primitives::{Address, B256, Bytes, U256};
 use eyre::Result;
 use trellis_chain_execution::{ExecutionConfig, GenesisAccount, GenesisInput, GenesisStep, genesis};
-use trellis_chain_finality::{Validator, ValidatorSet, VotePublicKey};
-use trellis_chain_producer::EpochRules;
+use trellis_chain_finality::{
+    CheckpointCommittee, CheckpointFollower, CheckpointRules, Validator, ValidatorSet, VotePublicKey,
+};
+use trellis_chain_producer::{CheckpointSetup, EpochRules};
 use trellis_chain_spec::{AllocAccount, ChainSpec, ContractsSection};
 use trellis_chain_storage::Genesis;
 use trellis_contracts::accounts::{ACCOUNTS_DEPLOYER, account_steps};
 use trellis_contracts::deployment::{Addresses, Parameters, Step, steps};
 use trellis_contracts::staking::{GenesisValidator, StakingParameters, staking_address, staking_steps};
-use trellis_primitives::Wei;
+use trellis_primitives::{CheckpointKeys, Wei};
 
 /// A chain, ready to be used by every plane.
 pub struct Chain {
@@ -63,7 +65,28 @@ impl Chain {
             staking: staking_of(&self.spec),
             epoch_blocks: self.spec.consensus.epoch_blocks,
             seats: usize::try_from(self.spec.consensus.committee_seats_max).unwrap_or(usize::MAX),
+            checkpoints: self.checkpoints(),
         }
+    }
+
+    /// Which blocks have checkpoints, and what the first committee signs them with.
+    fn checkpoints(&self) -> CheckpointSetup {
+        let validators = self.spec.genesis.validators.iter();
+        let keys = validators.filter_map(|entry| {
+            let keys = entry.checkpoint.as_ref()?;
+            Some((entry.account, CheckpointKeys { bls: keys.bls.clone(), mldsa44: keys.mldsa44.clone() }))
+        });
+        let interval_blocks = self.spec.consensus.checkpoint_blocks.unwrap_or_default();
+        CheckpointSetup { interval_blocks, genesis_keys: keys.collect() }
+    }
+
+    /// Who checks checkpoints from the first committee on.
+    pub fn checkpoint_follower(&self) -> CheckpointFollower {
+        let setup = self.checkpoints();
+        let rules = CheckpointRules { interval_blocks: setup.interval_blocks, epoch_blocks: self.epoch_blocks() };
+        let of = |account| setup.genesis_keys.get(account).cloned().unwrap_or_default();
+        let keys: Vec<_> = self.committee.validators().iter().map(|member| of(&member.account)).collect();
+        CheckpointFollower::new(self.genesis_hash, rules, 1, CheckpointCommittee::new(&self.committee, &keys))
     }
 
     /// The rules that all nodes of the chain execute by.
@@ -191,6 +214,11 @@ fn staking(spec: &ChainSpec, contracts: &ContractsSection) -> Result<Vec<(Step, 
         .map(|entry| GenesisValidator {
             account: entry.account,
             vote_key: entry.vote_key,
+            checkpoint: entry
+                .checkpoint
+                .as_ref()
+                .map(|keys| (keys.bls.clone(), keys.mldsa44.clone()))
+                .unwrap_or_default(),
             stake_wei: Wei::from_trl(entry.power).to_u256(),
         })
         .collect();

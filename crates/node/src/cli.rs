@@ -5,7 +5,7 @@ mod quantum;
 mod snapshots;
 mod validators;
 
-pub use chains::{ImportArgs, ServeArgs};
+pub use chains::{CheckpointArgs, ImportArgs, ServeArgs};
 pub use quantum::{QuantumArgs, QuantumCall, QuantumCommand, RelayArgs};
 pub use snapshots::SnapshotCommand;
 pub use validators::{LocalnetArgs, StakeArgs, ValidatorCommand};
@@ -511,6 +511,8 @@ pub enum ChainCommand {
         #[arg(long, default_value = "dev")]
         chain: String,
     },
+    /// Fetch a checkpoint and check it with nothing but the committees' keys (online).
+    Checkpoint(chains::CheckpointArgs),
     /// Execute the blocks of a file of one of Ethereum's chains, for its compatibility suite (offline).
     Import(chains::ImportArgs),
     /// Serve JSON-RPC over an imported chain; nothing is ever added to it.

@@ -5,7 +5,8 @@ use alloy::signers::local::{MnemonicBuilder, PrivateKeySigner, coins_bip39::Engl
 use eyre::Result;
 use std::path::{Path, PathBuf};
 use trellis_chain_spec::{
-    DEV_CHAIN_ID, DEV_MNEMONIC, LOCAL_CHAIN_ID, LOCAL_FIRST_ACCOUNT, dev_vote_seed, is_public_chain,
+    DEV_CHAIN_ID, DEV_MNEMONIC, LOCAL_CHAIN_ID, LOCAL_FIRST_ACCOUNT, dev_checkpoint_seed, dev_vote_seed,
+    is_public_chain,
 };
 use trellis_crypto::keystore::{self, Hardness, KeystoreError, SecretKind};
 use trellis_crypto::{AccountKey, CheckpointKey, HybridKey, QuantumKey, VoteKey};
@@ -70,12 +71,7 @@ impl KeyMaker<'_> {
         let passphrase = self.passphrase()?;
         let path = key_path(self.datadir, SecretKind::Vote);
         let secret = self.secret_at(&path, SecretKind::Vote, &passphrase, || {
-            let number = match self.chain_id {
-                DEV_CHAIN_ID => Some(0),
-                LOCAL_CHAIN_ID => self.dev_account.and_then(|account| account.checked_sub(LOCAL_FIRST_ACCOUNT)),
-                _ => None,
-            };
-            let key = number.map_or_else(
+            let key = self.public_number().map_or_else(
                 || VoteKey::generate(&mut rand::rng()),
                 |number| VoteKey::from_seed(&dev_vote_seed(number)),
             );
@@ -84,12 +80,21 @@ impl KeyMaker<'_> {
         vote_of(&secret)
     }
 
-    /// Opens the checkpoint keys, making them where they are missing.
+    /// The number of the validator, among those that `dev` and `local` begin with, whose keys are public.
+    fn public_number(&self) -> Option<u32> {
+        match self.chain_id {
+            DEV_CHAIN_ID => Some(0),
+            LOCAL_CHAIN_ID => self.dev_account.and_then(|account| account.checked_sub(LOCAL_FIRST_ACCOUNT)),
+            _ => None,
+        }
+    }
+
+    /// Opens the checkpoint keys. Where they are missing they are made as the vote key is.
     ///
     /// # Errors
     /// A keystore that does not open, with its hint.
     pub fn checkpoint_key(&self) -> Result<CheckpointKey> {
-        self.checkpoint_key_at(&key_path(self.datadir, SecretKind::Checkpoint))
+        self.checkpoint_key_at(&key_path(self.datadir, SecretKind::Checkpoint), self.public_number())
     }
 
     /// Whether other keys are waiting to be a validator's.
@@ -115,7 +120,7 @@ impl KeyMaker<'_> {
     /// # Errors
     /// A keystore that does not open, with its hint.
     pub fn next_checkpoint_key(&self) -> Result<CheckpointKey> {
-        self.checkpoint_key_at(&next_path(self.datadir, SecretKind::Checkpoint))
+        self.checkpoint_key_at(&next_path(self.datadir, SecretKind::Checkpoint), None)
     }
 
     /// Puts the keys that were to follow into the place of the validator's keys; those before stay beside them as `….old.key`.
@@ -139,10 +144,13 @@ impl KeyMaker<'_> {
         Ok(())
     }
 
-    fn checkpoint_key_at(&self, path: &Path) -> Result<CheckpointKey> {
+    fn checkpoint_key_at(&self, path: &Path, number: Option<u32>) -> Result<CheckpointKey> {
         let passphrase = self.passphrase()?;
         let secret = self.secret_at(path, SecretKind::Checkpoint, &passphrase, || {
-            let key = CheckpointKey::generate(&mut rand::rng())?;
+            let key = match number {
+                Some(number) => CheckpointKey::from_seed(&dev_checkpoint_seed(number))?,
+                None => CheckpointKey::generate(&mut rand::rng())?,
+            };
             Ok((hex::encode(key.bls_public()), Zeroizing::new(key.to_seed().to_vec())))
         })?;
         let seed: [u8; 32] = secret.as_slice().try_into().map_err(|_| wrong_length("checkpoint"))?;

@@ -48,6 +48,9 @@ fn spec(args: &LocalnetArgs, base: &Path) -> Result<(ChainSpec, PathBuf)> {
     if let Some(epoch_blocks) = args.epoch_blocks {
         spec.consensus.epoch_blocks = epoch_blocks;
     }
+    if args.checkpoint_blocks.is_some() {
+        spec.consensus.checkpoint_blocks = args.checkpoint_blocks;
+    }
     spec.check()?;
     let text = spec.to_toml()?;
     std::fs::create_dir_all(base)

@@ -396,6 +396,7 @@ pub fn metrics_document() -> String {
     let mut registry = Registry::default();
     NetMetrics::default().register(&mut registry);
     trellis_chain_consensus::EngineMetrics::default().register(&mut registry);
+    trellis_chain_consensus::checkpoint::CheckpointMetrics::default().register(&mut registry);
     trellis_chain_mempool::PoolMetrics::default().register(&mut registry);
     trellis_rpc::RpcMetrics::default().register(&mut registry);
     accuse::AccuserMetrics::default().register(named(&mut registry));

@@ -36,11 +36,21 @@ pub struct CommitCertificate {
     pub signatures: Vec<CommitSignature>,
 }
 
+/// What a member of a committee signs checkpoints with (CHN-15). Empty where it has no such key.
+#[derive(Clone, PartialEq, Eq, Debug, Default, RlpEncodable, RlpDecodable)]
+pub struct CheckpointKeys {
+    /// BLS12-381: a compressed point of G2, 96 bytes.
+    pub bls: Bytes,
+    /// ML-DSA-44: 1,312 bytes.
+    pub mldsa44: Bytes,
+}
+
 /// The change of epochs, in the first block of each: who sits next, and who signed in the epoch that ended.
 ///
 /// Everything in it follows from the blocks before, so that it can be judged before the block is executed; the committee it
 /// names decides from the second block after this one on (decisions: "Committee").
 #[derive(Clone, PartialEq, Eq, Debug, RlpEncodable, RlpDecodable)]
+#[rlp(trailing)]
 pub struct EpochChange {
     /// RLP of the next committee.
     pub next_committee: Bytes,
@@ -48,6 +58,9 @@ pub struct EpochChange {
     pub blocks: u32,
     /// How many of these each of its members signed, in the committee's order.
     pub signed: Vec<u32>,
+    /// What the members of the next committee sign checkpoints with, in that committee's order; none where the chain has no
+    /// checkpoints.
+    pub checkpoint_keys: Option<Vec<CheckpointKeys>>,
 }
 
 /// What consensus needs in a block beside Ethereum's header; `header.parent_beacon_block_root` is its hash.

@@ -25,8 +25,8 @@ mod role;
 pub use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
 pub use amount::{AmountError, WEI_PER_TRL, Wei};
 pub use block::{
-    BLOCK_BYTES_MAX, Block, COMMIT_SIGNATURES_MAX, CommitCertificate, CommitSignature, ConsensusSection, EpochChange,
-    Header, RecoveredTx, TxEnvelope,
+    BLOCK_BYTES_MAX, Block, COMMIT_SIGNATURES_MAX, CheckpointKeys, CommitCertificate, CommitSignature,
+    ConsensusSection, EpochChange, Header, RecoveredTx, TxEnvelope,
 };
 pub use clock::{Clock, ManualClock, SharedClock, SystemClock, UnixMs};
 pub use id::{BatchRoot, ChannelId, IdError, JobId, NodeId};

@@ -1,7 +1,8 @@
 //! What the answers need from planes that this crate must not import; the node plugs it in.
 
+use std::sync::Arc;
 use trellis_chain_execution::SystemCall;
-use trellis_chain_finality::ValidatorSet;
+use trellis_chain_finality::{CheckpointCommittee, ValidatorSet};
 use trellis_primitives::Block;
 
 /// The market, as `trellis_*` shows it. Every figure is read when it is asked for.
@@ -37,6 +38,12 @@ pub struct SyncProgress {
 pub trait CommitteeView: Send + Sync + 'static {
     /// The committee that decides this height, `None` when it is not known here.
     fn committee(&self, height: u64) -> Option<ValidatorSet>;
+
+    /// The same with the keys that its members sign checkpoints with.
+    fn checkpoint_committee(&self, height: u64) -> Option<Arc<CheckpointCommittee>> {
+        let _ = height;
+        None
+    }
 
     /// The chain's own call in a block, which it is run again with; most blocks have none.
     fn system_call(&self, block: &Block) -> Option<SystemCall> {

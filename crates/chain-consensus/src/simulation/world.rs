@@ -1,5 +1,6 @@
 //! The simulated world: nodes, a queue of events in virtual time, and what must hold.
 
+mod checkpoints;
 mod effects;
 mod evil;
 mod figures;
@@ -28,9 +29,11 @@ use trellis_chain_finality::{Validator, ValidatorSet, VotePublicKey};
 use trellis_crypto::VoteKey;
 use trellis_primitives::{Address, B256, NodeId, keccak256};
 
+use self::checkpoints::Checkpointing;
 pub(super) use self::evil::Evil;
 use self::figures::Figures;
 use self::log::decode_entry;
+use crate::checkpoint::wire::CheckpointVote;
 use crate::config::EngineConfig;
 use crate::context::{BlockHeight, BlockId, Committee, Trellis, VoterAddress};
 use crate::network::engine_peer;
@@ -101,6 +104,7 @@ enum Event {
     Timer { node: usize, life: u32, timeout: Timeout, number: u64 },
     StartHeight { node: usize, life: u32, height: u64 },
     CheckSync { node: usize },
+    Checkpoint { from: usize, to: usize, vote: Box<CheckpointVote> },
     Crash { node: usize },
     Restart { node: usize },
 }
@@ -146,6 +150,7 @@ pub(super) struct World {
     /// Evil nodes that some honest one can convict.
     convicted: BTreeSet<usize>,
     figures: Figures,
+    checkpoints: Option<Checkpointing>,
     broken: Option<Broken>,
 }
 
@@ -212,6 +217,7 @@ impl World {
             cut: None,
             convicted: BTreeSet::new(),
             figures: Figures::default(),
+            checkpoints: None,
             broken: None,
         };
         for node in 0..count {
@@ -329,6 +335,7 @@ impl World {
                 }
             }
             Event::CheckSync { node } => self.check_sync(node),
+            Event::Checkpoint { from, to, vote } => self.hear_checkpoint(from, to, *vote),
             Event::Crash { node } => self.crash(node),
             Event::Restart { node } => self.restart(node),
         }
@@ -358,6 +365,7 @@ impl World {
             enabled: true,
         };
         let height = BlockHeight(this.height);
+        self.forget_checkpoints(node);
         let committee = self.committee(height.0);
         self.nodes[node].engine = Some(State::new(Trellis, height, committee, params, 16, QUEUED_MAX));
         self.start_height(node, height.0);
@@ -476,6 +484,7 @@ impl World {
         let life = self.nodes[node].life;
         let seed = format!("{node} {life} {height} {round} {}", self.now);
         let hash = keccak256(seed.as_bytes());
+        self.carry_checkpoint(node, height.0, hash);
         let value = LocallyProposedValue::new(height, round, BlockId(hash));
         self.at(1, Event::Deliver { to: node, life, input: Rc::new(Input::Propose(value)) });
         self.stream(node, height, (round, Round::Nil), hash);
@@ -533,6 +542,7 @@ impl World {
         this.log.clear();
         this.synced = 0;
         let life = this.life;
+        self.checkpoint_final(node, height);
         self.at(1, Event::StartHeight { node, life, height: height + 1 });
         let crash = self.rng.random_range(0..100) < self.faults.crashes_per_height_percent;
         if crash && self.crashed_at.insert(height) {

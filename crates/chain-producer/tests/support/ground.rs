@@ -9,7 +9,7 @@ use trellis_chain_consensus::{AppError, Application, DecidedBlock, ProposedBlock
 use trellis_chain_execution::{ExecutionConfig, Executor, GenesisAccount, GenesisInput, genesis, recover_sender};
 use trellis_chain_finality::{Validator, ValidatorSet, VoteKind, VotePlace, VotePublicKey, VoteScheme};
 use trellis_chain_mempool::{Mempool, PoolConfig};
-use trellis_chain_producer::{CLOCK_AHEAD_MS_MAX, EpochRules, HeadAccounts, Producer, ProducerConfig};
+use trellis_chain_producer::{CLOCK_AHEAD_MS_MAX, CheckpointSetup, EpochRules, HeadAccounts, Producer, ProducerConfig};
 use trellis_chain_storage::{Genesis, Store, StoreConfig};
 use trellis_crypto::account::AccountKey;
 use trellis_crypto::vote::VoteKey;
@@ -88,6 +88,11 @@ pub struct Node {
 }
 
 pub fn node_on(store: Store) -> Node {
+    node_with(store, CheckpointSetup::default())
+}
+
+/// A node of a chain with checkpoints.
+pub fn node_with(store: Store, checkpoints: CheckpointSetup) -> Node {
     let clock = Arc::new(ManualClock::new(UnixMs(GENESIS_MS + 1_000)));
     let shared: SharedClock = clock.clone();
     let mempool = Mempool::new(PoolConfig::new(CHAIN_ID), Arc::new(HeadAccounts(store.clone())), shared.clone());
@@ -100,7 +105,7 @@ pub fn node_on(store: Store) -> Node {
     let config = ProducerConfig {
         beneficiary: MINER,
         extra_data: bytes!("74"),
-        epochs: EpochRules { genesis: committee(), staking: None, epoch_blocks: 60, seats: 100 },
+        epochs: EpochRules { genesis: committee(), staking: None, epoch_blocks: 60, seats: 100, checkpoints },
         clock_ahead_ms_max: CLOCK_AHEAD_MS_MAX,
     };
     let producer = Producer::start(store, executor, mempool.clone(), config, shared).unwrap();

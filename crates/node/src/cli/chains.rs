@@ -18,6 +18,29 @@ pub struct ImportArgs {
     pub head: Option<PathBuf>,
 }
 
+/// Flags of `trellis chain checkpoint`.
+#[derive(Args, Clone)]
+pub struct CheckpointArgs {
+    /// The checkpoint's height; the newest one where none is given.
+    #[arg(value_name = "HEIGHT")]
+    pub height: Option<u64>,
+    /// JSON-RPC endpoint of any node of the chain; it is not believed.
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8545")]
+    pub rpc: String,
+    /// The chain, `dev` or a chain spec's file: what is believed is its first committee, and those that follow from it.
+    #[arg(long, default_value = "dev", value_name = "NAME|FILE")]
+    pub chain: String,
+    /// Believe the committee in this file and no other: what `trellis_getCheckpointCommittee` says as `committee`, hex.
+    #[arg(long, value_name = "FILE")]
+    pub committee: Option<PathBuf>,
+    /// Check the ML-DSA-44 signatures too, and fail where the node does not have them.
+    #[arg(long)]
+    pub post_quantum: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// Flags of `trellis chain serve`.
 #[derive(Args, Clone)]
 pub struct ServeArgs {

@@ -17,6 +17,9 @@ pub struct LocalnetArgs {
     /// Blocks of an epoch, after which the committee changes; 60 where none is given. Only when the chain is made.
     #[arg(long, value_name = "BLOCKS")]
     pub epoch_blocks: Option<u64>,
+    /// Blocks from one checkpoint to the next; 64 where none is given. Only when the chain is made.
+    #[arg(long, value_name = "BLOCKS")]
+    pub checkpoint_blocks: Option<u64>,
     /// First p2p port; each validator takes the next. 0 lets the system choose.
     #[arg(long, default_value_t = 9700, value_name = "PORT")]
     pub p2p_port: u16,

@@ -1,5 +1,6 @@
 //! `trellis chain …` (CHN-01)
 
+mod checkpoint;
 mod ethereum;
 
 use crate::chain::Chain;
@@ -11,7 +12,7 @@ use serde_json::json;
 use std::path::Path;
 use trellis_chain_spec::ChainSpec;
 
-/// Runs a chain command; all but `serve` work offline.
+/// Runs a chain command; `serve` and `checkpoint` are online.
 pub async fn run(command: ChainCommand, datadir: Option<&Path>) -> Result<()> {
     match command {
         ChainCommand::Init { chain, out } => {
@@ -26,6 +27,7 @@ pub async fn run(command: ChainCommand, datadir: Option<&Path>) -> Result<()> {
             println!("{}", Chain::of(pinned)?.genesis_hash);
             Ok(())
         }
+        ChainCommand::Checkpoint(args) => checkpoint::run(&args).await,
         ChainCommand::Import(args) => ethereum::import(&args, datadir),
         ChainCommand::Serve(args) => ethereum::serve(&args, datadir).await,
         ChainCommand::Inspect { chain, json } => inspect(&Chain::load(&chain)?, json),

@@ -3,7 +3,7 @@
 use crate::failure::Failure;
 use crate::monitor::Health;
 use crate::role::following::{self, show};
-use crate::role::keeper::{open_chain, show_height, start_rpc};
+use crate::role::keeper::{open_chain, show_height, start_checkpoints, start_rpc};
 use crate::role::{open, serve_control, serve_metrics};
 use crate::settings::Settings;
 use crate::supervised::until_told_to_end;
@@ -25,6 +25,7 @@ pub async fn run(settings: Settings, datadir: Option<&Path>) -> Result<()> {
     let sync = following::start(&base, &keeper).await?;
     let shown = tokio::spawn(show(sync.progress(), Arc::clone(&base.status)));
     let rpc = start_rpc(&mut base, &keeper).await?;
+    let _checkpoints = start_checkpoints(&mut base, &keeper, None)?;
     health.set("sync", true, "following");
     let registry = std::mem::take(&mut base.registry);
     let _monitor = serve_metrics(&base.settings, registry, health, &base.status).await?;

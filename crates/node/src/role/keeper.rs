@@ -11,14 +11,17 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tokio::sync::watch;
+use trellis_chain_consensus::CheckpointKeeper;
+use trellis_chain_consensus::checkpoint::{self, CheckpointMetrics, Checkpoints};
 use trellis_chain_execution::{Executor, SystemCall};
-use trellis_chain_finality::ValidatorSet;
+use trellis_chain_finality::{CheckpointCommittee, ValidatorSet};
 use trellis_chain_mempool::gossip::{self, Gossip};
 use trellis_chain_mempool::{Mempool, PoolConfig};
 use trellis_chain_producer::{Committees, HeadAccounts, Producer, ProducerConfig};
 use trellis_chain_spec::DEV_CHAIN_ID;
 use trellis_chain_storage::{Store, StoreConfig};
 use trellis_chain_sync::{Progress, SyncMetrics, SyncServer};
+use trellis_crypto::CheckpointKey;
 use trellis_net_peers::NetworkHandle;
 use trellis_primitives::{Address, Block, Bytes};
 use trellis_rpc::{
@@ -174,6 +177,17 @@ pub async fn start_rpc(base: &mut Base, parts: &Keeper) -> Result<RpcServer> {
     Ok(server)
 }
 
+/// Begins to collect what is signed of checkpoints, and to sign them where there is a key that a committee knows.
+///
+/// # Errors
+/// Where the network has the protocols in use already.
+pub fn start_checkpoints(base: &mut Base, parts: &Keeper, key: Option<CheckpointKey>) -> Result<Checkpoints> {
+    let metrics = CheckpointMetrics::default();
+    metrics.register(&mut base.registry);
+    let chain: Arc<dyn CheckpointKeeper> = Arc::<Producer>::clone(&parts.producer);
+    Ok(checkpoint::start(base.network.clone(), chain, key, metrics)?)
+}
+
 /// Tells peers and `status` how high the chain is.
 pub async fn show_height(store: Store, best_height: Arc<std::sync::atomic::AtomicU64>, status: Arc<Status>) {
     let mut blocks = store.subscribe();
@@ -192,6 +206,10 @@ struct CommitteesView(Committees);
 impl CommitteeView for CommitteesView {
     fn committee(&self, height: u64) -> Option<ValidatorSet> {
         self.0.of(height).ok()
+    }
+
+    fn checkpoint_committee(&self, height: u64) -> Option<Arc<CheckpointCommittee>> {
+        self.0.checkpoint_committee(height).ok()
     }
 
     fn system_call(&self, block: &Block) -> Option<SystemCall> {

@@ -5,7 +5,7 @@ use crate::failure::Failure;
 use crate::monitor::Health;
 use crate::role::accuse::{Accuser, AccuserMetrics};
 use crate::role::following;
-use crate::role::keeper::{Keeper, open_chain, show_height, start_rpc};
+use crate::role::keeper::{Keeper, open_chain, show_height, start_checkpoints, start_rpc};
 use crate::role::rotation::{self, Rotation};
 use crate::role::{Base, named, open, serve_control, serve_metrics};
 use crate::settings::Settings;
@@ -43,6 +43,8 @@ pub async fn run(settings: Settings, datadir: Option<&Path>) -> Result<()> {
         }
     }
     let engine = start_engine(&mut base, &keeper, vote_key, &health).await?;
+    let checkpoint_key = base.keys().checkpoint_key()?;
+    let _checkpoints = start_checkpoints(&mut base, &keeper, Some(checkpoint_key))?;
     let accused = AccuserMetrics::default();
     accused.register(named(&mut base.registry));
     let known = (keeper.store.clone(), keeper.committees.clone());

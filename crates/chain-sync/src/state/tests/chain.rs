@@ -76,6 +76,7 @@ impl TestChain {
             let change = ended_epoch(height, EPOCH_BLOCKS).map(|epoch| EpochChange {
                 next_committee: alloy_rlp::encode(committee(epoch)).into(),
                 blocks: 1,
+                checkpoint_keys: None,
                 signed: vec![1; usize::from(SEATS)],
             });
             let section = ConsensusSection {
