@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use thiserror::Error;
-use trellis_chain_finality::{Equivocation, ValidatorSet};
+use trellis_chain_finality::{Demoted, Equivocation, ValidatorSet};
 use trellis_primitives::{B256, Bytes, CommitCertificate, UnixMs};
 
 /// The last block that is committed and durable.
@@ -91,7 +91,7 @@ pub struct DecidedBlock {
 /// What consensus asks of the chain.
 ///
 /// The engine calls one method at a time, except `decided` and `tip`, which may be called at any time.
-/// Calls come in this order for every height: `validators(h)`, then `propose` and `verify` any number of times,
+/// Calls come in this order for every height: `validators(h)` and `demoted(h)`, then `propose` and `verify` any number of times,
 /// then `commit` once, then `finalized` at most once.
 #[async_trait]
 pub trait Application: Send + Sync + 'static {
@@ -100,6 +100,13 @@ pub trait Application: Send + Sync + 'static {
 
     /// The committee that decides block `height`; asked for `tip + 1` only.
     async fn validators(&self, height: u64) -> Result<ValidatorSet, AppError>;
+
+    /// Who of that committee is drawn as proposer only after the others; asked for `tip + 1` only. It must follow from the
+    /// committed blocks alone, as [`trellis_chain_finality::Turns`] does: all who decide the height must say the same, or
+    /// they refuse each other's proposals. An application that keeps no account of turns demotes nobody.
+    async fn demoted(&self, _height: u64) -> Result<Demoted, AppError> {
+        Ok(Demoted::default())
+    }
 
     /// Builds and executes a block on the tip and keeps it under its hash for `commit`; `verify` is not called for it
     /// in this run. `parent_commit` is the fullest certificate known for the tip (None on genesis) and belongs into the

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use arc_malachitebft_core_types as core;
 use bytes::Bytes;
 use core::{LinearTimeouts, NilOrVal, Round, SignedExtension, VoteType};
-use trellis_chain_finality::{ValidatorSet, VotePublicKey, proposer};
+use trellis_chain_finality::{Demoted, Validator, ValidatorSet, VotePublicKey, proposer};
 use trellis_primitives::{Address, B256};
 
 /// The context of our chain. Holds nothing: everything comes in messages.
@@ -255,14 +255,16 @@ pub(crate) struct Committee(Arc<CommitteeInner>);
 #[derive(Debug, PartialEq, Eq)]
 struct CommitteeInner {
     set: ValidatorSet,
+    demoted: Demoted,
     voters: Vec<Voter>,
     by_address: BTreeMap<VoterAddress, usize>,
     first: Voter,
 }
 
 impl Committee {
-    /// The engine's view of a set; None only for an empty set, which [`ValidatorSet`] does not allow.
-    pub(crate) fn new(set: ValidatorSet) -> Option<Self> {
+    /// The engine's view of a set at the height where these of it are demoted; None only for an empty set, which
+    /// [`ValidatorSet`] does not allow.
+    pub(crate) fn new(set: ValidatorSet, demoted: Demoted) -> Option<Self> {
         let voters: Vec<Voter> = set
             .validators()
             .iter()
@@ -270,12 +272,17 @@ impl Committee {
             .collect();
         let by_address = voters.iter().enumerate().map(|(i, v)| (v.address, i)).collect();
         let first = voters.first()?.clone();
-        Some(Self(Arc::new(CommitteeInner { set, voters, by_address, first })))
+        Some(Self(Arc::new(CommitteeInner { set, demoted, voters, by_address, first })))
     }
 
     /// The set it was made of.
     pub(crate) fn set(&self) -> &ValidatorSet {
         &self.0.set
+    }
+
+    /// Whose turn it is to propose.
+    pub(crate) fn proposer(&self, height: u64, round: u32) -> Option<&Validator> {
+        proposer(&self.0.set, &self.0.demoted, height, round)
     }
 
     fn voter(&self, address: &VoterAddress) -> Option<&Voter> {
@@ -315,7 +322,8 @@ impl core::Context for Trellis {
     type SigningScheme = VoteSigning;
 
     fn select_proposer<'a>(&self, committee: &'a Committee, height: BlockHeight, round: Round) -> &'a Voter {
-        proposer(committee.set(), height.0, round.as_u32().unwrap_or(0))
+        committee
+            .proposer(height.0, round.as_u32().unwrap_or(0))
             .and_then(|chosen| committee.voter(&VoterAddress(chosen.address)))
             .unwrap_or(&committee.0.first)
     }

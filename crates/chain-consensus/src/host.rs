@@ -155,7 +155,9 @@ impl Host {
     async fn next_height(&mut self) -> Result<(BlockHeight, HeightParams<Trellis>), StopReason> {
         let height = self.tip.height.saturating_add(1);
         let set = self.app.validators(height).await.map_err(StopReason::Application)?;
-        let committee = Committee::new(set).ok_or(StopReason::NoCommittee { height })?;
+        let demoted = self.app.demoted(height).await.map_err(StopReason::Application)?;
+        self.metrics.demoted.set(demoted.iter().count() as u64);
+        let committee = Committee::new(set, demoted).ok_or(StopReason::NoCommittee { height })?;
         self.work.height = height;
         self.work.round = 0;
         self.work.committee = Some(committee.clone());

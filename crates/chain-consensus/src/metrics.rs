@@ -26,6 +26,8 @@ pub struct EngineMetrics {
     pub decided: Counter,
     /// Rounds that ended without a decision in this run.
     pub failed_rounds: Counter,
+    /// Validators that are drawn as proposers only after the others, because they missed their turns.
+    pub demoted: Gauge<u64, AtomicU64>,
     /// Blocks proposed by this validator.
     pub proposed: Counter,
     /// Blocks that this validator would not vote for.
@@ -50,6 +52,7 @@ impl EngineMetrics {
         r.register("round", "Round of the height being decided", self.round.clone());
         r.register("decided", "Blocks decided in this run", self.decided.clone());
         r.register("failed_rounds", "Rounds without a decision", self.failed_rounds.clone());
+        r.register("demoted", "Validators that propose only after the others, for missed turns", self.demoted.clone());
         r.register("proposed", "Blocks proposed by this validator", self.proposed.clone());
         r.register("invalid_blocks", "Proposed blocks found invalid", self.invalid_blocks.clone());
         r.register("evidence", "Pieces of evidence of equivocation", self.evidence.clone());

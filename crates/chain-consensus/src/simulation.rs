@@ -205,6 +205,36 @@ fn beyond_a_third_the_chain_halts_and_does_not_fork() {
     }
 }
 
+// row: CHN-10
+#[test]
+fn a_dead_proposer_of_four_costs_a_few_rounds_in_many_heights_and_no_height_more_than_one() {
+    for seed in 0..4 {
+        let evil = BTreeMap::from([(usize::try_from(seed).unwrap(), Evil::Silent)]);
+        let faults = Faults { latency_ms: 20..80, evil, ..Faults::default() };
+        let mut world = World::new(seed, &[&[10, 10, 10, 10]], faults);
+        world.run(120).unwrap_or_else(|broken| panic!("seed {seed}: {broken}"));
+        let failed = world.rounds_failed();
+        assert!((1..=6).contains(&failed), "seed {seed}: {failed} rounds failed in 120 heights\n{}", world.account());
+    }
+}
+
+// row: CHN-10, CHN-16
+#[test]
+fn who_is_demoted_is_the_same_for_all_through_crashes_cuts_and_changing_committees() {
+    // Validators that disagreed would refuse each other's proposals, and nobody could go on.
+    let evil = BTreeMap::from([(0, Evil::Silent)]);
+    let faults = Faults {
+        latency_ms: 5..120,
+        lost_percent: 3,
+        crashes_per_height_percent: 40,
+        partitions_per_height_percent: 20,
+        evil,
+        epoch_heights: 14,
+        ..Faults::default()
+    };
+    assert_histories(0..6, &[&[3, 3, 3, 3, 2], &[2, 3, 3, 3, 3]], faults, 40);
+}
+
 /// CPU time of this thread so far, in milliseconds.
 fn cpu_ms() -> f64 {
     let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();

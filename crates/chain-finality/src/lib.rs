@@ -30,6 +30,7 @@ mod handover;
 mod proof;
 mod proposer;
 mod testimony;
+mod turns;
 mod validator_set;
 mod vote;
 
@@ -50,6 +51,7 @@ pub use handover::{CommitteeChain, HandoverError};
 pub use proof::{FINALITY_PROOF_BYTES_MAX, FinalityProof, ProofError};
 pub use proposer::proposer;
 pub use testimony::{EVIDENCE_MESSAGE_BYTES_MAX, EvidenceMessage, judge_evidence};
+pub use turns::{DEMOTED_TURNS, Demoted, TERM_HEIGHTS, Turns, first_of_term};
 pub use validator_set::{
     POWER_TOTAL_MAX, VALIDATORS_MAX, Validator, ValidatorSet, ValidatorSetError, VotePublicKey, VoteScheme,
 };

@@ -1,25 +1,35 @@
 //! Whose turn it is to propose.
 
+use crate::turns::Demoted;
 use crate::validator_set::{Validator, ValidatorSet};
 use trellis_crypto::sha3_256;
 
 /// The proposer of (`height`, `round`): drawn by power from a hash of the height, and in the later rounds of one
-/// height never one who was already drawn in it, so that n dead proposers cost at most n rounds. Everybody computes
-/// the same; nothing here is unpredictable, and nothing relies on that.
-pub fn proposer(set: &ValidatorSet, height: u64, round: u32) -> Option<&Validator> {
+/// height never one who was already drawn in it, so that n dead proposers cost at most n rounds. Who is demoted is drawn
+/// only after all others. Everybody computes the same; nothing here is unpredictable, and nothing relies on that.
+pub fn proposer<'a>(set: &'a ValidatorSet, demoted: &Demoted, height: u64, round: u32) -> Option<&'a Validator> {
     let count = u32::try_from(set.count()).unwrap_or(u32::MAX);
     let turn = round.checked_rem(count)?;
-    let mut left: Vec<&Validator> = set.validators().iter().collect();
-    let mut power_left = set.total_power();
-    for draw in 0..=turn {
-        let index = draw_index(&left, power_left, height, draw)?;
-        let chosen = left.remove(index);
-        if draw == turn {
-            return Some(chosen);
+    proposers(set, demoted, height, turn.saturating_add(1)).pop()
+}
+
+/// The proposers of the first rounds of a height, each member once at most.
+pub(crate) fn proposers<'a>(set: &'a ValidatorSet, demoted: &Demoted, height: u64, rounds: u32) -> Vec<&'a Validator> {
+    let (back, front): (Vec<_>, Vec<_>) = set.validators().iter().partition(|member| demoted.contains(&member.address));
+    let mut drawn = Vec::new();
+    let mut draws = 0..rounds;
+    for mut left in [front, back] {
+        let mut power: u64 = left.iter().map(|member| member.power).fold(0, u64::saturating_add);
+        while !left.is_empty()
+            && let Some(draw) = draws.next()
+            && let Some(index) = draw_index(&left, power, height, draw)
+        {
+            let chosen = left.remove(index);
+            power = power.saturating_sub(chosen.power);
+            drawn.push(chosen);
         }
-        power_left = power_left.checked_sub(chosen.power)?;
     }
-    None
+    drawn
 }
 
 fn draw_index(left: &[&Validator], power: u64, height: u64, draw: u32) -> Option<usize> {

@@ -222,7 +222,8 @@ fn committee_and_certificate_bytes_are_pinned() {
     let certificate = certificate(42, 3, B256::repeat_byte(9), &[1, 3]);
     let hash = trellis_primitives::keccak256(alloy_rlp::encode(&certificate));
     assert_eq!(hash.to_string(), "0xb9a2f86d55e5bc37af365a52dd3bc05571c437252e963bb89c77152123e6e350");
-    let order: Vec<Address> = (0..8).map(|height| proposer(&set, height, 0).unwrap().address).collect();
+    let order: Vec<Address> =
+        (0..8).map(|height| proposer(&set, &Demoted::default(), height, 0).unwrap().address).collect();
     let expected = "22132113";
     let members: String =
         order.iter().map(|address| (1..=3u8).find(|n| key(*n).address() == *address).unwrap().to_string()).collect();
@@ -233,14 +234,19 @@ fn committee_and_certificate_bytes_are_pinned() {
 fn every_member_proposes_once_in_the_first_rounds_of_a_height_and_by_weight_over_heights() {
     let set = committee(&[1, 2, 3, 4]);
     for height in 0..50 {
-        let mut drawn: Vec<Address> = (0..4).map(|round| proposer(&set, height, round).unwrap().address).collect();
+        let mut drawn: Vec<Address> =
+            (0..4).map(|round| proposer(&set, &Demoted::default(), height, round).unwrap().address).collect();
         drawn.sort();
         drawn.dedup();
         assert_eq!(drawn.len(), 4, "height {height}");
-        assert_eq!(proposer(&set, height, 4), proposer(&set, height, 0), "then the draw repeats");
+        assert_eq!(
+            proposer(&set, &Demoted::default(), height, 4),
+            proposer(&set, &Demoted::default(), height, 0),
+            "then the draw repeats"
+        );
     }
     let heaviest = set.validators()[0].address;
-    let turns = (0..2_000).filter(|h| proposer(&set, *h, 0).unwrap().address == heaviest).count();
+    let turns = (0..2_000).filter(|h| proposer(&set, &Demoted::default(), *h, 0).unwrap().address == heaviest).count();
     assert!((700..900).contains(&turns), "40 % of the weight had {turns} of 2,000 turns");
 }
 

@@ -8,7 +8,7 @@ use arc_malachitebft_engine::network::NetworkMsg;
 use arc_malachitebft_engine::util::streaming::{StreamContent, StreamId, StreamMessage};
 use arc_malachitebft_peer::PeerId;
 use bytes::Bytes;
-use trellis_chain_finality::{ProposalPlace, proposer};
+use trellis_chain_finality::ProposalPlace;
 use trellis_primitives::{B256, keccak256};
 
 use super::{Host, value_of};
@@ -157,7 +157,7 @@ impl Host {
         if init.round > self.work.round.saturating_add(ROUNDS_AHEAD_MAX) {
             return Err("part_round_too_far");
         }
-        let expected = proposer(committee.set(), init.height, init.round);
+        let expected = committee.proposer(init.height, init.round);
         if expected.is_none_or(|member| member.address != init.proposer) {
             return Err("part_not_of_the_proposer");
         }

@@ -5,6 +5,7 @@ mod effects;
 mod evil;
 mod figures;
 mod log;
+mod turns;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
@@ -132,7 +133,11 @@ pub(super) struct World {
     rng: ChaCha8Rng,
     faults: Faults,
     /// Of each epoch; after the last the first again.
-    committees: Vec<Committee>,
+    committees: Vec<ValidatorSet>,
+    /// Those of the heights that somebody reached.
+    sitting: BTreeMap<u64, Committee>,
+    /// The round of the parent's certificate in each block.
+    carried: BTreeMap<B256, u32>,
     verifier: EngineVerifier,
     timeouts: LinearTimeouts,
     nodes: Vec<Node>,
@@ -180,9 +185,9 @@ impl World {
                 let key = VotePublicKey::Ed25519(key(n).public());
                 Validator::new(key, *power, Address::left_padding_from(&n.to_be_bytes()))
             });
-            Committee::new(ValidatorSet::new(members.collect()).unwrap()).unwrap()
+            ValidatorSet::new(members.collect()).unwrap()
         };
-        let committees: Vec<Committee> = powers.iter().map(committee).collect();
+        let committees: Vec<ValidatorSet> = powers.iter().map(committee).collect();
         let count = powers[0].len();
         let nodes = (0..count)
             .map(|n| Node {
@@ -203,6 +208,8 @@ impl World {
             rng: ChaCha8Rng::seed_from_u64(seed),
             faults,
             committees,
+            sitting: BTreeMap::new(),
+            carried: BTreeMap::new(),
             verifier: EngineVerifier::new(GENESIS),
             timeouts: EngineConfig::default().timeouts(),
             nodes,
@@ -260,13 +267,6 @@ impl World {
 
     fn honest(&self) -> impl Iterator<Item = usize> + '_ {
         (0..self.nodes.len()).filter(|node| !self.faults.evil.contains_key(node))
-    }
-
-    /// The committee that decides a height.
-    fn committee(&self, height: u64) -> Committee {
-        let epoch = (height - 1) / self.faults.epoch_heights;
-        let place = epoch % u64::try_from(self.committees.len()).unwrap();
-        self.committees[usize::try_from(place).unwrap()].clone()
     }
 
     /// What must never happen has.
@@ -378,7 +378,8 @@ impl World {
         self.figures.began(height, self.now);
         let log: Vec<Input<Trellis>> = self.nodes[node].log.iter().map(decode_entry).collect();
         let policy = VoteExtensionPolicy::Disabled;
-        self.input(node, Input::StartHeight(BlockHeight(height), self.committee(height), false, None, policy));
+        let committee = self.committee(height);
+        self.input(node, Input::StartHeight(BlockHeight(height), committee, false, None, policy));
         if log.is_empty() {
             return;
         }
@@ -493,6 +494,7 @@ impl World {
 
     fn stream(&mut self, node: usize, height: BlockHeight, (round, valid_round): (Round, Round), hash: B256) {
         let proposer = self.nodes[node].address;
+        self.carry(node, height, hash);
         if self.faults.evil.get(&node) == Some(&Evil::Silent) {
             return;
         }
