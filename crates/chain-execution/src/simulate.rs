@@ -231,6 +231,17 @@ impl Executor {
         Ok(blocks)
     }
 
+    /// The transaction that a request asks for, without a signature. Nonce, gas and fees must be in it; what else is not given
+    /// is zero or empty.
+    ///
+    /// # Errors
+    /// [`SimulateError::Arguments`] where its fields make no sense together, or it is for another chain.
+    pub fn unsigned(&self, request: &TransactionRequest, base_fee: Option<u64>) -> Result<SimulatedTx, SimulateError> {
+        let (nonce, gas) = (request.nonce.unwrap_or_default(), request.gas.unwrap_or_default());
+        let prepared = Prepared::new(request, self.config.chain_id, nonce, gas, base_fee)?;
+        Ok(prepared.into_tx(request.from.unwrap_or_default()))
+    }
+
     /// The forks as a simulation needs them; a Trellis chain is at its fork from the beginning.
     fn simulated_forks(&self) -> ForkSchedule {
         self.forks().cloned().unwrap_or_else(|| ForkSchedule::osaka(self.config.chain_id))

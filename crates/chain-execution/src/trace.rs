@@ -18,7 +18,7 @@ use revm::context_interface::ContextTr;
 use revm::context_interface::context::ContextError;
 use revm::context_interface::result::{ExecutionResult, ResultAndState};
 use revm::interpreter::Interpreter;
-use revm::interpreter::interpreter_types::LoopControl;
+use revm::interpreter::interpreter_types::{LoopControl, ReturnData};
 use revm::{DatabaseCommit, Inspector};
 use revm_inspectors::otterscan::InternalOperationsInspector;
 use revm_inspectors::tracing::{DebugInspector, TransactionContext};
@@ -27,6 +27,8 @@ use trellis_primitives::Header;
 
 /// Steps of all transactions of one trace at most.
 pub const TRACE_STEPS_MAX: u64 = 2_000_000;
+/// Bytes of stack, memory and returned data that the steps of one trace show at most; an answer has room for less.
+pub const TRACE_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// Steps between two looks at the clock.
 const CLOCK_EVERY_STEPS: u64 = 4_096;
 
@@ -36,8 +38,8 @@ pub enum TraceError {
     /// A tracer that is not known, or a setting of it that makes no sense.
     #[error("{0}")]
     Tracer(String),
-    /// More than [`TRACE_STEPS_MAX`], or too long.
-    #[error("the trace has over {TRACE_STEPS_MAX} steps or took too long")]
+    /// More than [`TRACE_STEPS_MAX`] or [`TRACE_BYTES_MAX`], or too long.
+    #[error("the trace has over {TRACE_STEPS_MAX} steps, shows over {TRACE_BYTES_MAX} bytes, or took too long")]
     TooLong,
     /// The call cannot be made.
     #[error(transparent)]
@@ -60,23 +62,53 @@ pub struct Replayed<'a> {
     pub late: &'a dyn Fn() -> bool,
 }
 
+/// What a tracer keeps of each step.
+#[derive(Clone, Copy, Default)]
+struct Shown {
+    stack: bool,
+    memory: bool,
+    returned: bool,
+}
+
+impl Shown {
+    /// Tracers with a name keep calls, not steps.
+    fn of(options: &GethDebugTracingOptions) -> Self {
+        let (steps, config) = (options.tracer.is_none(), &options.config);
+        Self {
+            stack: steps && config.is_stack_enabled(),
+            memory: steps && config.is_memory_enabled(),
+            returned: steps && config.is_return_data_enabled(),
+        }
+    }
+
+    fn bytes(self, interpreter: &Interpreter) -> u64 {
+        let stack = if self.stack { interpreter.stack.len().saturating_mul(32) } else { 0 };
+        let memory = if self.memory { interpreter.memory.len() } else { 0 };
+        let returned = if self.returned { interpreter.return_data.buffer().len() } else { 0 };
+        u64::try_from(stack.saturating_add(memory).saturating_add(returned)).unwrap_or(u64::MAX)
+    }
+}
+
 /// Ends what has too many steps or takes too long.
 pub(crate) struct StepLimit<'a> {
     left: u64,
+    bytes_left: u64,
+    shown: Shown,
     late: &'a dyn Fn() -> bool,
     ended: bool,
 }
 
 impl<'a> StepLimit<'a> {
-    fn new(late: &'a dyn Fn() -> bool) -> Self {
-        Self { left: TRACE_STEPS_MAX, late, ended: false }
+    fn new(late: &'a dyn Fn() -> bool, shown: Shown) -> Self {
+        Self { left: TRACE_STEPS_MAX, bytes_left: TRACE_BYTES_MAX, shown, late, ended: false }
     }
 }
 
 impl<DB: Database> Inspector<EthEvmContext<DB>> for StepLimit<'_> {
     fn step(&mut self, interpreter: &mut Interpreter, context: &mut EthEvmContext<DB>) {
         self.left = self.left.saturating_sub(1);
-        if self.left == 0 || (self.left.is_multiple_of(CLOCK_EVERY_STEPS) && (self.late)()) {
+        self.bytes_left = self.bytes_left.saturating_sub(self.shown.bytes(interpreter));
+        if self.left == 0 || self.bytes_left == 0 || (self.left.is_multiple_of(CLOCK_EVERY_STEPS) && (self.late)()) {
             self.ended = true;
             *context.error() = Err(ContextError::Custom("over the limit of a trace".into()));
             interpreter.bytecode.reset_action();
@@ -92,12 +124,17 @@ type Traced<'a, I> = ChainEvm<BlockDb<'a>, (I, StepLimit<'a>)>;
 
 impl Executor {
     /// Opens a block again with somebody looking on, who is still asleep.
-    fn reopen<'a, I>(&'a self, replayed: &Replayed<'a>, inspector: I) -> Result<Traced<'a, I>, ExecutionError>
+    fn reopen<'a, I>(
+        &'a self,
+        replayed: &Replayed<'a>,
+        inspector: I,
+        shown: Shown,
+    ) -> Result<Traced<'a, I>, ExecutionError>
     where
         I: Inspector<EthEvmContext<BlockDb<'a>>>,
     {
         let header = &replayed.block.block.header;
-        let both = (inspector, StepLimit::new(replayed.late));
+        let both = (inspector, StepLimit::new(replayed.late, shown));
         match self.forks() {
             Some(forks) => open_ethereum(self, forks, replayed.parent, header, both),
             None => open_trellis(self, replayed.parent, header, replayed.own, both),
@@ -109,13 +146,13 @@ impl Executor {
         &'a self,
         replayed: &Replayed<'a>,
         only: Option<usize>,
-        inspector: I,
+        (inspector, shown): (I, Shown),
         seen: Seen<'_, 'a, I>,
     ) -> Result<(), TraceError>
     where
         I: Inspector<EthEvmContext<BlockDb<'a>>>,
     {
-        let mut evm = self.reopen(replayed, inspector)?;
+        let mut evm = self.reopen(replayed, inspector, shown)?;
         let block = replayed.block;
         for (index, (tx, sender)) in block.block.transactions.iter().zip(&block.senders).enumerate() {
             let wanted = only.is_none_or(|only| only == index);
@@ -150,7 +187,7 @@ impl Executor {
     ) -> Result<Vec<(B256, GethTrace)>, TraceError> {
         let inspector = DebugInspector::new(options.clone()).map_err(|error| TraceError::Tracer(error.to_string()))?;
         let mut traces = Vec::new();
-        self.replay(replayed, only, inspector, &mut |index, evm, env, outcome| {
+        self.replay(replayed, only, (inspector, Shown::of(options)), &mut |index, evm, env, outcome| {
             let hash = replayed.block.block.transactions.get(index).map(|tx| *tx.tx_hash()).unwrap_or_default();
             let context = TransactionContext {
                 block_hash: Some(replayed.block.hash),
@@ -173,7 +210,7 @@ impl Executor {
         index: usize,
     ) -> Result<Vec<InternalOperation>, TraceError> {
         let mut found = Vec::new();
-        let inspector = InternalOperationsInspector::default();
+        let inspector = (InternalOperationsInspector::default(), Shown::default());
         self.replay(replayed, Some(index), inspector, &mut |_, evm, _, _| {
             found = evm.inspector().0.operations().to_vec();
             Ok(())
@@ -187,7 +224,8 @@ impl Executor {
     /// See [`TraceError`].
     pub fn output_again(&self, replayed: &Replayed<'_>, index: usize) -> Result<Option<Bytes>, TraceError> {
         let mut found = None;
-        self.replay(replayed, Some(index), InternalOperationsInspector::default(), &mut |_, _, _, outcome| {
+        let inspector = (InternalOperationsInspector::default(), Shown::default());
+        self.replay(replayed, Some(index), inspector, &mut |_, _, _, outcome| {
             found = match &outcome.result {
                 ExecutionResult::Success { output, .. } => Some(output.data().clone()),
                 ExecutionResult::Revert { output, .. } => Some(output.clone()),
@@ -209,7 +247,8 @@ impl Executor {
     ) -> Result<Option<usize>, TraceError> {
         let mut found = None;
         // One kind of inspector more would compile the whole machine once more.
-        self.replay(replayed, None, InternalOperationsInspector::default(), &mut |index, _, _, outcome| {
+        let inspector = (InternalOperationsInspector::default(), Shown::default());
+        self.replay(replayed, None, inspector, &mut |index, _, _, outcome| {
             let made = outcome.state.get(&contract).is_some_and(|account| account.is_created());
             found = found.or(made.then_some(index));
             Ok(())
@@ -231,7 +270,7 @@ impl Executor {
         late: &dyn Fn() -> bool,
     ) -> Result<GethTrace, TraceError> {
         let inspector = DebugInspector::new(options.clone()).map_err(|error| TraceError::Tracer(error.to_string()))?;
-        let both = (inspector, StepLimit::new(late));
+        let both = (inspector, StepLimit::new(late, Shown::of(options)));
         let mut evm = self.call_evm(view, header, request, overrides, both)?;
         evm.enable_inspector();
         let gas_max = evm.block().gas_limit.min(CALL_GAS_MAX);

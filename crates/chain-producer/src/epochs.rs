@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use trellis_chain_execution::{Executor, Overrides, SystemCall};
+use trellis_chain_execution::{CallError, ExecutionError, Executor, Overrides, SystemCall};
 use trellis_chain_finality::{
     COMMITTEE_DELAY_BLOCKS, Candidate, ValidatorSet, VotePublicKey, VoteScheme, committee_epoch, ended_epoch,
     next_committee,
@@ -197,7 +197,7 @@ impl Committees {
         if let Some(certificate) = parent_commit {
             signers.count(certificate);
         }
-        let (candidates, keys): (Vec<_>, Vec<_>) = candidates(executor, parent, staking).into_iter().unzip();
+        let (candidates, keys): (Vec<_>, Vec<_>) = candidates(executor, parent, staking)?.into_iter().unzip();
         let keys = candidates.iter().map(|candidate| candidate.account).zip(keys).collect();
         let next = next_committee(&sitting, candidates, rules.seats).unwrap_or_else(|error| {
             tracing::error!(%error, epoch, "the stakes give no committee; the sitting one stays");
@@ -252,8 +252,13 @@ impl Committees {
     }
 }
 
-/// Everybody who may be chosen and their checkpoint keys, as the contract says on a state; nobody where it cannot say.
-fn candidates(executor: &Executor, state: &StateView, staking: Address) -> Vec<(Candidate, CheckpointKeys)> {
+/// Everybody who may be chosen and their checkpoint keys, as the contract says on a state; nobody where it cannot say. Where
+/// this node alone cannot read its state, that is an error: the others have another answer.
+fn candidates(
+    executor: &Executor,
+    state: &StateView,
+    staking: Address,
+) -> Result<Vec<(Candidate, CheckpointKeys)>, ReadError> {
     let mut found = Vec::new();
     let mut start = 0u64;
     while start < REGISTERED_MAX {
@@ -265,19 +270,20 @@ fn candidates(executor: &Executor, state: &StateView, staking: Address) -> Vec<(
         let answer = executor.call(state, state.header(), &request, &Overrides::default());
         let page = match answer {
             Ok(answer) => read_candidates(&answer.output),
+            Err(CallError::Execution(ExecutionError::State(error))) => return Err(error),
             Err(error) => {
                 tracing::error!(%error, "the stake's contract does not answer");
                 None
             }
         };
-        let Some((page, total)) = page else { return Vec::new() };
+        let Some((page, total)) = page else { return Ok(Vec::new()) };
         found.extend(page.iter().filter_map(|staked| Some((candidate(staked)?, keys(staked)))));
         start = start.saturating_add(CANDIDATES_PAGE);
         if start >= total {
             break;
         }
     }
-    found
+    Ok(found)
 }
 
 fn keys(staked: &StakedCandidate) -> CheckpointKeys {

@@ -10,6 +10,8 @@ pub const SEGMENT_BYTES_MAX: u64 = 256 * 1024 * 1024;
 pub const CODE_CACHE_ENTRIES_MAX: usize = 4_096;
 /// Committed blocks a slow subscriber may lag behind before it loses the oldest.
 pub const EVENTS_BUFFERED_MAX: usize = 256;
+/// Pieces of evidence a slow subscriber may lag behind before it loses the oldest.
+pub const EVIDENCE_BUFFERED_MAX: usize = 256;
 
 /// Settings of a store.
 #[derive(Clone, Debug)]

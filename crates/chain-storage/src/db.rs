@@ -248,19 +248,23 @@ impl Db {
         Ok(StateDiff { accounts, codes: Vec::new() })
     }
 
-    /// Writes what was learnt about a block after its commit, durably: a fuller certificate, evidence by its keccak.
-    pub(crate) fn amend(&self, certificate: &CommitCertificate, evidence: &[Bytes]) -> DbResult<()> {
+    /// Writes what was learnt about a block after its commit, durably: a fuller certificate, evidence by its keccak. Gives the
+    /// evidence that was not there before.
+    pub(crate) fn amend(&self, certificate: &CommitCertificate, evidence: &[Bytes]) -> DbResult<Vec<Bytes>> {
         let mut txn = self.database.begin_write()?;
         txn.set_durability(Durability::Immediate)?;
         txn.open_table(CERTIFICATES)?.insert(certificate.height, rlp_of(certificate).as_slice())?;
+        let mut fresh = Vec::new();
         {
             let mut table = txn.open_table(EVIDENCE)?;
             for item in evidence {
-                table.insert(&keccak256(item).0, item.as_ref())?;
+                if table.insert(&keccak256(item).0, item.as_ref())?.is_none() {
+                    fresh.push(item.clone());
+                }
             }
         }
         txn.commit()?;
-        Ok(())
+        Ok(fresh)
     }
 
     /// Makes durable what was written without being so.

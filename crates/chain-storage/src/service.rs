@@ -1,7 +1,7 @@
 //! The store: one writer, any number of readers.
 
 use crate::codec::encode_record;
-use crate::config::EVENTS_BUFFERED_MAX;
+use crate::config::{EVENTS_BUFFERED_MAX, EVIDENCE_BUFFERED_MAX};
 use crate::db::{BlockWrite, Db};
 use crate::diff::HashedDiff;
 use crate::lock::FolderLock;
@@ -33,6 +33,7 @@ struct Inner {
     head: RwLock<Head>,
     writer: Mutex<Cursor>,
     events: broadcast::Sender<Arc<CommittedBlock>>,
+    evidence: broadcast::Sender<Bytes>,
     config: StoreConfig,
     metrics: MetricsCell,
 }
@@ -103,11 +104,13 @@ impl Store {
         };
         let Rebuilt { head, history, cursor } = rebuilt;
         let (events, _) = broadcast::channel(EVENTS_BUFFERED_MAX);
+        let (evidence, _) = broadcast::channel(EVIDENCE_BUFFERED_MAX);
         let store = Self(Arc::new(Inner {
             reader,
             head: RwLock::new(Head { view: head, history }),
             writer: Mutex::new(cursor),
             events,
+            evidence,
             config,
             metrics: MetricsCell::default(),
         }));
@@ -250,7 +253,12 @@ impl Store {
             return Err(CommitError::Certificate { expected, found: certificate.block_hash });
         }
         let _writer = self.0.writer.lock();
-        self.0.reader.db.amend(certificate, evidence).map_err(|error| self.commit_error(error))
+        let fresh = self.0.reader.db.amend(certificate, evidence).map_err(|error| self.commit_error(error))?;
+        for piece in fresh {
+            // No subscriber is not an error.
+            let _ = self.0.evidence.send(piece);
+        }
+        Ok(())
     }
 
     /// All evidence of equivocation kept, as RLP.
@@ -259,6 +267,12 @@ impl Store {
     /// The database failed.
     pub fn evidence(&self) -> Result<Vec<Bytes>, ReadError> {
         Ok(self.0.reader.db.evidence()?)
+    }
+
+    /// Every piece of evidence kept from now on that was not kept before, after it is durable.
+    #[must_use]
+    pub fn subscribe_evidence(&self) -> broadcast::Receiver<Bytes> {
+        self.0.evidence.subscribe()
     }
 
     fn commit_error(&self, error: redb::Error) -> CommitError {

@@ -29,8 +29,10 @@ pub const STATUS_WAIT_MS_MAX: u64 = 10_000;
 
 /// Streams held open at a time, most of them for those who wait for the next block.
 pub const STREAMS_MAX: usize = 512;
-/// Requests for headers and bodies answered at a time; the others wait.
+/// Frames of headers and bodies read from the chain at a time; the others wait.
 pub const SERVED_MAX: usize = 32;
+/// A frame of more bytes counts as being read until its asker has taken it, so that few of them lie in memory.
+pub const WAITING_FRAME_BYTES_MAX: usize = 512 * 1024;
 /// Streams of one peer held open at a time.
 pub const SERVED_PER_PEER_MAX: usize = 6;
 /// Requests that one peer may make in a second before it is answered more slowly.
@@ -39,6 +41,8 @@ pub const REQUESTS_PER_SECOND_MAX: u32 = 128;
 pub const REQUEST_TIMEOUT_MS: u64 = 5_000;
 /// A frame of an answer is taken by the asker within this time, in milliseconds.
 pub const WRITE_TIMEOUT_MS: u64 = 20_000;
+/// A whole answer is taken by the asker within this time, in milliseconds; what it lacks then it asks for again.
+pub const ANSWER_TIMEOUT_MS: u64 = 120_000;
 
 /// Runs of headers that are asked for or wait to be verified.
 pub const RUNS_MAX: usize = 4;
@@ -50,6 +54,8 @@ pub const BODIES_AHEAD_BYTES_MAX: usize = 64 * 1024 * 1024;
 pub const REQUESTS_PER_PEER_MAX: usize = 2;
 /// Peers that are asked. Each shows every new block's certificate, so that many cost more than they help.
 pub const PEERS_MAX: usize = 16;
+/// A peer that is further behind than so many blocks is of no use.
+pub const BEHIND_BLOCKS_MAX: u64 = 16;
 /// Peers about which it is remembered that they were dropped.
 pub const DROPPED_MAX: usize = 1_024;
 /// Blocks handed to the sink at once.

@@ -1,8 +1,9 @@
 //! Answers: what others ask of the chain that this node has. One stream per request, bounded in number, bytes and pace.
 
 use crate::config::{
-    ANSWER_BYTES_MAX, BODIES_FRAME_BYTES, REQUEST_BYTES_MAX, REQUEST_TIMEOUT_MS, REQUESTS_PER_SECOND_MAX, SERVED_MAX,
-    SERVED_PER_PEER_MAX, STREAMS_MAX, SYNC_PROTOCOL, WRITE_TIMEOUT_MS,
+    ANSWER_BYTES_MAX, ANSWER_TIMEOUT_MS, BODIES_FRAME_BYTES, REQUEST_BYTES_MAX, REQUEST_TIMEOUT_MS,
+    REQUESTS_PER_SECOND_MAX, SERVED_MAX, SERVED_PER_PEER_MAX, STREAMS_MAX, SYNC_PROTOCOL, WAITING_FRAME_BYTES_MAX,
+    WRITE_TIMEOUT_MS,
 };
 use crate::metrics::SyncMetrics;
 use crate::wire::{Bodies, Body, PeerStatus, Request, Run};
@@ -10,8 +11,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
-use tokio::sync::Semaphore;
 use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use trellis_chain_storage::{ReadError, Store};
@@ -117,7 +118,8 @@ async fn one(world: Arc<World>, peer: NodeId, mut stream: NetStream, not_before:
         return peer;
     };
     witness.valid();
-    match answer(&world, &mut stream, request).await {
+    let limit = Duration::from_millis(ANSWER_TIMEOUT_MS);
+    match timeout(limit, answer(&world, &mut stream, request)).await.unwrap_or(Err("unread")) {
         Ok(()) => {
             world.metrics.served.inc();
         }
@@ -138,14 +140,11 @@ async fn answer(world: &Arc<World>, stream: &mut NetStream, request: Request) ->
             send(world, stream, &frame.ok_or("nothing")?).await?;
         }
         Request::Headers { first, last } => {
-            let _place = world.places.acquire().await.map_err(|_| "too_many")?;
+            let place = world.places.acquire().await.map_err(|_| "too_many")?;
             let frame = read(world, move |store| Ok(run(store, first, last)?.map(|run| run.to_bytes()))).await?;
-            send(world, stream, &frame.ok_or("nothing")?).await?;
+            send_from(world, stream, &frame.ok_or("nothing")?, place).await?;
         }
-        Request::Bodies { first, last } => {
-            let _place = world.places.acquire().await.map_err(|_| "too_many")?;
-            send_bodies(world, stream, first, last).await?;
-        }
+        Request::Bodies { first, last } => send_bodies(world, stream, first, last).await?,
     }
     let limit = Duration::from_millis(WRITE_TIMEOUT_MS);
     match timeout(limit, stream.shutdown()).await {
@@ -157,6 +156,7 @@ async fn answer(world: &Arc<World>, stream: &mut NetStream, request: Request) ->
 async fn send_bodies(world: &Arc<World>, stream: &mut NetStream, first: u64, last: u64) -> Result<(), &'static str> {
     let (mut next, mut sent) = (first, 0usize);
     while next <= last && sent < ANSWER_BYTES_MAX {
+        let place = world.places.acquire().await.map_err(|_| "too_many")?;
         let part = read(world, move |store| bodies(store, next, last)).await?;
         if part.bodies.is_empty() {
             return if next == first { Err("nothing") } else { Ok(()) };
@@ -164,9 +164,23 @@ async fn send_bodies(world: &Arc<World>, stream: &mut NetStream, first: u64, las
         next = next.saturating_add(part.bodies.len() as u64);
         let frame = part.to_bytes();
         sent = sent.saturating_add(frame.len());
-        send(world, stream, &frame).await?;
+        send_from(world, stream, &frame, place).await?;
     }
     Ok(())
+}
+
+/// Sends a frame that was read with a place. Whoever reads slowly does not keep the place from others, as long as the frame is
+/// small.
+async fn send_from(
+    world: &World,
+    stream: &mut NetStream,
+    frame: &[u8],
+    place: SemaphorePermit<'_>,
+) -> Result<(), &'static str> {
+    let place = (frame.len() > WAITING_FRAME_BYTES_MAX).then_some(place);
+    let sent = send(world, stream, frame).await;
+    drop(place);
+    sent
 }
 
 /// Reads on a thread that may block.

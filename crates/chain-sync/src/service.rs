@@ -8,7 +8,7 @@ use crate::metrics::SyncMetrics;
 use crate::sink::BlockSink;
 use crate::state::{Action, Event, Progress, SyncState};
 use crate::wire::{Bodies, PeerStatus, Request, Run};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{broadcast, mpsc, watch};
@@ -104,6 +104,7 @@ pub async fn start(
         began: Instant::now(),
         requests: HashMap::new(),
         watched: HashMap::new(),
+        turns: HashMap::new(),
         known: watch::channel(head.height).0,
         committing: None,
         failed: None,
@@ -126,6 +127,8 @@ struct Shell {
     requests: HashMap<u64, AbortHandle>,
     /// Peers that are connected, and the tasks that ask them where they stand.
     watched: HashMap<NodeId, AbortHandle>,
+    /// When each of those who are connected had its last turn to be watched, as a number that only grows.
+    turns: HashMap<NodeId, u64>,
     /// The newest block committed, for those tasks.
     known: watch::Sender<u64>,
     committing: Option<JoinHandle<Result<crate::sink::Head, SinkError>>>,
@@ -169,11 +172,11 @@ impl Shell {
                 event = network_events.recv() => match event {
                     Err(broadcast::error::RecvError::Closed) => return self.end().await,
                     Ok(PeerEvent::Connected { .. } | PeerEvent::Disconnected { .. }) | Err(_) => {
-                        self.refresh(&mut batch);
+                        self.refresh(&state, &mut batch);
                     }
                     Ok(_) => continue,
                 },
-                _ = peers.tick() => self.refresh(&mut batch),
+                _ = peers.tick() => self.refresh(&state, &mut batch),
                 _ = tick.tick() => {}
             }
             while let Ok(event) = inbox.try_recv() {
@@ -258,31 +261,37 @@ impl Shell {
     }
 
     /// Compares who is connected with who is watched.
-    fn refresh(&mut self, batch: &mut Vec<Event>) {
+    fn refresh(&mut self, state: &SyncState, batch: &mut Vec<Event>) {
         let serves = |roles: trellis_primitives::RoleSet| roles.contains(Role::Validator) || roles.contains(Role::Full);
         let peers = self.network.peers().into_iter();
-        let here: Vec<NodeId> = peers
+        let here: HashSet<NodeId> = peers
             .filter(|peer| peer.state == PeerState::Connected && serves(peer.roles))
             .filter_map(|peer| peer.id)
             .collect();
+        self.turns.retain(|peer, _| here.contains(peer));
+        let mut strangers: Vec<NodeId> = here.iter().filter(|peer| !self.watched.contains_key(peer)).copied().collect();
+        // Those who never had a turn first.
+        strangers.sort_unstable_by_key(|peer| (self.turns.get(peer).copied(), *peer));
+        let free = PEERS_MAX.saturating_sub(self.watched.len());
+        let useless = state.useless(self.now_ms()).into_iter().filter(|peer| here.contains(peer));
+        // Nobody keeps a place for nothing while somebody waits for one.
+        let leaving: HashSet<NodeId> = useless.take(strangers.len().saturating_sub(free)).collect();
         self.watched.retain(|peer, task| {
-            let stays = here.contains(peer);
+            let stays = here.contains(peer) && !leaving.contains(peer);
             if !stays {
                 task.abort();
                 batch.push(Event::Left(*peer));
             }
             stays
         });
-        for peer in here {
-            if self.watched.len() >= PEERS_MAX {
-                return;
-            }
-            if let std::collections::hash_map::Entry::Vacant(place) = self.watched.entry(peer) {
-                batch.push(Event::Joined(peer));
-                let (network, events) = (self.network.clone(), self.events.clone());
-                let known = self.known.subscribe();
-                place.insert(tokio::spawn(watch_status(network, peer, events, known)).abort_handle());
-            }
+        let free = PEERS_MAX.saturating_sub(self.watched.len());
+        for peer in strangers.into_iter().take(free) {
+            let turn = self.turns.values().max().map_or(0, |last| last.saturating_add(1));
+            self.turns.insert(peer, turn);
+            batch.push(Event::Joined(peer));
+            let (network, events) = (self.network.clone(), self.events.clone());
+            let known = self.known.subscribe();
+            self.watched.insert(peer, tokio::spawn(watch_status(network, peer, events, known)).abort_handle());
         }
     }
 }

@@ -151,6 +151,11 @@ impl SyncState {
         }
     }
 
+    /// Peers that cannot be asked for anything: dropped, silent, or behind what is committed here.
+    pub(crate) fn useless(&self, now: u64) -> Vec<NodeId> {
+        self.peers.useless(now, self.head.height)
+    }
+
     /// Takes in what happened.
     pub(crate) fn on(&mut self, now: u64, event: Event) {
         match event {
@@ -167,9 +172,16 @@ impl SyncState {
             }
             Event::NoStatus { peer, fault } => self.strike(peer, fault, now),
             Event::Run { request, run } => {
-                let Some(pending) = self.finish(request) else { return };
-                self.peers.answered(pending.peer);
-                self.runs.arrived(request, pending.peer, run);
+                let Some(Pending { peer, what, .. }) = self.finish(request) else { return };
+                let length = run.headers.len();
+                self.runs.arrived(request, peer, run);
+                match what {
+                    // It says that it has more. What it sent is taken all the same.
+                    Request::Headers { first, last } if (length as u64) <= last.saturating_sub(first) => {
+                        self.strike(peer, Fault::Withheld, now);
+                    }
+                    _ => self.peers.answered(peer),
+                }
             }
             Event::Bodies { request, bodies, bytes } => self.on_bodies(now, request, bodies, bytes),
             Event::Ended { request } => self.on_ended(now, request),

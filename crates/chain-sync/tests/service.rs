@@ -17,7 +17,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 use trellis_chain_finality::{Validator, ValidatorSet, VotePublicKey};
 use trellis_chain_storage::{CommittedBlock, StateCheck, StatePart};
-use trellis_chain_sync::config::SERVED_PER_PEER_MAX;
+use trellis_chain_sync::config::{PEERS_MAX, SERVED_MAX, SERVED_PER_PEER_MAX, WRITE_TIMEOUT_MS};
 use trellis_chain_sync::snapshot::{self, SnapshotError, SnapshotSink, SnapshotSummary};
 use trellis_chain_sync::wire::{Bodies, PeerStatus, Request, Run};
 use trellis_chain_sync::{ChainRules, SYNC_PROTOCOL, SyncMetrics, SyncReason};
@@ -124,6 +124,60 @@ async fn a_server_answers_within_its_bounds_and_counts_what_it_does_not_answer()
     // A question before may still have had its place.
     assert!(told <= SERVED_PER_PEER_MAX as u64, "{told}");
     assert_eq!(told + refused(&metrics, "too_many"), SERVED_PER_PEER_MAX as u64 + 3);
+}
+
+// row: CHN-30, NET-60
+#[tokio::test(flavor = "multi_thread")]
+async fn askers_that_do_not_read_keep_nobody_else_from_being_answered() {
+    let leader = leader();
+    let net = SimNet::new(4, Arc::new(ManualClock::new(UnixMs(GENESIS_MS))));
+    let server = joins(&net, 1);
+    let metrics = SyncMetrics::default();
+    let _server = trellis_chain_sync::serve(server, leader.store.clone(), metrics.clone()).unwrap();
+    // Four times as many as there are places; each leaves its answers where they are.
+    let (mut unread, mut networks) = (Vec::new(), Vec::new());
+    for number in 10..10 + (4 * SERVED_MAX).div_ceil(SERVED_PER_PEER_MAX) as u8 {
+        let network = joins(&net, number);
+        network.dial(&SimNet::address(id(1))).await.unwrap();
+        for _ in 0..SERVED_PER_PEER_MAX {
+            let mut stream = network.open(id(1), SYNC_PROTOCOL).await.unwrap();
+            write_frame(&mut stream, &Request::Bodies { first: 1, last: 256 }.to_bytes()).await.unwrap();
+            unread.push(stream);
+        }
+        networks.push(network);
+    }
+    let asker = joins(&net, 2);
+    asker.dial(&SimNet::address(id(1))).await.unwrap();
+    let request = Request::Headers { first: 1, last: 20 }.to_bytes();
+    let headers = ask(&asker, &request);
+    // Sooner than all who do not read are given up, a placeful after the other.
+    let headers = timeout(Duration::from_millis(2 * WRITE_TIMEOUT_MS), headers).await.expect("answered in time");
+    assert_eq!(headers.len(), 1);
+}
+
+// row: CHN-31
+#[tokio::test(flavor = "multi_thread")]
+async fn peers_that_are_of_no_use_do_not_keep_those_who_are_from_being_asked() {
+    let leader = leader();
+    let net = SimNet::new(5, Arc::new(ManualClock::new(UnixMs(GENESIS_MS))));
+    let own = joins(&net, 1);
+    // They take every place, and none of them speaks the protocol.
+    let mut useless = Vec::new();
+    for number in 10..10 + PEERS_MAX as u8 {
+        useless.push(joins(&net, number));
+        own.dial(&SimNet::address(id(number))).await.unwrap();
+    }
+    let follower = node();
+    let config = trellis_chain_sync::SyncConfig::default();
+    let sync = trellis_chain_sync::start(config, rules(), own.clone(), Arc::new(follower), SyncMetrics::default());
+    let sync = sync.await.unwrap();
+    let mut progress = sync.progress();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let honest = joins(&net, 2);
+    let _server = trellis_chain_sync::serve(honest, leader.store.clone(), SyncMetrics::default()).unwrap();
+    own.dial(&SimNet::address(id(2))).await.unwrap();
+    timeout(PATIENCE, progress.wait_for(|now| now.head == BLOCKS)).await.expect("it is synced").unwrap();
+    sync.stop().await;
 }
 
 struct Whole {

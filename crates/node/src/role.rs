@@ -318,7 +318,7 @@ pub async fn serve_metrics(
         return Ok(None);
     }
     let listen = socket_address("metrics_listen", &settings.metrics_listen)?;
-    let server = trellis_rpc::start_monitor(listen, Arc::new(registry), health)
+    let server = trellis_rpc::start_monitor(listen, registry, health)
         .await
         .map_err(|error| port_failure("metrics", listen, &error.source))?;
     status.endpoint("metrics", server.address());

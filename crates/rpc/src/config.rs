@@ -25,6 +25,8 @@ pub const FIRST_REQUEST_MS_MAX: u64 = 30_000;
 pub const QUESTION_MS_MAX: u64 = 10_000;
 /// Heavy questions (calls, logs, proofs) at one time at most.
 pub const HEAVY_QUESTIONS_MAX: usize = 16;
+/// Questions that only read the disk at one time at most: each may hold a whole block and its answer.
+pub const READS_MAX: usize = 128;
 /// Blocks that one `eth_getLogs` may look at.
 pub const LOG_RANGE_BLOCKS_MAX: u64 = 10_000;
 /// Logs that one answer may have.
@@ -89,12 +91,6 @@ impl Namespace {
             Self::Ots => "ots",
             Self::Testing => "testing",
         }
-    }
-
-    /// The namespace with this text.
-    #[must_use]
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|namespace| namespace.as_str() == name)
     }
 }
 

@@ -1,7 +1,7 @@
 //! What every answer is made from: the store, the pool, the machine, and the views that the node plugs in.
 
 use crate::block_ref::BlockRef;
-use crate::config::{HEAVY_QUESTIONS_MAX, RpcConfig};
+use crate::config::{HEAVY_QUESTIONS_MAX, READS_MAX, RpcConfig};
 use crate::error::RpcError;
 use crate::filters::Filters;
 use crate::metrics::RpcMetrics;
@@ -48,6 +48,7 @@ pub(crate) struct RpcContext {
     pub(crate) config: RpcConfig,
     pub(crate) filters: Filters,
     pub(crate) heavy: Arc<Semaphore>,
+    pub(crate) reads: Arc<Semaphore>,
     pub(crate) metrics: RpcMetrics,
     /// The tip suggested at a height, wei.
     pub(crate) tip: Mutex<Option<(u64, u128)>>,
@@ -68,6 +69,7 @@ impl RpcContext {
             config,
             filters: Filters::default(),
             heavy: Arc::new(Semaphore::new(HEAVY_QUESTIONS_MAX)),
+            reads: Arc::new(Semaphore::new(READS_MAX)),
             metrics: RpcMetrics::default(),
             tip: Mutex::default(),
         }

@@ -20,6 +20,9 @@ pub const REVERT_CODE: i32 = 3;
 /// `eth_sendRawTransactionSync` waited long enough (EIP-7966).
 pub const SYNC_TIMEOUT_CODE: i32 = 4;
 
+/// The block is older than what is kept (execution-apis, as geth).
+pub const PRUNED_HISTORY_CODE: i32 = 4_444;
+
 /// Why a question has no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum RpcError {
@@ -59,6 +62,14 @@ pub enum RpcError {
     /// The block is not known here.
     #[error("header not found")]
     HeaderNotFound,
+    /// The block is older than what this node began with.
+    #[error("pruned history unavailable: block {height}, blocks from {oldest} on are kept")]
+    HistoryNotKept {
+        /// The block asked for.
+        height: u64,
+        /// The oldest kept beside block zero.
+        oldest: u64,
+    },
     /// The block is not known here, where a block's receipts or logs are asked for.
     #[error("unknown block")]
     UnknownBlock,
@@ -117,8 +128,8 @@ pub enum RpcError {
     /// The question took too long.
     #[error("request timed out after {0} ms")]
     TimedOut(u64),
-    /// Too many heavy questions at one time.
-    #[error("server is busy: too many heavy requests, try again")]
+    /// Too many questions at one time.
+    #[error("server is busy: too many requests, try again")]
     Busy,
     /// Only a WebSocket can be told something later.
     #[error("notifications not supported: subscribe over WebSocket")]
@@ -229,6 +240,7 @@ impl RpcError {
             Self::NotOverHttp => METHOD_NOT_FOUND_CODE,
             Self::Reverted { .. } => REVERT_CODE,
             Self::SyncTimeout { .. } => SYNC_TIMEOUT_CODE,
+            Self::HistoryNotKept { .. } => PRUNED_HISTORY_CODE,
             Self::Internal(_) | Self::Store(_) => INTERNAL_CODE,
             Self::Coded { code, .. } => *code,
             Self::HeaderNotFound

@@ -5,6 +5,7 @@ use crate::methods::LogQuery;
 use alloy_primitives::U64;
 use parking_lot::Mutex;
 use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use tokio::sync::broadcast;
 use trellis_primitives::{B256, UnixMs};
 
@@ -28,7 +29,10 @@ struct Installed {
 /// All filters of a server.
 #[derive(Debug, Default)]
 pub(crate) struct Filters {
+    /// How many there ever were, and those that are there.
     installed: Mutex<(u64, HashMap<u64, Installed>)>,
+    /// Keys of the system's randomness: nobody guesses the filters of others.
+    ids: RandomState,
 }
 
 impl Filters {
@@ -40,7 +44,7 @@ impl Filters {
             return None;
         }
         installed.0 = installed.0.saturating_add(1);
-        let id = installed.0;
+        let id = self.ids.hash_one(installed.0);
         installed.1.insert(id, Installed { kind, asked: now });
         Some(U64::from(id))
     }
@@ -66,15 +70,16 @@ mod tests {
     #[test]
     fn filters_are_bounded_and_the_idle_ones_leave() {
         let filters = Filters::default();
-        for _ in 0..FILTERS_MAX {
-            assert!(filters.install(FilterKind::Blocks { next: 1 }, UnixMs(0)).is_some());
-        }
+        let install = || filters.install(FilterKind::Blocks { next: 1 }, UnixMs(0)).map(|id| id.to::<u64>());
+        let ids: Vec<u64> = (0..FILTERS_MAX).map(|_| install().unwrap()).collect();
+        let (one, two) = (ids[0], ids[1]);
+        assert!(one.abs_diff(two) > 1 && two.abs_diff(ids[2]) > 1, "one does not tell the next");
         assert_eq!(filters.install(FilterKind::Blocks { next: 1 }, UnixMs(1)), None);
-        assert!(filters.with(1, UnixMs(1_000), |_| ()).is_some());
+        assert!(filters.with(one, UnixMs(1_000), |_| ()).is_some());
         let later = UnixMs(FILTER_IDLE_MS_MAX);
-        assert!(filters.with(2, later, |_| ()).is_none());
+        assert!(filters.with(two, later, |_| ()).is_none());
         assert!(filters.install(FilterKind::Blocks { next: 1 }, later).is_some());
-        assert!(filters.with(1, later, |_| ()).is_some());
-        assert!(filters.remove(1) && !filters.remove(1));
+        assert!(filters.with(one, later, |_| ()).is_some());
+        assert!(filters.remove(one) && !filters.remove(one));
     }
 }

@@ -6,6 +6,7 @@ mod config;
 mod debug;
 mod execute;
 mod fees;
+mod fill;
 mod installed;
 mod logs;
 mod net;
@@ -19,7 +20,7 @@ mod transactions;
 mod trellis;
 
 pub(crate) use execute::{RawTransactions, send_raw, send_raw_sync};
-pub(crate) use logs::{LogQuery, query, wanted};
+pub(crate) use logs::{LogBlooms, LogQuery, query, wanted};
 
 use crate::config::Namespace;
 use crate::context::RpcContext;
@@ -32,9 +33,9 @@ use crate::shape::Answer;
 pub(crate) enum Cost {
     /// Memory only: answered where it is asked.
     Light,
-    /// Reads the disk: answered on a thread that may block.
+    /// Reads the disk: answered on a thread that may block, so many at one time.
     Read,
-    /// Runs the machine or reads much: likewise, and only so many at one time.
+    /// Runs the machine or reads much: likewise, and only a few at one time.
     Heavy,
 }
 
@@ -63,7 +64,7 @@ pub(crate) const METHODS: &[Method] = {
         method(Eth, "eth_accounts", Light, net::accounts),
         method(Eth, "eth_blockNumber", Light, blocks::block_number),
         method(Eth, "eth_config", Read, config::config),
-        method(Eth, "eth_capabilities", Light, config::capabilities),
+        method(Eth, "eth_capabilities", Read, config::capabilities),
         method(Eth, "eth_getBlockByNumber", Read, blocks::by_number),
         method(Eth, "eth_getBlockByHash", Read, blocks::by_hash),
         method(Eth, "eth_getHeaderByNumber", Read, blocks::header_by_number),
@@ -74,7 +75,7 @@ pub(crate) const METHODS: &[Method] = {
         method(Eth, "eth_getUncleCountByBlockHash", Read, blocks::uncles_by_hash),
         method(Eth, "eth_getUncleByBlockNumberAndIndex", Read, blocks::uncle_by_number),
         method(Eth, "eth_getUncleByBlockHashAndIndex", Read, blocks::uncle_by_hash),
-        method(Eth, "eth_getBlockReceipts", Read, blocks::receipts),
+        method(Eth, "eth_getBlockReceipts", Heavy, blocks::receipts),
         method(Eth, "eth_getTransactionByHash", Read, transactions::by_hash),
         method(Eth, "eth_getTransactionByBlockNumberAndIndex", Read, transactions::by_number_and_index),
         method(Eth, "eth_getTransactionByBlockHashAndIndex", Read, transactions::by_hash_and_index),
@@ -89,6 +90,7 @@ pub(crate) const METHODS: &[Method] = {
         method(Eth, "eth_call", Heavy, execute::call),
         method(Eth, "eth_estimateGas", Heavy, execute::estimate_gas),
         method(Eth, "eth_createAccessList", Heavy, execute::access_list),
+        method(Eth, "eth_fillTransaction", Heavy, fill::fill),
         method(Eth, "eth_simulateV1", Heavy, simulate::simulate),
         method(Eth, "eth_gasPrice", Read, fees::gas_price),
         method(Eth, "eth_maxPriorityFeePerGas", Read, fees::max_priority_fee),
@@ -118,7 +120,7 @@ pub(crate) const METHODS: &[Method] = {
         method(Trellis, "trellis_validators", Read, trellis::validators),
         method(Debug, "debug_getRawHeader", Read, debug::raw_header),
         method(Debug, "debug_getRawBlock", Read, debug::raw_block),
-        method(Debug, "debug_getRawReceipts", Read, debug::raw_receipts),
+        method(Debug, "debug_getRawReceipts", Heavy, debug::raw_receipts),
         method(Debug, "debug_getRawTransaction", Read, debug::raw_transaction),
         method(Debug, "debug_traceTransaction", Heavy, trace::transaction),
         method(Debug, "debug_traceBlockByNumber", Heavy, trace::block_by_number),

@@ -5,6 +5,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use parking_lot::RwLock;
 use prometheus_client::registry::Registry;
 use serde::Serialize;
 use std::io;
@@ -52,6 +53,7 @@ pub struct MonitorStartError {
 #[derive(Debug)]
 pub struct MonitorServer {
     address: SocketAddr,
+    registry: Arc<RwLock<Registry>>,
     _stop: oneshot::Sender<()>,
 }
 
@@ -61,11 +63,16 @@ impl MonitorServer {
     pub const fn address(&self) -> SocketAddr {
         self.address
     }
+
+    /// Registers what begins later than the monitor; it is shown from then on.
+    pub fn register(&self, add: impl FnOnce(&mut Registry)) {
+        add(&mut self.registry.write());
+    }
 }
 
 #[derive(Clone)]
 struct Shown {
-    registry: Arc<Registry>,
+    registry: Arc<RwLock<Registry>>,
     view: Arc<dyn MonitorView>,
 }
 
@@ -75,17 +82,18 @@ struct Shown {
 /// When it cannot listen.
 pub async fn start_monitor(
     listen: SocketAddr,
-    registry: Arc<Registry>,
+    registry: Registry,
     view: Arc<dyn MonitorView>,
 ) -> Result<MonitorServer, MonitorStartError> {
     let failed = |source| MonitorStartError { listen, source };
     let listener = tokio::net::TcpListener::bind(listen).await.map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
+    let registry = Arc::new(RwLock::new(registry));
     let router = Router::new()
         .route("/metrics", get(metrics))
         .route("/health/live", get(live))
         .route("/health/ready", get(ready))
-        .with_state(Shown { registry, view });
+        .with_state(Shown { registry: Arc::clone(&registry), view });
     let (stop, stopped) = oneshot::channel::<()>();
     tokio::spawn(async move {
         let until = async move {
@@ -96,13 +104,13 @@ pub async fn start_monitor(
             tracing::error!(%error, "the metrics server failed");
         }
     });
-    Ok(MonitorServer { address, _stop: stop })
+    Ok(MonitorServer { address, registry, _stop: stop })
 }
 
 async fn metrics(State(shown): State<Shown>) -> Response {
     shown.view.refresh();
     let mut own = String::new();
-    if prometheus_client::encoding::text::encode(&mut own, &shown.registry).is_err() {
+    if prometheus_client::encoding::text::encode(&mut own, &shown.registry.read()).is_err() {
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
     }
     let more = shown.view.more_metrics();

@@ -97,22 +97,20 @@ async fn ask(
     let args = args?;
     let deadline = Duration::from_millis(QUESTION_MS_MAX);
     let late = |_| RpcError::TimedOut(QUESTION_MS_MAX);
-    match cost {
-        Cost::Light => handler(&context, &args),
-        Cost::Read => timeout(deadline, blocking(move || handler(&context, &args))).await.map_err(late)?,
-        Cost::Heavy => {
-            let waiting = context.heavy.clone().acquire_owned();
-            let permit = timeout(deadline, waiting).await.map_err(|_| RpcError::Busy)?;
-            let permit = permit.map_err(|_| RpcError::Internal("the server stops"))?;
-            // The permit goes with the work, not with the wait: work that is past its deadline still counts.
-            let work = blocking(move || {
-                let answer = handler(&context, &args);
-                drop(permit);
-                answer
-            });
-            timeout(deadline, work).await.map_err(late)?
-        }
-    }
+    let places = match cost {
+        Cost::Light => return handler(&context, &args),
+        Cost::Read => &context.reads,
+        Cost::Heavy => &context.heavy,
+    };
+    let permit = timeout(deadline, Arc::clone(places).acquire_owned()).await.map_err(|_| RpcError::Busy)?;
+    let permit = permit.map_err(|_| RpcError::Internal("the server stops"))?;
+    // The permit goes with the work, not with the wait: work that is past its deadline still counts.
+    let work = blocking(move || {
+        let answer = handler(&context, &args);
+        drop(permit);
+        answer
+    });
+    timeout(deadline, work).await.map_err(late)?
 }
 
 async fn blocking<T: Send + 'static>(

@@ -2,7 +2,7 @@
 
 use crate::context::RpcContext;
 use crate::error::RpcError;
-use crate::methods::{query, wanted};
+use crate::methods::{LogBlooms, query, wanted};
 use crate::metrics::KindLabel;
 use crate::params::{Args, LogMatch, boolean, text};
 use crate::shape::{HeadJson, block_logs, json, pending_transaction};
@@ -101,19 +101,30 @@ async fn run(params: Option<&str>, pending: PendingSubscriptionSink, context: Ar
     let open = context.metrics.subscriptions.get_or_create_owned(&kind.label());
     open.inc();
     match kind {
-        Kind::Heads => tell_blocks(&context, &sink, blocks, tell_head).await,
-        Kind::Logs(matching) => tell_blocks(&context, &sink, blocks, |block| tell_logs(block, &matching)).await,
+        Kind::Heads => tell_blocks(&context, &sink, blocks, None).await,
+        Kind::Logs(matching) => tell_blocks(&context, &sink, blocks, Some(&matching)).await,
         Kind::Pending { full } => tell_pending(&context, &sink, waiting, full).await,
     }
     open.dec();
 }
 
-fn tell_head(block: &CommittedBlock) -> Vec<Box<serde_json::value::RawValue>> {
-    written(&HeadJson { header: &block.block.header, hash: block.hash }).into_iter().collect()
+async fn tell_head(context: &RpcContext, sink: &SubscriptionSink, block: &CommittedBlock) -> bool {
+    match written(&HeadJson { header: &block.block.header, hash: block.hash }) {
+        Some(message) => send(context, sink, message).await,
+        None => true,
+    }
 }
 
-fn tell_logs(block: &CommittedBlock, matching: &LogMatch) -> Vec<Box<serde_json::value::RawValue>> {
-    block_logs(block, |log| wanted(matching, log)).filter_map(|log| written(&log)).collect()
+/// One log after another: all of a block's, written out for every subscriber, would not fit into memory.
+async fn tell_logs(context: &RpcContext, sink: &SubscriptionSink, block: &CommittedBlock, matching: &LogMatch) -> bool {
+    for log in block_logs(block, |log| wanted(matching, log)) {
+        if let Some(message) = written(&log)
+            && !send(context, sink, message).await
+        {
+            return false;
+        }
+    }
+    true
 }
 
 fn written<T: Serialize>(value: &T) -> Option<Box<serde_json::value::RawValue>> {
@@ -130,27 +141,36 @@ async fn send(context: &RpcContext, sink: &SubscriptionSink, message: Box<serde_
     sent.is_ok()
 }
 
+/// Tells heads, or the logs that match.
 async fn tell_blocks(
     context: &RpcContext,
     sink: &SubscriptionSink,
     mut blocks: Receiver<Arc<CommittedBlock>>,
-    tell: impl Fn(&CommittedBlock) -> Vec<Box<serde_json::value::RawValue>>,
+    matching: Option<&LogMatch>,
 ) {
+    let blooms = matching.map(LogBlooms::of);
     loop {
         let next = tokio::select! {
             () = sink.closed() => return,
             next = blocks.recv() => next,
         };
-        match next {
-            Ok(block) => {
-                for message in tell(&block) {
-                    if !send(context, sink, message).await {
-                        return;
-                    }
-                }
+        let block = match next {
+            Ok(block) => block,
+            Err(RecvError::Lagged(missed)) => {
+                tracing::warn!(missed, "subscriber missed blocks");
+                continue;
             }
-            Err(RecvError::Lagged(missed)) => tracing::warn!(missed, "subscriber missed blocks"),
             Err(RecvError::Closed) => return,
+        };
+        if blooms.as_ref().is_some_and(|blooms| !blooms.may_be_in(&block.block.header.logs_bloom)) {
+            continue;
+        }
+        let open = match matching {
+            None => tell_head(context, sink, &block).await,
+            Some(matching) => tell_logs(context, sink, &block, matching).await,
+        };
+        if !open {
+            return;
         }
     }
 }

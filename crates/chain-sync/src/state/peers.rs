@@ -1,8 +1,8 @@
 //! Whom to ask: where each peer stands, how busy and how fast it is, and who is out.
 
 use crate::config::{
-    BODIES_PER_REQUEST_FIRST, BODIES_PER_REQUEST_MAX, DROPPED_MAX, PENALTY_DOUBLINGS_MAX, REQUESTS_PER_PEER_MAX,
-    STRIKES_MAX, SyncConfig,
+    BEHIND_BLOCKS_MAX, BODIES_PER_REQUEST_FIRST, BODIES_PER_REQUEST_MAX, DROPPED_MAX, PENALTY_DOUBLINGS_MAX,
+    REQUESTS_PER_PEER_MAX, STRIKES_MAX, SyncConfig,
 };
 use crate::error::Fault;
 use std::cmp::Reverse;
@@ -95,6 +95,17 @@ impl Peers {
 
     pub(crate) fn usable(&self, now: u64) -> usize {
         self.0.values().filter(|peer| peer.usable(now)).count()
+    }
+
+    /// Who is here for nothing: out, silent however often it is asked, or far behind a height.
+    pub(crate) fn useless(&self, now: u64, height: u64) -> Vec<NodeId> {
+        let useless = |peer: &Peer| {
+            peer.here
+                && (peer.out_until > now
+                    || peer.strikes >= STRIKES_MAX
+                    || peer.tip.is_some_and(|tip| tip.saturating_add(BEHIND_BLOCKS_MAX) < height))
+        };
+        self.0.iter().filter(|(_, peer)| useless(peer)).map(|(id, _)| *id).collect()
     }
 
     /// The highest block that anybody who is believed claims to have; none where nobody says anything.

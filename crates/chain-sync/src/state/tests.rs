@@ -61,7 +61,7 @@ fn each_kind_of_liar_is_found_named_and_replaced() {
             Kind::OtherBodies => &[Fault::WrongBody],
             Kind::Garbage => &[Fault::Undecodable, Fault::WrongBody],
             Kind::Withholds => &[Fault::Withheld, Fault::Slow],
-            Kind::Empties | Kind::Boasts => &[Fault::Withheld],
+            Kind::Empties | Kind::Trickles | Kind::Boasts => &[Fault::Withheld],
             Kind::Drips => &[Fault::Slow],
         };
         let faults = faults_of(&world, 1);
@@ -148,6 +148,28 @@ fn who_is_dropped_is_asked_again_after_its_time_and_longer_kept_out_the_next_tim
     assert!(peers.strike(id(0), Fault::WrongBody, &config, config.lie_penalty_ms));
     assert!(!peers.is_usable(id(0), 3 * config.lie_penalty_ms - 1));
     assert!(peers.is_usable(id(0), 3 * config.lie_penalty_ms));
+}
+
+// row: CHN-31
+#[test]
+fn who_is_out_or_silent_or_behind_is_known_to_be_of_no_use() {
+    let config = SyncConfig::default();
+    let mut peers = Peers::default();
+    for (number, tip) in [(0, 9), (1, 10), (2, 10), (3, 11)] {
+        peers.joined(id(number));
+        peers.told(id(number), 0, tip);
+    }
+    peers.joined(id(4));
+    assert_eq!(peers.useless(0, 26), [id(0)], "one that has said nothing yet may still speak");
+    peers.strike(id(1), Fault::WrongBody, &config, 0);
+    assert_eq!(peers.useless(0, 26), [id(0), id(1)]);
+    // Nobody can be asked, so that nobody is dropped for being silent.
+    let mut silent = Peers::default();
+    silent.joined(id(0));
+    for _ in 0..2 {
+        assert!(!silent.strike(id(0), Fault::Withheld, &config, 0));
+    }
+    assert_eq!(silent.useless(0, 0), [id(0)]);
 }
 
 // row: CHN-30

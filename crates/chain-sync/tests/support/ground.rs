@@ -40,7 +40,9 @@ pub fn chain_genesis() -> Genesis {
 
 fn transactions(height: u64) -> Vec<TxEnvelope> {
     let one = |n| {
-        let tx = TxLegacy { nonce: 10 * height + n, gas_limit: 21_000, ..TxLegacy::default() };
+        // So long that the bodies of one answer are more than a stream holds.
+        let input = vec![1; 2_000].into();
+        let tx = TxLegacy { nonce: 10 * height + n, gas_limit: 21_000, input, ..TxLegacy::default() };
         Signed::new_unhashed(tx, Signature::test_signature()).into()
     };
     (0..height % 4).map(one).collect()

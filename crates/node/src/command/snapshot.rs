@@ -11,7 +11,7 @@ use eyre::Result;
 use serde_json::json;
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 use trellis_chain_execution::Executor;
 use trellis_chain_storage::{CommittedBlock, Importer, StateCheck, StatePart, Store, StoreConfig};
@@ -63,14 +63,22 @@ fn noted_chain(folder: &Path) -> Result<Chain> {
     Chain::load(noted.trim())
 }
 
+/// The name of a snapshot that is being written, beside the one that it will have.
+fn partial(file: &Path) -> PathBuf {
+    let mut name = file.as_os_str().to_os_string();
+    name.push(".partial");
+    name.into()
+}
+
 fn export(file: &Path, datadir: Option<&Path>) -> Result<SnapshotSummary> {
     let folder = place(datadir)?;
     let chain = noted_chain(&folder)?;
     let held = DataDir::open(&folder)?;
     let store = Store::open(&held.join(CHAIN_DIR), &chain.genesis, StoreConfig::default())
         .map_err(|error| Failure::new(error.to_string()).hint(error.hint()))?;
-    let partial = file.with_extension("partial");
-    let out = File::create_new(&partial).map_err(|error| cannot("write", &partial, &error))?;
+    let partial = partial(file);
+    // One that an export was killed over is no snapshot, and nobody else writes this name: the node's folder is locked.
+    let out = File::create(&partial).map_err(|error| cannot("write", &partial, &error))?;
     let mut out = BufWriter::with_capacity(BUFFER_BYTES, out);
     let written = snapshot::export(&store, &rules(&chain), &mut out).map_err(eyre::Report::new).and_then(|summary| {
         out.flush()?;
@@ -142,4 +150,17 @@ fn import(file: &Path, name: &str, datadir: Option<&Path>) -> Result<SnapshotSum
     importing.importer.finish()?;
     held.keep("chain-spec", &spec)?;
     Ok(summary)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // row: CHN-23
+    #[test]
+    fn every_snapshot_has_a_name_of_its_own_while_it_is_written() {
+        assert_eq!(partial(Path::new("DIR/chain.1")), Path::new("DIR/chain.1.partial"));
+        assert_ne!(partial(Path::new("chain.1")), partial(Path::new("chain.2")));
+        assert_ne!(partial(Path::new("chain.partial")), Path::new("chain.partial"));
+    }
 }

@@ -14,9 +14,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::TryRecvError;
 use trellis_chain_finality::{Equivocation, ValidatorSet};
 use trellis_chain_producer::Committees;
-use trellis_chain_storage::Store;
+use trellis_chain_storage::{ReadError, Store};
 use trellis_market_chain::{RpcChainClient, ValidatorsContract, Wallet};
 use trellis_primitives::{Address, B256, Bytes, SharedClock, UnixMs, keccak256};
 
@@ -55,6 +57,44 @@ pub struct Accuser {
     metrics: AccuserMetrics,
 }
 
+/// Evidence as it is kept: all that is there at the beginning, then only what is new.
+struct Inbox {
+    store: Store,
+    fresh: Receiver<Bytes>,
+    /// Whether all that is kept is to be read: at the beginning, and after more came at once than was held for this reader.
+    all: bool,
+    /// What could not be taken up yet.
+    again: Vec<Bytes>,
+}
+
+impl Inbox {
+    fn new(store: Store) -> Self {
+        Self { fresh: store.subscribe_evidence(), store, all: true, again: Vec::new() }
+    }
+
+    /// What there is to take up; a piece may come more than once.
+    fn look(&mut self) -> Vec<Bytes> {
+        let mut found = std::mem::take(&mut self.again);
+        loop {
+            match self.fresh.try_recv() {
+                Ok(rlp) => found.push(rlp),
+                Err(TryRecvError::Lagged(_)) => self.all = true,
+                Err(TryRecvError::Empty | TryRecvError::Closed) => break,
+            }
+        }
+        if self.all {
+            match self.store.evidence() {
+                Ok(kept) => {
+                    self.all = false;
+                    found = kept;
+                }
+                Err(error) => tracing::warn!(%error, "the evidence kept cannot be read"),
+            }
+        }
+        found
+    }
+}
+
 /// A piece of evidence on its way.
 struct Case {
     accused: Address,
@@ -90,9 +130,27 @@ impl Accuser {
     /// Runs until dropped.
     pub async fn run(self) {
         let (mut cases, mut closed) = (BTreeMap::<B256, Case>::new(), BTreeSet::<B256>::new());
+        let mut inbox = Inbox::new(self.store.clone());
         loop {
             tokio::time::sleep(Duration::from_millis(LOOK_MS)).await;
-            self.look(&mut cases, &mut closed);
+            for rlp in inbox.look() {
+                let id = keccak256(&rlp);
+                if cases.contains_key(&id) || closed.contains(&id) {
+                    continue;
+                }
+                match self.case(&rlp, &id) {
+                    Ok(Some(case)) => {
+                        cases.insert(id, case);
+                    }
+                    Ok(None) => {
+                        closed.insert(id);
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "the committee that evidence is about cannot be read");
+                        inbox.again.push(rlp);
+                    }
+                }
+            }
             let now = self.clock.now();
             let due: Vec<B256> = cases.iter().filter(|(_, case)| case.due <= now).map(|(id, _)| *id).collect();
             for id in due {
@@ -105,39 +163,27 @@ impl Accuser {
         }
     }
 
-    /// Takes up what consensus has kept since.
-    fn look(&self, cases: &mut BTreeMap<B256, Case>, closed: &mut BTreeSet<B256>) {
-        let kept = match self.store.evidence() {
-            Ok(kept) => kept,
-            Err(error) => return tracing::warn!(%error, "the evidence kept cannot be read"),
+    /// What there is to do about a piece of evidence, if anything.
+    fn case(&self, rlp: &[u8], id: &B256) -> Result<Option<Case>, ReadError> {
+        let Ok(found) = alloy_rlp::decode_exact::<Equivocation>(rlp) else { return Ok(None) };
+        let committee = match self.committees.of(found.height()) {
+            Ok(committee) => committee,
+            // Of an epoch whose first block is not held here: the chain began with a snapshot after it.
+            Err(ReadError::Damaged { .. }) => return Ok(None),
+            Err(error) => return Err(error),
         };
-        for rlp in kept {
-            let id = keccak256(&rlp);
-            if cases.contains_key(&id) || closed.contains(&id) {
-                continue;
-            }
-            let case = alloy_rlp::decode_exact::<Equivocation>(&rlp).ok().and_then(|found| {
-                let committee = self.committees.of(found.height()).ok()?;
-                let accused = committee.get(&found.validator())?.account;
-                let turn_ms = turn(&committee, self.wallet.address(), &id).min(TURNS_MAX).saturating_mul(TURN_MS);
-                let due = self.clock.now().plus_ms(turn_ms);
-                Some(Case { accused, messages: found.testimony(&committee)?, due, attempts: 0 })
-            });
-            match case {
-                // A plea of guilty is for the others to write.
-                Some(case) if case.accused == self.wallet.address() => {
-                    tracing::error!(
-                        "this validator's vote key has signed two messages for one place: does another node use it?"
-                    );
-                    closed.insert(id);
-                }
-                Some(case) => {
-                    tracing::warn!(accused = %case.accused, "a validator has signed two messages for one place");
-                    cases.insert(id, case);
-                }
-                None => {}
-            }
+        let Some(accused) = committee.get(&found.validator()).map(|member| member.account) else { return Ok(None) };
+        if accused == self.wallet.address() {
+            // A plea of guilty is for the others to write.
+            tracing::error!(
+                "this validator's vote key has signed two messages for one place: does another node use it?"
+            );
+            return Ok(None);
         }
+        let Some(messages) = found.testimony(&committee) else { return Ok(None) };
+        tracing::warn!(%accused, "a validator has signed two messages for one place");
+        let turn_ms = turn(&committee, self.wallet.address(), id).min(TURNS_MAX).saturating_mul(TURN_MS);
+        Ok(Some(Case { accused, messages, due: self.clock.now().plus_ms(turn_ms), attempts: 0 }))
     }
 
     /// `true` when there is nothing left to do about a case.
@@ -213,6 +259,34 @@ mod tests {
         }
         assert_ne!(first, second, "the order is another one each time");
         assert_eq!(turn(&committee, account(9), &B256::repeat_byte(1)), 4);
+    }
+
+    // row: CHN-13
+    #[test]
+    fn evidence_is_read_once_and_then_only_what_is_new() {
+        use trellis_chain_storage::{Genesis, StateDiff, state_root_of};
+        use trellis_primitives::{Block, CommitCertificate, ConsensusSection, Header};
+        let header = Header { state_root: state_root_of(&StateDiff::default()), ..Header::default() };
+        let block = Block { header, transactions: Vec::new(), section: ConsensusSection::default() };
+        let genesis = Genesis { block, state: StateDiff::default() };
+        let store = Store::in_memory(&genesis).unwrap();
+        let keep = |pieces: std::ops::Range<u64>| {
+            let block_hash = genesis.hash();
+            let certificate = CommitCertificate { height: 0, round: 0, block_hash, signatures: Vec::new() };
+            let pieces: Vec<Bytes> = pieces.map(|number| number.to_be_bytes().to_vec().into()).collect();
+            store.amend(&certificate, &pieces).unwrap();
+        };
+        keep(0..2);
+        let mut inbox = Inbox::new(store.clone());
+        assert_eq!(inbox.look().len(), 2);
+        assert!(inbox.look().is_empty());
+        keep(0..3);
+        assert_eq!(inbox.look(), [Bytes::from(2u64.to_be_bytes().to_vec())], "what was kept before is not new");
+        inbox.again.push(Bytes::from_static(b"later"));
+        assert_eq!(inbox.look(), [Bytes::from_static(b"later")]);
+        keep(3..1_003);
+        assert_eq!(inbox.look().len(), 1_003, "a reader that was left behind reads all of it");
+        assert!(inbox.look().is_empty());
     }
 
     #[test]

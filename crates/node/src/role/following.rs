@@ -14,6 +14,9 @@ use trellis_chain_sync::{BlockSink, ChainRules, Progress, SyncConfig, SyncHandle
 
 /// A validator that is further behind catches up before its engine starts; what is less, the engine fetches itself.
 const FAR_BEHIND_BLOCKS: u64 = 64;
+/// A validator whose newest block is so young is near, whatever its peers claim, in milliseconds: some ten blocks, and less than
+/// the engine fetches itself where blocks are faster.
+const YOUNG_MS: u64 = 10_000;
 /// How long a validator looks for somebody who says where the chain is, in milliseconds.
 const LOOK_MS: u64 = 3_000;
 /// A validator whose sync makes no step for so long starts its engine as it is, in milliseconds.
@@ -54,7 +57,10 @@ pub async fn catch_up(base: &Base, keeper: &Keeper) -> Result<()> {
     }
     let sync = start(base, keeper).await?;
     let shown = tokio::spawn(show(sync.progress(), Arc::clone(&base.status)));
-    let near = near(sync.progress());
+    let near = near(sync.progress(), || {
+        let made_ms = keeper.store.head().header().timestamp.saturating_mul(1_000);
+        base.clock.now().0.abs_diff(made_ms) <= YOUNG_MS
+    });
     let failed = tokio::select! {
         () = near => None,
         error = sync.ended() => Some(error),
@@ -66,8 +72,9 @@ pub async fn catch_up(base: &Base, keeper: &Keeper) -> Result<()> {
     failed.map_or(Ok(()), |error| Err(error.into()))
 }
 
-/// Waits until a sync is near its goal, or nobody says where that is, or it does not move any more.
-async fn near(mut progress: watch::Receiver<Progress>) {
+/// Waits until a sync is near its goal, or nobody says where that is, or it does not move any more. The goal is what peers claim,
+/// and whoever claims too much must not keep a validator from its work: a young block is near enough.
+async fn near(mut progress: watch::Receiver<Progress>, young: impl Fn() -> bool) {
     let look = Duration::from_millis(LOOK_MS);
     // An error is a sync that has ended, which is seen elsewhere.
     let Ok(Ok(_)) = timeout(look, progress.wait_for(|now| now.peers > 0)).await else { return };
@@ -75,7 +82,7 @@ async fn near(mut progress: watch::Receiver<Progress>) {
         return;
     }
     let mut moved = (progress.borrow().head, Instant::now());
-    while progress.borrow().left() > BEHIND_BLOCKS {
+    while progress.borrow().left() > BEHIND_BLOCKS && !young() {
         let stuck = Duration::from_millis(STUCK_MS).saturating_sub(moved.1.elapsed());
         if !matches!(timeout(stuck, progress.changed()).await, Ok(Ok(()))) {
             tracing::warn!(head = moved.0, "the sync does not move; the engine starts as it is");
@@ -135,4 +142,21 @@ fn new_bar(now: &Progress) -> ProgressBar {
         bar.set_style(style);
     }
     bar
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    // row: CHN-30
+    #[tokio::test]
+    async fn a_validator_with_a_young_block_is_near_whatever_its_peers_claim() {
+        let claimed = Progress { head: 100, proved: 100, highest: u64::MAX, peers: 1, ..Progress::default() };
+        let (_told, progress) = watch::channel(claimed);
+        // Less than after which it would give up.
+        let patience = Duration::from_millis(STUCK_MS / 2);
+        assert!(timeout(patience, near(progress.clone(), || true)).await.is_ok());
+        assert!(timeout(Duration::from_millis(200), near(progress, || false)).await.is_err(), "an old one is not");
+    }
 }

@@ -11,6 +11,7 @@ use eyre::Result;
 use serde_json::json;
 use std::path::Path;
 use std::sync::Arc;
+use trellis_chain_consensus::checkpoint::CheckpointMetrics;
 use trellis_primitives::Role;
 
 /// Runs a full node until it is told to end.
@@ -25,7 +26,9 @@ pub async fn run(settings: Settings, datadir: Option<&Path>) -> Result<()> {
     let sync = following::start(&base, &keeper).await?;
     let shown = tokio::spawn(show(sync.progress(), Arc::clone(&base.status)));
     let rpc = start_rpc(&mut base, &keeper).await?;
-    let _checkpoints = start_checkpoints(&mut base, &keeper, None)?;
+    let checkpoint_metrics = CheckpointMetrics::default();
+    checkpoint_metrics.register(&mut base.registry);
+    let _checkpoints = start_checkpoints(&base, &keeper, None, checkpoint_metrics)?;
     health.set("sync", true, "following");
     let registry = std::mem::take(&mut base.registry);
     let _monitor = serve_metrics(&base.settings, registry, health, &base.status).await?;

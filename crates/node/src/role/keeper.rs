@@ -181,9 +181,12 @@ pub async fn start_rpc(base: &mut Base, parts: &Keeper) -> Result<RpcServer> {
 ///
 /// # Errors
 /// Where the network has the protocols in use already.
-pub fn start_checkpoints(base: &mut Base, parts: &Keeper, key: Option<CheckpointKey>) -> Result<Checkpoints> {
-    let metrics = CheckpointMetrics::default();
-    metrics.register(&mut base.registry);
+pub fn start_checkpoints(
+    base: &Base,
+    parts: &Keeper,
+    key: Option<CheckpointKey>,
+    metrics: CheckpointMetrics,
+) -> Result<Checkpoints> {
     let chain: Arc<dyn CheckpointKeeper> = Arc::<Producer>::clone(&parts.producer);
     Ok(checkpoint::start(base.network.clone(), chain, key, metrics)?)
 }

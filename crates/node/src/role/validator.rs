@@ -11,9 +11,11 @@ use crate::role::{Base, named, open, serve_control, serve_metrics};
 use crate::settings::Settings;
 use crate::supervised::until_told_to_end;
 use eyre::Result;
+use prometheus_client::registry::Registry;
 use serde_json::json;
 use std::path::Path;
 use std::sync::Arc;
+use trellis_chain_consensus::checkpoint::CheckpointMetrics;
 use trellis_chain_consensus::{Application, EngineConfig, EngineHandle, engine_library_metrics};
 use trellis_chain_finality::Validator;
 use trellis_chain_producer::Producer;
@@ -32,6 +34,11 @@ pub async fn run(settings: Settings, datadir: Option<&Path>) -> Result<()> {
     let account = beneficiary(&base, &vote_key);
     let keeper = open_chain(&mut base, account, &health)?;
     let rpc = start_rpc(&mut base, &keeper).await?;
+    health.set("consensus", false, "catching up");
+    // Before the node catches up: whoever watches it sees how far it is.
+    let registry = std::mem::take(&mut base.registry);
+    let monitor = serve_metrics(&base.settings, registry, Arc::clone(&health), &base.status).await?;
+    let register = |add: &dyn Fn(&mut Registry)| monitor.iter().for_each(|monitor| monitor.register(add));
     let control = serve_control(&base.datadir, Arc::new(base.answers()))?;
     let height =
         tokio::spawn(show_height(keeper.store.clone(), Arc::clone(&base.best_height), Arc::clone(&base.status)));
@@ -42,15 +49,15 @@ pub async fn run(settings: Settings, datadir: Option<&Path>) -> Result<()> {
             return Ok(());
         }
     }
-    let engine = start_engine(&mut base, &keeper, vote_key, &health).await?;
-    let checkpoint_key = base.keys().checkpoint_key()?;
-    let _checkpoints = start_checkpoints(&mut base, &keeper, Some(checkpoint_key))?;
+    let engine = start_engine(&base, &keeper, vote_key, &health).await?;
+    register(&|registry| engine.metrics().register(registry));
+    let (checkpoint_key, checkpoint_metrics) = (base.keys().checkpoint_key()?, CheckpointMetrics::default());
+    register(&|registry| checkpoint_metrics.register(registry));
+    let _checkpoints = start_checkpoints(&base, &keeper, Some(checkpoint_key), checkpoint_metrics)?;
     let accused = AccuserMetrics::default();
-    accused.register(named(&mut base.registry));
+    register(&|registry| accused.register(named(registry)));
     let known = (keeper.store.clone(), keeper.committees.clone());
     let accuser = Accuser::new(&base, known, rpc.address(), accused).await?.map(|accuser| tokio::spawn(accuser.run()));
-    let registry = std::mem::take(&mut base.registry);
-    let _monitor = serve_metrics(&base.settings, registry, Arc::clone(&health), &base.status).await?;
     base.status.set("ready", json!(true));
     tracing::info!(rpc = %rpc.address(), "validator ready");
     let mut rotated = false;
@@ -91,7 +98,7 @@ async fn catch_up(base: &Base, keeper: &Keeper, vote_key: &VoteKey) -> Result<()
 }
 
 /// Starts the engine at the height after the newest block.
-async fn start_engine(base: &mut Base, keeper: &Keeper, vote_key: VoteKey, health: &Health) -> Result<EngineHandle> {
+async fn start_engine(base: &Base, keeper: &Keeper, vote_key: VoteKey, health: &Health) -> Result<EngineHandle> {
     let consensus = &base.chain.spec.consensus;
     let engine = EngineConfig {
         block_time_ms: consensus.block_time_ms,
@@ -110,7 +117,6 @@ async fn start_engine(base: &mut Base, keeper: &Keeper, vote_key: VoteKey, healt
         base.datadir.join("consensus"),
     )
     .await?;
-    engine.metrics().register(&mut base.registry);
     health.also_show(engine_library_metrics);
     health.set("consensus", true, "engine started");
     Ok(engine)

@@ -99,12 +99,13 @@ fn system_contracts(context: &RpcContext, header: &Header) -> Value {
     contracts.into_iter().map(|(name, address)| (name.to_owned(), value!(address))).collect::<Map<_, _>>().into()
 }
 
-/// What can be asked of how old blocks: all blocks are kept, states of the newest only.
+/// What can be asked of how old blocks: all blocks are kept, or those since the snapshot that the node began with; states of
+/// the newest only.
 pub(super) fn capabilities(context: &RpcContext, args: &Args) -> Result<Answer, RpcError> {
     args.at_most(0)?;
     let head = context.store.head();
     let (oldest, kept) = context.store.oldest_state();
-    let all = value!({ "disabled": false, "oldestBlock": U64::ZERO });
+    let all = value!({ "disabled": false, "oldestBlock": U64::from(context.store.first_height()?) });
     let state = value!({
         "disabled": false,
         "oldestBlock": U64::from(oldest),

@@ -22,7 +22,7 @@ const TIP_WEI_MIN: u128 = 1_000_000;
 const TIP_WEI_MAX: u128 = 500_000_000_000;
 
 /// Worked out once for each head.
-fn suggested_tip(context: &RpcContext) -> Result<u128, RpcError> {
+pub(super) fn suggested_tip(context: &RpcContext) -> Result<u128, RpcError> {
     let head = context.store.height();
     if let Some((height, tip)) = *context.tip.lock()
         && height == head

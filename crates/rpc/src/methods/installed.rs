@@ -51,7 +51,17 @@ pub(super) fn changes(context: &RpcContext, args: &Args) -> Result<Answer, RpcEr
     let due = context.filters.with(id, context.clock.now(), |kind| due(kind, head, max));
     match due.ok_or(RpcError::FilterNotFound)? {
         Due::Logs { from, to, .. } | Due::Blocks { from, to } if from > to => json::<[B256; 0]>(&[]),
-        Due::Logs { matching, from, to } => json(&logs::range(context, from, to, &matching)?),
+        Due::Logs { matching, from, to } => {
+            let (found, told) = fitting(context, (from, to), &matching);
+            // What was not told is told the next time, by whoever asked last.
+            let _ = context.filters.with(id, context.clock.now(), |kind| match kind {
+                FilterKind::Logs { next, .. } if *next == from => {
+                    *next = told.map_or(from, |told| told.saturating_add(1))
+                }
+                _ => {}
+            });
+            json(&found?)
+        }
         Due::Blocks { from, to } => {
             let hashes = (from..=to).map(|height| context.store.hash_at(height)).collect::<Result<Vec<_>, _>>()?;
             json(&hashes.into_iter().flatten().collect::<Vec<B256>>())
@@ -65,9 +75,7 @@ fn due(kind: &mut FilterKind, head: u64, blocks_max: u64) -> Due {
     let up_to = |from: u64| head.min(from.saturating_add(blocks_max).saturating_sub(1));
     match kind {
         FilterKind::Logs { query, next } => {
-            let (from, to) = (*next, up_to(*next));
-            *next = from.max(to.saturating_add(1));
-            Due::Logs { matching: query.matching.clone(), from, to }
+            Due::Logs { matching: query.matching.clone(), from: *next, to: up_to(*next) }
         }
         FilterKind::Blocks { next } => {
             let (from, to) = (*next, up_to(*next));
@@ -75,6 +83,23 @@ fn due(kind: &mut FilterKind, head: u64, blocks_max: u64) -> Due {
             Due::Blocks { from, to }
         }
         FilterKind::Pending(receiver) => Due::Hashes(drain(receiver)),
+    }
+}
+
+/// The logs of as many of the blocks as fit into one answer, and the last block that is done with.
+fn fitting(
+    context: &RpcContext,
+    (from, mut to): (u64, u64),
+    matching: &LogMatch,
+) -> (Result<Vec<alloy_rpc_types::Log>, RpcError>, Option<u64>) {
+    loop {
+        match logs::range(context, from, to, matching) {
+            Ok(found) => return (Ok(found), Some(to)),
+            Err(RpcError::Limit { .. }) if to > from => to = from.midpoint(to),
+            // One block has more than an answer may have, and would have the next time.
+            Err(error @ RpcError::Limit { .. }) => return (Err(error), Some(to)),
+            Err(error) => return (Err(error), None),
+        }
     }
 }
 

@@ -259,6 +259,8 @@ pub(super) fn search_after(context: &RpcContext, args: &Args) -> Result<Answer, 
     let who = args.required(0, address)?;
     let (after, size) = (args.required(1, quantity_u64)?, args.required(2, page_size)?);
     let oldest = if after == 0 { 0 } else { after.saturating_add(1) };
+    // Between block zero, which has no transactions, and the first one kept there may be a gap.
+    let oldest = oldest.max(context.store.first_height()?);
     let (mut page, ended) = gather(context, oldest..=context.store.height(), who, size, false)?;
     page.reverse();
     answer(page, ended, after == 0)

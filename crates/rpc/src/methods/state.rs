@@ -27,9 +27,17 @@ pub(super) fn transaction_count(context: &RpcContext, args: &Args) -> Result<Ans
     args.at_most(2)?;
     let who = args.required(0, address)?;
     let named = at(args, 1)?;
-    let nonce = context.view(named)?.account(who).map(|account| account.nonce).unwrap_or_default();
-    let waiting = if named == BlockRef::Pending { context.mempool.pending_nonce(&who) } else { None };
-    json(&U64::from(waiting.unwrap_or(nonce).max(nonce)))
+    if named == BlockRef::Pending {
+        return json(&U64::from(pending_nonce(context, who)));
+    }
+    json(&U64::from(context.view(named)?.account(who).map(|account| account.nonce).unwrap_or_default()))
+}
+
+/// The nonce after the sender's last waiting transaction.
+pub(super) fn pending_nonce(context: &RpcContext, who: Address) -> u64 {
+    let waiting = context.mempool.pending_nonce(&who);
+    let nonce = context.store.head().account(who).map(|account| account.nonce).unwrap_or_default();
+    waiting.unwrap_or(nonce).max(nonce)
 }
 
 pub(super) fn code(context: &RpcContext, args: &Args) -> Result<Answer, RpcError> {

@@ -53,6 +53,12 @@ async fn a_trace_that_would_never_end_is_ended() {
     let chain = Chain::start().await;
     let (_, text) = chain.refused("debug_traceCall", json!([{ "to": SPINNER }, "latest"])).await;
     assert!(text.contains("timed out"), "{text}");
+    // Few steps, each of which shows 64 KiB of memory.
+    let circling = json!({ SPINNER.to_string(): { "code": "0x600061ffe0525b600656" } });
+    let options = json!({ "enableMemory": true, "stateOverrides": circling });
+    let (_, text) =
+        chain.refused("debug_traceCall", json!([{ "to": SPINNER, "gas": "0x10000" }, "latest", options])).await;
+    assert!(text.contains("timed out"), "{text}");
     assert_eq!(chain.refused("debug_traceBlockByNumber", json!(["0x0"])).await.1, "genesis is not traceable");
     let (_, text) = chain.refused("debug_traceCall", json!([{}, "latest", { "tracer": "function() {}" }])).await;
     assert!(!text.is_empty());

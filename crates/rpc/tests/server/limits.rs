@@ -1,6 +1,8 @@
 //! Limits of the server itself, its neighbour the monitor, and how fast it takes transactions.
 
 use crate::harness::*;
+use alloy_primitives::TxKind;
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -117,7 +119,7 @@ async fn the_monitor_shows_figures_that_move_and_whether_the_node_is_ready() {
     chain.server.metrics().register(&mut registry);
     chain.mempool.metrics().register(&mut registry);
     let view = Arc::new(View::default());
-    let monitor = start_monitor("127.0.0.1:0".parse().unwrap(), Arc::new(registry), view.clone()).await.unwrap();
+    let monitor = start_monitor("127.0.0.1:0".parse().unwrap(), registry, view.clone()).await.unwrap();
     let get = async |path: &str| {
         let response = reqwest::get(format!("http://{}{path}", monitor.address())).await.unwrap();
         (response.status().as_u16(), response.text().await.unwrap())
@@ -147,6 +149,10 @@ async fn the_monitor_shows_figures_that_move_and_whether_the_node_is_ready() {
         assert!(text.contains(line), "{line} is not in\n{text}");
     }
     assert_eq!(text.matches("# EOF").count(), 1);
+    let late = Counter::<u64>::default();
+    monitor.register(|registry| registry.register("trellis_late", "What begins after the monitor", late.clone()));
+    late.inc();
+    assert!(get("/metrics").await.1.contains("trellis_late_total 1"));
 }
 
 // row: CHN-43
@@ -211,4 +217,24 @@ async fn send_all(url: String, bodies: Vec<String>) -> Vec<String> {
         answers.push(request.send().await.unwrap().text().await.unwrap());
     }
     answers
+}
+
+// row: CHN-43
+#[tokio::test(flavor = "multi_thread")]
+async fn a_filter_with_more_logs_than_an_answer_may_have_tells_them_in_several() {
+    let namespaces = BTreeSet::from([Namespace::Eth]);
+    let chain = Chain::start_with(RpcConfig { namespaces, log_results_max: 3, ..RpcConfig::default() }).await;
+    let filter = chain.ok("eth_newFilter", json!([{ "address": EMITTER }])).await;
+    for nonce in 0..4 {
+        let tx = dynamic(1, nonce, TxKind::Call(EMITTER), 0, &[1; 32]);
+        chain.ok("eth_sendRawTransaction", json!([raw(&tx)])).await;
+        chain.produce();
+    }
+    let mut told = Vec::new();
+    for _ in 0..2 {
+        let logs = chain.ok("eth_getFilterChanges", json!([filter])).await;
+        told.extend(logs.as_array().unwrap().iter().map(|log| log["blockNumber"].clone()));
+    }
+    assert_eq!(told, [json!("0x1"), json!("0x2"), json!("0x3"), json!("0x4")]);
+    assert_eq!(chain.ok("eth_getFilterChanges", json!([filter])).await, json!([]));
 }

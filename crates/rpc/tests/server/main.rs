@@ -3,8 +3,10 @@
 
 mod answers;
 mod explorer;
+mod fill;
 mod harness;
 mod limits;
+mod pruned;
 mod refusals;
 mod shapes;
 mod socket;

@@ -12,7 +12,7 @@ use trellis_chain_finality::{
 use trellis_crypto::CheckpointKey;
 use trellis_primitives::{B256, Bytes, CheckpointKeys, keccak256};
 
-use super::{Committee, Event, Evil, GENESIS, World, node_id};
+use super::{Event, Evil, GENESIS, World, node_id};
 use crate::checkpoint::CheckpointDuty;
 use crate::checkpoint::state::{Action, Collector};
 use crate::checkpoint::wire::CheckpointVote;
@@ -35,14 +35,14 @@ fn checkpoint_key(node: usize) -> CheckpointKey {
     CheckpointKey::from_seed(&keccak256((node + 1_000).to_be_bytes()).0).unwrap()
 }
 
-fn keys_of(committee: &Committee, nodes: &[super::Node]) -> CheckpointCommittee {
+fn keys_of(committee: &trellis_chain_finality::ValidatorSet, nodes: &[super::Node]) -> CheckpointCommittee {
     let of = |member: &trellis_chain_finality::Validator| {
         let node = nodes.iter().position(|node| node.address.0 == member.address).unwrap();
         let key = checkpoint_key(node);
         CheckpointKeys { bls: key.bls_public().to_vec().into(), mldsa44: key.mldsa44_public().into() }
     };
-    let keys: Vec<_> = committee.set().validators().iter().map(of).collect();
-    CheckpointCommittee::new(committee.set(), &keys)
+    let keys: Vec<_> = committee.validators().iter().map(of).collect();
+    CheckpointCommittee::new(committee, &keys)
 }
 
 impl World {

@@ -31,11 +31,13 @@ pub(super) enum Kind {
     Empties,
     /// A body from time to time.
     Drips,
+    /// One header of those that it is asked for.
+    Trickles,
     /// Says that it has a thousand blocks more, and has them not.
     Boasts,
 }
 
-pub(super) const LIARS: [Kind; 8] = [
+pub(super) const LIARS: [Kind; 9] = [
     Kind::OtherHeaders,
     Kind::Forges,
     Kind::OtherBodies,
@@ -43,6 +45,7 @@ pub(super) const LIARS: [Kind; 8] = [
     Kind::Withholds,
     Kind::Empties,
     Kind::Drips,
+    Kind::Trickles,
     Kind::Boasts,
 ];
 
@@ -211,6 +214,7 @@ impl World {
                 certificate.signatures[0].signature = vec![0; 64].into();
                 Some(run)
             }
+            Kind::Trickles => Some(self.chain.run(first, first)),
             _ => Some(self.chain.run(first, last)),
         }
     }
