@@ -49,6 +49,8 @@ pub(crate) struct FilteringSocket {
     garbage: Counter,
     /// Only of a socket that listens.
     filter: Option<Prefilter>,
+    /// Datagrams that the system may hand over joined to one, at most.
+    joined_max: usize,
 }
 
 impl FilteringSocket {
@@ -57,8 +59,9 @@ impl FilteringSocket {
         cid_key: u64,
         garbage: Counter,
         filter: Option<Prefilter>,
+        joined_max: usize,
     ) -> Arc<Self> {
-        Arc::new(Self { inner, cids: HashedConnectionIdGenerator::from_key(cid_key), garbage, filter })
+        Arc::new(Self { inner, cids: HashedConnectionIdGenerator::from_key(cid_key), garbage, filter, joined_max })
     }
 
     /// Whether a datagram can be no packet for this node: quinn will drop it. The fixed bit says nothing, because peers
@@ -183,7 +186,7 @@ impl AsyncUdpSocket for FilteringSocket {
     }
 
     fn max_receive_segments(&self) -> usize {
-        self.inner.max_receive_segments()
+        self.inner.max_receive_segments().min(self.joined_max)
     }
 
     fn may_fragment(&self) -> bool {

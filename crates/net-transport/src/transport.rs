@@ -43,6 +43,21 @@ const SERVER_NAME: &str = "l";
 const RESET_DOMAIN: &[u8] = b"trellis/quic-reset/1";
 const CID_DOMAIN: &[u8] = b"trellis/quic-cid/1";
 
+/// Datagrams joined to one that an endpoint for trials takes: a whole handshake, and a quarter of the memory that quinn
+/// otherwise takes for each endpoint (3 MiB). What is longer is cut off and sent again.
+const TRIAL_JOINED_MAX: usize = 16;
+
+/// What an endpoint is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// It takes connections, and dials.
+    Listens,
+    /// It dials, at a node that does not listen.
+    Dials,
+    /// It tries addresses for others.
+    Tries,
+}
+
 /// QUIC with libp2p certificates, the hybrid key exchange and ML-DSA-65 identities.
 pub struct QuicTransport {
     parts: Arc<EndpointParts>,
@@ -153,7 +168,8 @@ impl QuicTransport {
         if reuse == PortUse::New {
             let parts = &self.parts;
             let fresh = self.fresh.entry(remote.is_ipv6()).or_default();
-            return fresh.endpoint(|| parts.endpoint(any_port, false), |endpoint| parts.renew(endpoint, any_port));
+            return fresh
+                .endpoint(|| parts.endpoint(any_port, Purpose::Tries), |endpoint| parts.renew(endpoint, any_port));
         }
         if let Some(listener) = self.listeners.iter().find(|listener| listener.can_dial(remote)) {
             return Ok(listener.endpoint());
@@ -161,33 +177,33 @@ impl QuicTransport {
         if let Some(dialer) = self.dialers.get(&remote.is_ipv6()) {
             return Ok(dialer.clone());
         }
-        let dialer = self.parts.endpoint(any_port, false)?;
+        let dialer = self.parts.endpoint(any_port, Purpose::Dials)?;
         self.dialers.insert(remote.is_ipv6(), dialer.clone());
         Ok(dialer)
     }
 }
 
 impl EndpointParts {
-    fn endpoint(&self, address: SocketAddr, listens: bool) -> Result<quinn::Endpoint, TransportError> {
+    fn endpoint(&self, address: SocketAddr, purpose: Purpose) -> Result<quinn::Endpoint, TransportError> {
         let socket = quinn::TokioRuntime.wrap_udp_socket(bind(address)?)?;
-        Ok(self.endpoint_over(socket, listens)?)
+        Ok(self.endpoint_over(socket, purpose)?)
     }
 
     /// Moves an endpoint to another port.
     fn renew(&self, endpoint: &quinn::Endpoint, address: SocketAddr) -> Result<(), TransportError> {
         let socket = quinn::TokioRuntime.wrap_udp_socket(bind(address)?)?;
-        Ok(endpoint.rebind_abstract(self.filtered(socket, None))?)
+        Ok(endpoint.rebind_abstract(self.filtered(socket, Purpose::Tries))?)
     }
 
     /// The endpoint over the far socket; it takes connections too, from whom the far side lets in.
     async fn far_endpoint(&self, far: &Far) -> Result<quinn::Endpoint, TransportError> {
-        far.endpoint(|socket| self.endpoint_over(socket, true)).await.map_err(TransportError::Far)
+        far.endpoint(|socket| self.endpoint_over(socket, Purpose::Listens)).await.map_err(TransportError::Far)
     }
 
-    fn endpoint_over(&self, socket: Arc<dyn AsyncUdpSocket>, listens: bool) -> std::io::Result<quinn::Endpoint> {
+    fn endpoint_over(&self, socket: Arc<dyn AsyncUdpSocket>, purpose: Purpose) -> std::io::Result<quinn::Endpoint> {
         let cid_key = self.cid_key;
-        let server = listens.then(|| self.server.clone());
-        let socket = self.filtered(socket, server.as_ref());
+        let server = (purpose == Purpose::Listens).then(|| self.server.clone());
+        let socket = self.filtered(socket, purpose);
         let mut config = quinn::EndpointConfig::new(Arc::clone(&self.reset_key) as _);
         config.supported_versions(vec![1]);
         config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(cid_key)));
@@ -198,19 +214,20 @@ impl EndpointParts {
     }
 
     /// A socket that keeps what no endpoint should see from it; where connections are taken, also who may not come.
-    fn filtered(&self, socket: Arc<dyn AsyncUdpSocket>, server: Option<&quinn::ServerConfig>) -> Arc<FilteringSocket> {
+    fn filtered(&self, socket: Arc<dyn AsyncUdpSocket>, purpose: Purpose) -> Arc<FilteringSocket> {
         let metrics = &self.config.metrics;
-        let filter = server.map(|server| {
+        let filter = (purpose == Purpose::Listens).then(|| {
             Prefilter::new(PrefilterParts {
                 admission: self.config.admission.clone(),
                 gate: self.config.gate.clone(),
                 flooded: self.config.flooded.clone(),
-                crypto: Arc::clone(&server.crypto),
+                crypto: Arc::clone(&self.server.crypto),
                 turned_away: metrics.admission_refused.clone(),
                 unanswered: metrics.admission_unanswered.clone(),
             })
         });
-        FilteringSocket::wrap(socket, self.cid_key, metrics.garbage.clone(), filter)
+        let joined_max = if purpose == Purpose::Tries { TRIAL_JOINED_MAX } else { usize::MAX };
+        FilteringSocket::wrap(socket, self.cid_key, metrics.garbage.clone(), filter, joined_max)
     }
 }
 
@@ -228,11 +245,13 @@ impl Transport for QuicTransport {
             return Err(CoreError::Other(TransportError::ClearAddress(address)));
         }
         let far = self.parts.config.far.as_ref();
-        let far = far.and_then(|far| far.endpoint_at(socket_address, |socket| self.parts.endpoint_over(socket, true)));
+        let far = far.and_then(|far| {
+            far.endpoint_at(socket_address, |socket| self.parts.endpoint_over(socket, Purpose::Listens))
+        });
         let turned = far.is_some();
         let endpoint = match far {
             Some(endpoint) => endpoint.map_err(|error| CoreError::Other(TransportError::Far(error)))?,
-            None => self.parts.endpoint(socket_address, true).map_err(CoreError::Other)?,
+            None => self.parts.endpoint(socket_address, Purpose::Listens).map_err(CoreError::Other)?,
         };
         let parts = ListenerParts {
             admission: self.parts.config.admission.clone(),

@@ -1,8 +1,8 @@
 //! Ports that nobody was dialled from long ago, for trials of addresses (AutoNAT v2, NET-40).
 //!
 //! A trial shows that strangers get in only where it comes from a port to which the tried node's NAT has no mapping. An
-//! endpoint has three mebibytes of receive buffers, which an allocator scatters when they are made and freed over and over:
-//! so an endpoint whose trials are over is kept and moves to another port.
+//! endpoint has receive buffers of a mebibyte or more, which an allocator scatters when they are made and freed over and
+//! over: so an endpoint whose trials are over is kept and moves to another port.
 
 use std::time::{Duration, Instant};
 
