@@ -41,8 +41,7 @@ fn block_zero(relayer: Address) -> Genesis {
         input: step.input,
         ..GenesisStep::default()
     });
-    let rich =
-        GenesisAccount { address: relayer, balance: U256::from(1_000 * ETHER), ..GenesisAccount::default() };
+    let rich = GenesisAccount { address: relayer, balance: U256::from(1_000 * ETHER), ..GenesisAccount::default() };
     genesis(&GenesisInput {
         chain_id: CHAIN_ID,
         timestamp_ms: START_MS,
@@ -160,7 +159,8 @@ fn an_account_is_paid_made_and_spends_with_a_real_signature() {
         let factory = AccountContracts::predeployed().factory;
         let (made, create_gas) = chain.send(factory, 0, create_call(owner.signer.clone(), B256::ZERO));
         assert!(made);
-        let held = abi::signerCall::abi_decode_returns(&chain.call(owner.account, abi::signerCall {}.abi_encode()).unwrap());
+        let held =
+            abi::signerCall::abi_decode_returns(&chain.call(owner.account, abi::signerCall {}.abi_encode()).unwrap());
         assert_eq!(held.unwrap(), owner.signer, "it is where its address was computed");
 
         let pay = payment(0, 2 * ETHER);
