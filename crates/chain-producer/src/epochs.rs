@@ -3,6 +3,8 @@
 //! The stakes after the last block of an epoch give the next committee; the block after names it in its section, before it
 //! is executed, and the chain tells the stake's contract in a system call who signed. Who signed is what the sections say.
 
+mod turns;
+
 use crate::RefusedBlock;
 use alloy_primitives::{Address, B256, TxKind};
 use alloy_rpc_types::TransactionRequest;
@@ -13,13 +15,11 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use trellis_chain_execution::{Executor, Overrides, SystemCall};
 use trellis_chain_finality::{
-    COMMITTEE_DELAY_BLOCKS, Candidate, ValidatorSet, VotePublicKey, VoteScheme, committee_epoch, ended_epoch,
+    COMMITTEE_DELAY_BLOCKS, Candidate, Turns, ValidatorSet, VotePublicKey, VoteScheme, committee_epoch, ended_epoch,
     next_committee,
 };
 use trellis_chain_storage::{ReadError, StateView, Store};
-use trellis_contracts::staking::{
-    EpochReport, SCHEME_ED25519, StakedCandidate, candidates_call, end_epoch_call, read_candidates,
-};
+use trellis_contracts::staking::{EpochReport, StakedCandidate, candidates_call, end_epoch_call, read_candidates};
 use trellis_primitives::{Block, CommitCertificate, EpochChange};
 
 /// Committees held in memory.
@@ -44,6 +44,14 @@ pub struct EpochRules {
     pub seats: usize,
 }
 
+impl EpochRules {
+    /// How the validators of this chain sign their votes: as those of the genesis do.
+    fn vote_scheme(&self) -> VoteScheme {
+        let first = self.genesis.validators().first();
+        first.map_or_else(VoteScheme::default, |member| member.public_key.scheme())
+    }
+}
+
 /// The committees of a chain. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Committees {
@@ -56,6 +64,7 @@ struct Inner {
     store: Store,
     known: Mutex<LruCache<u64, ValidatorSet>>,
     signers: Mutex<Signers>,
+    turns: Mutex<Turns>,
 }
 
 /// Who signed, as the sections of the running epoch's blocks say.
@@ -87,7 +96,9 @@ impl Committees {
     #[must_use]
     pub fn new(store: Store, rules: EpochRules) -> Self {
         let known = Mutex::new(LruCache::new(NonZeroUsize::new(COMMITTEES_MAX).unwrap_or(NonZeroUsize::MIN)));
-        Self { inner: Arc::new(Inner { rules, store, known, signers: Mutex::default() }) }
+        Self {
+            inner: Arc::new(Inner { rules, store, known, signers: Mutex::default(), turns: Mutex::new(Turns::new(1)) }),
+        }
     }
 
     /// The committee that decides a block. All that it follows from must be committed.
@@ -179,7 +190,7 @@ impl Committees {
         if let Some(certificate) = parent_commit {
             signers.count(certificate);
         }
-        let candidates = candidates(executor, parent, staking);
+        let candidates = candidates(executor, parent, staking, rules.vote_scheme());
         let next = next_committee(&sitting, candidates, rules.seats).unwrap_or_else(|error| {
             tracing::error!(%error, epoch, "the stakes give no committee; the sitting one stays");
             sitting.clone()
@@ -233,7 +244,7 @@ impl Committees {
 }
 
 /// Everybody who may be chosen, as the contract says on a state; nobody where it cannot say.
-fn candidates(executor: &Executor, state: &StateView, staking: Address) -> Vec<Candidate> {
+fn candidates(executor: &Executor, state: &StateView, staking: Address, scheme: VoteScheme) -> Vec<Candidate> {
     let mut found = Vec::new();
     let mut start = 0u64;
     while start < REGISTERED_MAX {
@@ -251,7 +262,7 @@ fn candidates(executor: &Executor, state: &StateView, staking: Address) -> Vec<C
             }
         };
         let Some((page, total)) = page else { return Vec::new() };
-        found.extend(page.iter().filter_map(candidate));
+        found.extend(page.iter().filter_map(|staked| candidate(staked, scheme)));
         start = start.saturating_add(CANDIDATES_PAGE);
         if start >= total {
             break;
@@ -260,8 +271,12 @@ fn candidates(executor: &Executor, state: &StateView, staking: Address) -> Vec<C
     found
 }
 
-fn candidate(staked: &StakedCandidate) -> Option<Candidate> {
-    let scheme = (staked.scheme == SCHEME_ED25519).then_some(VoteScheme::Ed25519)?;
+/// Who registered a key of another scheme than the chain's is not chosen: in the post-quantum mode every vote is, and
+/// elsewhere nobody makes everybody's certificates longer (CHN-15).
+fn candidate(staked: &StakedCandidate, scheme: VoteScheme) -> Option<Candidate> {
+    if staked.scheme != scheme.contract_byte() {
+        return None;
+    }
     let public_key = VotePublicKey::from_bytes(scheme, &staked.vote_key).ok()?;
     let whole = staked.stake_wei.checked_div(alloy_primitives::U256::from(TRL_WEI))?;
     Some(Candidate { account: staked.account, public_key, power: u64::try_from(whole).unwrap_or(u64::MAX) })

@@ -16,5 +16,5 @@ pub use builtin::{
 pub use error::SpecError;
 pub use spec::{
     AllocAccount, ChainSpec, ConsensusSection, ContractsSection, GasSection, GenesisSection, NetworkSection,
-    ProtocolSection, SPEC_BYTES_MAX, StakingSection, StorageSlot, ValidatorEntry,
+    POST_QUANTUM_SEATS_MAX, ProtocolSection, SPEC_BYTES_MAX, StakingSection, StorageSlot, ValidatorEntry,
 };

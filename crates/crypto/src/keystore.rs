@@ -32,14 +32,17 @@ pub enum SecretKind {
     Account,
     /// secp256k1 key that signs vouchers.
     Voucher,
-    /// Seed of a validator's vote key.
+    /// Seed of a validator's Ed25519 vote key.
     Vote,
     /// Seed of a validator's checkpoint keys.
     Checkpoint,
+    /// Seed of a validator's ML-DSA-44 vote key (CHN-15).
+    PostQuantumVote,
 }
 
 impl SecretKind {
-    const ALL: [Self; 5] = [Self::Node, Self::Account, Self::Voucher, Self::Vote, Self::Checkpoint];
+    const ALL: [Self; 6] =
+        [Self::Node, Self::Account, Self::Voucher, Self::Vote, Self::Checkpoint, Self::PostQuantumVote];
 
     const fn byte(self) -> u8 {
         match self {
@@ -48,6 +51,7 @@ impl SecretKind {
             Self::Voucher => 3,
             Self::Vote => 4,
             Self::Checkpoint => 5,
+            Self::PostQuantumVote => 6,
         }
     }
 
@@ -60,6 +64,7 @@ impl SecretKind {
             Self::Voucher => "voucher",
             Self::Vote => "vote",
             Self::Checkpoint => "checkpoint",
+            Self::PostQuantumVote => "post-quantum vote",
         }
     }
 }

@@ -24,7 +24,7 @@ pub use mldsa::{
     MLDSA44_PUBLIC_BYTES, MLDSA44_SIGNATURE_BYTES, MLDSA65_PUBLIC_BYTES, MLDSA65_SIGNATURE_BYTES, verify_mldsa44,
     verify_mldsa65,
 };
-pub use vote::VoteKey;
+pub use vote::{VoteKey, VotePublicKey, VoteScheme};
 
 /// Why a signature or a key is not good.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -32,6 +32,16 @@ pub enum SignatureError {
     /// The signature has the wrong length.
     #[error("a {scheme} signature has {expected} bytes, got {actual}")]
     Length {
+        /// Which scheme.
+        scheme: &'static str,
+        /// Bytes it must have.
+        expected: usize,
+        /// Bytes it has.
+        actual: usize,
+    },
+    /// The public key has the wrong length.
+    #[error("a {scheme} key has {expected} bytes, got {actual}")]
+    KeyLength {
         /// Which scheme.
         scheme: &'static str,
         /// Bytes it must have.

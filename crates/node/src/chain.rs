@@ -4,7 +4,7 @@ use crate::failure::Failure;
 use alloy_primitives::{Address, B256, Bytes, U256};
 use eyre::Result;
 use trellis_chain_execution::{ExecutionConfig, GenesisAccount, GenesisInput, GenesisStep, genesis};
-use trellis_chain_finality::{Validator, ValidatorSet, VotePublicKey};
+use trellis_chain_finality::{Validator, ValidatorSet};
 use trellis_chain_producer::EpochRules;
 use trellis_chain_spec::{AllocAccount, ChainSpec, ContractsSection};
 use trellis_chain_storage::Genesis;
@@ -111,8 +111,8 @@ fn committee(spec: &ChainSpec) -> Result<ValidatorSet> {
         .genesis
         .validators
         .iter()
-        .map(|entry| Validator::new(VotePublicKey::Ed25519(entry.vote_key.0), entry.power, entry.account))
-        .collect();
+        .map(|entry| Ok(Validator::new(entry.public_key()?, entry.power, entry.account)))
+        .collect::<Result<Vec<_>>>()?;
     Ok(ValidatorSet::new(validators)?)
 }
 
@@ -188,7 +188,8 @@ fn staking(spec: &ChainSpec, contracts: &ContractsSection) -> Result<Vec<(Step, 
         .iter()
         .map(|entry| GenesisValidator {
             account: entry.account,
-            vote_key: entry.vote_key,
+            scheme: spec.vote_scheme().contract_byte(),
+            vote_key: entry.vote_key.clone(),
             stake_wei: Wei::from_trl(entry.power).to_u256(),
         })
         .collect();
