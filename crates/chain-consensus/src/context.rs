@@ -82,7 +82,7 @@ pub(crate) struct VoteSignature(pub(crate) Bytes);
 pub(crate) struct VoteSigning;
 
 impl core::SigningScheme for VoteSigning {
-    type DecodingError = trellis_chain_finality::ValidatorSetError;
+    type DecodingError = trellis_crypto::SignatureError;
     type Signature = VoteSignature;
     type PublicKey = VotePublicKey;
     type PrivateKey = ();
@@ -96,7 +96,7 @@ impl core::SigningScheme for VoteSigning {
     }
 
     fn decode_public_key(bytes: &[u8]) -> Result<VotePublicKey, Self::DecodingError> {
-        VotePublicKey::from_bytes(trellis_chain_finality::VoteScheme::Ed25519, bytes)
+        VotePublicKey::read(bytes)
     }
 
     fn encode_public_key(public_key: &VotePublicKey) -> Vec<u8> {

@@ -84,11 +84,13 @@ pub trait VoteSigner: Send + Sync + 'static {
 #[async_trait]
 impl VoteSigner for VoteKey {
     fn public_key(&self) -> VotePublicKey {
-        VotePublicKey::Ed25519(self.public())
+        self.public()
     }
 
     async fn sign(&self, _request: &SigningRequest, message: &B256) -> Result<Bytes, SignerError> {
-        Ok(Bytes::copy_from_slice(&VoteKey::sign(self, message.as_slice())))
+        VoteKey::sign(self, message.as_slice())
+            .map(Bytes::from)
+            .map_err(|error| SignerError::Unavailable { detail: error.to_string() })
     }
 }
 

@@ -10,6 +10,7 @@ mod world;
 use std::collections::BTreeMap;
 
 use serde_json::json;
+use trellis_chain_finality::VoteScheme;
 use trellis_scenarios::proof;
 use world::{Broken, Evil, Faults, World};
 
@@ -235,6 +236,26 @@ fn who_is_demoted_is_the_same_for_all_through_crashes_cuts_and_changing_committe
     assert_histories(0..6, &[&[3, 3, 3, 3, 2], &[2, 3, 3, 3, 3]], faults, 40);
 }
 
+// row: CHN-13, CHN-15, CHN-53
+#[test]
+fn with_post_quantum_votes_nobody_forks_or_signs_twice_and_an_equivocator_is_convicted() {
+    let mut convicted = 0;
+    for seed in 0..4 {
+        let faults = Faults {
+            votes: VoteScheme::MlDsa44,
+            latency_ms: 5..120,
+            lost_percent: 5,
+            crashes_per_height_percent: 60,
+            evil: BTreeMap::from([(0, Evil::Equivocates)]),
+            ..Faults::default()
+        };
+        let mut world = World::new(seed, &[&[1, 2, 2, 2]], faults);
+        world.run(6).unwrap_or_else(|broken| panic!("seed {seed}: {broken}\n{}", world.account()));
+        convicted += world.convicted().len();
+    }
+    assert!(convicted > 0, "nobody was convicted");
+}
+
 /// CPU time of this thread so far, in milliseconds.
 fn cpu_ms() -> f64 {
     let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
@@ -244,10 +265,10 @@ fn cpu_ms() -> f64 {
 
 /// A committee at 50 ms one way: virtual time to finality, what went over the network, CPU; where it is wanted, with one
 /// validator that says nothing when it is its turn to propose.
-fn measured(validators: usize, silent: bool, heights: u64) -> serde_json::Value {
+fn measured((votes, validators): (VoteScheme, usize), silent: bool, heights: u64) -> serde_json::Value {
     let powers: Vec<u64> = (0..validators).map(|n| 1_000 + u64::try_from(n * 37 % 500).unwrap()).collect();
     let evil = if silent { BTreeMap::from([(0, Evil::Silent)]) } else { BTreeMap::new() };
-    let faults = Faults { latency_ms: 50..51, evil, ..Faults::default() };
+    let faults = Faults { votes, latency_ms: 50..51, evil, ..Faults::default() };
     let before = cpu_ms();
     let mut world = World::new(1, &[&powers], faults);
     world.run(heights).unwrap_or_else(|broken| panic!("{validators} validators: {broken}"));
@@ -257,6 +278,7 @@ fn measured(validators: usize, silent: bool, heights: u64) -> serde_json::Value 
     let cpu = (cpu_ms() - before) / f64::from(u32::try_from(shares).unwrap());
     let (p50, p99) = (figures.finality_ms(50), figures.finality_ms(99));
     json!({
+        "votes": votes.word(),
         "validators": validators,
         "a_proposer_is_silent": silent,
         "heights": heights,
@@ -267,17 +289,18 @@ fn measured(validators: usize, silent: bool, heights: u64) -> serde_json::Value 
     })
 }
 
-// row: CHN-10, CHN-12
+// row: CHN-10, CHN-12, CHN-15
 #[test]
 fn a_large_weighted_committee_is_final_within_two_seconds_of_virtual_time() {
     let largest: usize = set(VALIDATORS_VARIABLE, VALIDATORS);
     let sizes = [4, 20, 100, 1_000].into_iter().filter(|size| *size < largest).chain([largest]);
     let mut rows = Vec::new();
     for size in sizes {
-        rows.push(measured(size, false, HEIGHTS));
+        rows.push(measured((VoteScheme::Ed25519, size), false, HEIGHTS));
         if size <= 100 {
             // Everybody's turn to propose comes once, also that of the silent one.
-            rows.push(measured(size, true, u64::try_from(size).unwrap() + 2));
+            rows.push(measured((VoteScheme::Ed25519, size), true, u64::try_from(size).unwrap() + 2));
+            rows.push(measured((VoteScheme::MlDsa44, size), false, HEIGHTS));
         }
     }
     for row in &rows {

@@ -9,14 +9,14 @@ use arc_malachitebft_engine::util::streaming::{StreamContent, StreamId, StreamMe
 use bytes::Bytes;
 use prost::Message;
 use thiserror::Error;
-use trellis_chain_finality::VALIDATORS_MAX;
+use trellis_chain_finality::{VALIDATORS_MAX, VoteScheme};
 use trellis_primitives::{Address, B256};
 
 use crate::context::{BlockHeight, BlockId, Part, PartsInit, Proposal, Trellis, Vote, VoteSignature, VoterAddress};
 use crate::signing::engine_round;
 
 /// Longest signature of any scheme, bytes.
-const SIGNATURE_BYTES_MAX: usize = 4_096;
+const SIGNATURE_BYTES_MAX: usize = VoteScheme::MlDsa44.signature_bytes();
 
 /// Longest stream id, bytes.
 const STREAM_ID_BYTES_MAX: usize = 32;

@@ -36,7 +36,7 @@ struct RecordingSigner {
 #[async_trait]
 impl VoteSigner for RecordingSigner {
     fn public_key(&self) -> VotePublicKey {
-        VotePublicKey::Ed25519(self.key.public())
+        self.key.public()
     }
 
     async fn sign(&self, request: &SigningRequest, message: &B256) -> Result<bytes::Bytes, SignerError> {

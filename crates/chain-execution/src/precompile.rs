@@ -18,9 +18,10 @@ use revm::precompile::{
 };
 use revm::primitives::hardfork::SpecId;
 use trellis_chain_finality::judge_evidence;
+use trellis_crypto::hybrid::verify_ed25519;
 use trellis_crypto::{
     BLS_PUBLIC_BYTES, BLS_SIGNATURE_BYTES, MLDSA44_PUBLIC_BYTES, MLDSA44_SIGNATURE_BYTES, MLDSA65_PUBLIC_BYTES,
-    MLDSA65_SIGNATURE_BYTES, SignatureError, verify_bls, verify_mldsa44, verify_mldsa65, vote,
+    MLDSA65_SIGNATURE_BYTES, SignatureError, verify_bls, verify_mldsa44, verify_mldsa65,
 };
 
 /// The first address of the chain's own contracts.
@@ -54,7 +55,7 @@ type Verify = fn(&[u8], &[u8], &[u8]) -> Result<(), SignatureError>;
 
 fn own(genesis_hash: B256) -> [(Address, DynPrecompile); 5] {
     let ed25519: Verify = |public, message, signature| match public.try_into() {
-        Ok(public) => vote::verify(public, message, signature),
+        Ok(public) => verify_ed25519(public, message, signature),
         Err(_) => Err(SignatureError::Key { scheme: "Ed25519" }),
     };
     [

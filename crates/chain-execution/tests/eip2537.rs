@@ -10,7 +10,7 @@ use std::sync::Arc;
 use trellis_chain_execution::{ExecutionConfig, Executor, GenesisInput, Overrides, genesis};
 use trellis_chain_finality::{
     CheckpointCertificate, CheckpointCommittee, CheckpointMessage, CheckpointSignature, CheckpointTally, Validator,
-    ValidatorSet, VotePublicKey,
+    ValidatorSet,
 };
 use trellis_chain_storage::{StateView, Store};
 use trellis_crypto::{CheckpointKey, VoteKey};
@@ -104,7 +104,7 @@ fn key(n: u8) -> CheckpointKey {
 
 fn committee() -> Arc<CheckpointCommittee> {
     let member = |n: u8| {
-        let vote = VotePublicKey::Ed25519(VoteKey::from_seed(&[n; 32]).public());
+        let vote = VoteKey::from_seed(&[n; 32]).public();
         Validator::new(vote, 5 - u64::from(n), Address::repeat_byte(n))
     };
     let set = ValidatorSet::new((1..=4).map(member).collect()).unwrap();

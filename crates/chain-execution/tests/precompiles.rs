@@ -5,7 +5,7 @@ use alloy_primitives::{Address, B256, Bytes, TxKind, U256, address, hex};
 use alloy_rpc_types::TransactionRequest;
 use alloy_sol_types::SolValue;
 use trellis_chain_execution::{CallError, ExecutionConfig, Executor, GenesisInput, Overrides, genesis};
-use trellis_chain_finality::{Equivocation, SignedVote, Validator, ValidatorSet, VoteKind, VotePlace, VotePublicKey};
+use trellis_chain_finality::{Equivocation, SignedVote, Validator, ValidatorSet, VoteKind, VotePlace, VoteScheme};
 use trellis_chain_storage::Store;
 use trellis_crypto::{CheckpointKey, VoteKey};
 
@@ -43,7 +43,7 @@ fn each_scheme_says_whether_a_signature_verifies_and_refuses_a_wrong_length() {
     let (vote, checkpoint) = (VoteKey::from_seed(&[1; 32]), CheckpointKey::from_seed(&[2; 32]).unwrap());
     let message = b"a message of any length";
     let cases = [
-        (ED25519, vote.public().to_vec(), vote.sign(message).to_vec()),
+        (ED25519, vote.public().as_bytes().to_vec(), vote.sign(message).unwrap()),
         (BLS, checkpoint.bls_public().to_vec(), checkpoint.prove_bls(message).to_vec()),
         (ML_DSA_44, checkpoint.mldsa44_public(), checkpoint.sign_mldsa44(message).unwrap()),
     ];
@@ -93,28 +93,33 @@ fn p256_signatures_verify_at_the_address_of_eip_7951() {
 
 fn vote(key: &VoteKey, height: u64, value: Option<B256>) -> SignedVote {
     let place = VotePlace { height, round: 0, kind: VoteKind::Precommit };
-    let signature = key.sign(place.signing_hash(&GENESIS, value.as_ref()).as_slice());
-    SignedVote { place, value, validator: key.address(), signature: signature.to_vec().into() }
+    let signature = key.sign(place.signing_hash(&GENESIS, value.as_ref()).as_slice()).unwrap();
+    SignedVote { place, value, validator: key.address(), signature: signature.into() }
 }
 
-// row: CHN-13
+// row: CHN-13, CHN-15
 #[test]
-fn two_votes_for_one_place_convict_and_nothing_else_does() {
-    let key = VoteKey::from_seed(&[1; 32]);
-    let public = VotePublicKey::Ed25519(key.public());
+fn two_votes_of_either_scheme_for_one_place_convict_and_nothing_else_does() {
+    for scheme in VoteScheme::ALL {
+        convicts(&VoteKey::of_seed(scheme, &[1; 32]).unwrap());
+    }
+}
+
+fn convicts(key: &VoteKey) {
+    let public = key.public();
     let set = ValidatorSet::new(vec![Validator::new(public.clone(), 1, Address::ZERO)]).unwrap();
     let judged = |a: SignedVote, b: SignedVote| {
         let (a, b) = Equivocation::Votes(a, b).testimony(&set).unwrap();
         called(EQUIVOCATION, &(a, b).abi_encode_params())
     };
     let (one, other) = (Some(B256::repeat_byte(1)), Some(B256::repeat_byte(2)));
-    let convicted = judged(vote(&key, 7, one), vote(&key, 7, other)).unwrap();
+    let convicted = judged(vote(key, 7, one), vote(key, 7, other)).unwrap();
     assert_eq!(convicted, Bytes::from((public.contract_hash(), U256::from(7)).abi_encode()));
-    assert!(judged(vote(&key, 7, one), vote(&key, 7, None)).is_ok(), "nil is a value");
-    assert!(judged(vote(&key, 7, one), vote(&key, 7, one)).is_err(), "the same vote twice");
-    assert!(judged(vote(&key, 7, one), vote(&key, 8, other)).is_err(), "two heights");
-    let forged = SignedVote { value: other, ..vote(&key, 7, one) };
-    assert!(judged(vote(&key, 7, one), forged).is_err(), "a forged vote");
+    assert!(judged(vote(key, 7, one), vote(key, 7, None)).is_ok(), "nil is a value");
+    assert!(judged(vote(key, 7, one), vote(key, 7, one)).is_err(), "the same vote twice");
+    assert!(judged(vote(key, 7, one), vote(key, 8, other)).is_err(), "two heights");
+    let forged = SignedVote { value: other, ..vote(key, 7, one) };
+    assert!(judged(vote(key, 7, one), forged).is_err(), "a forged vote");
     for nonsense in [&[][..], &[0xff; 64], &[0; 1_000]] {
         assert!(called(EQUIVOCATION, nonsense).is_err());
     }

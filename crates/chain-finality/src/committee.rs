@@ -1,7 +1,8 @@
 //! Who sits next: the committee of an epoch from stakes (CHN-11, CHN-14; decisions: "Committee"). Pure.
 
-use crate::validator_set::{POWER_TOTAL_MAX, Validator, ValidatorSet, ValidatorSetError, VotePublicKey};
+use crate::validator_set::{POWER_TOTAL_MAX, Validator, ValidatorSet, ValidatorSetError};
 use std::collections::{BTreeMap, BTreeSet};
+use trellis_crypto::VotePublicKey;
 use trellis_primitives::Address;
 
 /// Blocks from the first of an epoch, which names a committee, until that one decides.

@@ -51,8 +51,10 @@ pub use handover::{CommitteeChain, HandoverError};
 pub use proof::{FINALITY_PROOF_BYTES_MAX, FinalityProof, ProofError};
 pub use proposer::proposer;
 pub use testimony::{EVIDENCE_MESSAGE_BYTES_MAX, EvidenceMessage, judge_evidence};
+pub use trellis_crypto::vote::{VotePublicKey, VoteScheme};
 pub use turns::{DEMOTED_TURNS, Demoted, TERM_HEIGHTS, Turns, first_of_term};
 pub use validator_set::{
-    POWER_TOTAL_MAX, VALIDATORS_MAX, Validator, ValidatorSet, ValidatorSetError, VotePublicKey, VoteScheme,
+    CERTIFICATE_BYTES_MAX, COMMITTEE_BYTES_MAX, POST_QUANTUM_VALIDATORS_MAX, POWER_TOTAL_MAX, VALIDATORS_MAX,
+    Validator, ValidatorSet, ValidatorSetError,
 };
 pub use vote::{PROPOSAL_DOMAIN, ProposalPlace, VOTE_DOMAIN, VoteKind, VotePlace};

@@ -1,13 +1,13 @@
 //! A finality proof: a header and the certificate over it, verified with nothing but the committee's keys (CHN-42).
 
 use crate::certificate::{CertificateError, verify_certificate};
-use crate::validator_set::ValidatorSet;
+use crate::validator_set::{CERTIFICATE_BYTES_MAX, ValidatorSet};
 use alloy_rlp::{Decodable, RlpDecodable, RlpEncodable};
 use thiserror::Error;
 use trellis_primitives::{B256, Bytes, CommitCertificate, Header, keccak256};
 
-/// Largest encoded proof that is looked at: a header and 4,096 signatures of the larger scheme.
-pub const FINALITY_PROOF_BYTES_MAX: usize = 12 * 1024 * 1024;
+/// Largest encoded proof that is looked at: a header and the largest certificate.
+pub const FINALITY_PROOF_BYTES_MAX: usize = CERTIFICATE_BYTES_MAX + 4_096;
 
 /// What `trellis_getFinalityProof` answers.
 #[derive(Clone, Debug, PartialEq, Eq, RlpEncodable, RlpDecodable)]

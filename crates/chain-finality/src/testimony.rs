@@ -2,9 +2,10 @@
 //! needed to judge them but the chain's name (CHN-13; decisions: "Evidence").
 
 use crate::evidence::{Equivocation, EvidenceError};
-use crate::validator_set::{ValidatorSet, VotePublicKey, VoteScheme};
+use crate::validator_set::ValidatorSet;
 use crate::vote::{ProposalPlace, VoteKind, VotePlace};
 use alloy_rlp::{RlpDecodable, RlpEncodable};
+use trellis_crypto::{VotePublicKey, VoteScheme};
 use trellis_primitives::{B256, Bytes};
 
 /// Largest encoded message that is looked at: a key and a signature of the larger scheme and the rest.

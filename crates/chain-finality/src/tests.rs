@@ -1,5 +1,7 @@
 //! Tests of the whole crate: certificates, proofs, evidence, committees.
 
+mod post_quantum;
+
 use crate::*;
 use alloy_rlp::Decodable;
 use proptest::prelude::*;
@@ -13,9 +15,10 @@ fn key(n: u8) -> VoteKey {
 }
 
 fn committee(powers: &[u64]) -> ValidatorSet {
-    let members = powers.iter().enumerate().map(|(n, power)| {
-        Validator::new(VotePublicKey::Ed25519(key(n as u8 + 1).public()), *power, Address::with_last_byte(n as u8))
-    });
+    let members = powers
+        .iter()
+        .enumerate()
+        .map(|(n, power)| Validator::new(key(n as u8 + 1).public(), *power, Address::with_last_byte(n as u8)));
     ValidatorSet::new(members.collect()).unwrap()
 }
 
@@ -26,7 +29,7 @@ fn certificate(height: u64, round: u32, block_hash: B256, signers: &[u8]) -> Com
         .iter()
         .map(|n| CommitSignature {
             validator: key(*n).address(),
-            signature: Bytes::copy_from_slice(&key(*n).sign(message.as_slice())),
+            signature: Bytes::copy_from_slice(&key(*n).sign(message.as_slice()).unwrap()),
         })
         .collect();
     signatures.sort_by_key(|s| s.validator);
@@ -108,7 +111,7 @@ fn prevotes_do_not_make_a_certificate() {
     let place = VotePlace { height: 5, round: 0, kind: VoteKind::Prevote };
     let message = place.signing_hash(&GENESIS, Some(&block_hash));
     let mut certificate = certificate(5, 0, block_hash, &[1]);
-    certificate.signatures[0].signature = Bytes::copy_from_slice(&key(1).sign(message.as_slice()));
+    certificate.signatures[0].signature = Bytes::copy_from_slice(&key(1).sign(message.as_slice()).unwrap());
     assert!(verify_certificate(&certificate, &set, &GENESIS).is_err());
 }
 
@@ -148,7 +151,7 @@ fn signed_vote(n: u8, place: VotePlace, value: Option<B256>, genesis: &B256) -> 
         place,
         value,
         validator: key(n).address(),
-        signature: Bytes::copy_from_slice(&key(n).sign(message.as_slice())),
+        signature: Bytes::copy_from_slice(&key(n).sign(message.as_slice()).unwrap()),
     }
 }
 
@@ -181,7 +184,7 @@ fn two_proposals_in_one_round_convict() {
     let place = ProposalPlace { height: 5, round: 0 };
     let proposal = |value, pol_round| {
         let message = place.signing_hash(&GENESIS, pol_round, &value);
-        let signature = Bytes::copy_from_slice(&key(1).sign(message.as_slice()));
+        let signature = Bytes::copy_from_slice(&key(1).sign(message.as_slice()).unwrap());
         SignedProposal { place, pol_round, value, validator: key(1).address(), signature }
     };
     let (a, b) = (B256::repeat_byte(1), B256::repeat_byte(2));
@@ -195,8 +198,7 @@ fn two_proposals_in_one_round_convict() {
 
 #[test]
 fn a_committee_is_refused_with_the_reason() {
-    let member =
-        |n: u8, power| Validator::new(VotePublicKey::Ed25519(key(n).public()), power, Address::with_last_byte(n));
+    let member = |n: u8, power| Validator::new(key(n).public(), power, Address::with_last_byte(n));
     assert_eq!(ValidatorSet::new(vec![]).unwrap_err(), ValidatorSetError::Empty);
     let address = key(1).address();
     assert_eq!(
@@ -208,10 +210,17 @@ fn a_committee_is_refused_with_the_reason() {
         ValidatorSet::new(vec![member(1, POWER_TOTAL_MAX), member(2, 1)]).unwrap_err(),
         ValidatorSetError::PowerOverflow
     );
-    assert!(matches!(
-        VotePublicKey::from_bytes(VoteScheme::MlDsa44, &[0; 1_312]).unwrap_err(),
-        ValidatorSetError::SchemeNotAccepted { .. }
-    ));
+    let post_quantum = |n: usize| {
+        let mut raw = [0; 1_312];
+        raw[..8].copy_from_slice(&n.to_be_bytes());
+        let public = VotePublicKey::from_bytes(VoteScheme::MlDsa44, &raw).unwrap();
+        Validator::new(public, 1, Address::left_padding_from(&n.to_be_bytes()))
+    };
+    assert!(ValidatorSet::new((0..POST_QUANTUM_VALIDATORS_MAX).map(post_quantum).collect()).is_ok());
+    assert_eq!(
+        ValidatorSet::new((0..=POST_QUANTUM_VALIDATORS_MAX).map(post_quantum).collect()).unwrap_err(),
+        ValidatorSetError::TooManyPostQuantum { actual: POST_QUANTUM_VALIDATORS_MAX + 1 }
+    );
 }
 
 // Pinned: identities that other programs and the chain's own history depend on.

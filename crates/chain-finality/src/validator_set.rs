@@ -3,114 +3,36 @@
 use alloy_rlp::{Decodable, Encodable, RlpDecodable, RlpEncodable};
 use std::collections::{BTreeMap, BTreeSet};
 use thiserror::Error;
+use trellis_crypto::vote::{VotePublicKey, VoteScheme};
 use trellis_primitives::{Address, B256, Bytes, keccak256};
 
 /// Most members a committee may have (CHN-12 simulates 1,000).
 pub const VALIDATORS_MAX: usize = 4_096;
 
+/// Most members with ML-DSA-44 vote keys that a committee may have: their signatures are so long that certificates would not
+/// fit into a block's section and a frame otherwise. Some 100 seats are what it is for (CHN-15); a committee that changes has
+/// more members than seats for a while.
+pub const POST_QUANTUM_VALIDATORS_MAX: usize = 512;
+
+/// What stands around a signature in a certificate, in any encoding, bytes at most.
+const SIGNATURE_ENVELOPE_BYTES: usize = 64;
+/// What a member's power, account and envelope take in a committee's bytes at most.
+const MEMBER_ENVELOPE_BYTES: usize = 64;
+
+/// Bytes of the largest certificate of the largest committee, in any encoding.
+pub const CERTIFICATE_BYTES_MAX: usize = VALIDATORS_MAX
+    * (VoteScheme::Ed25519.signature_bytes() + SIGNATURE_ENVELOPE_BYTES)
+    + POST_QUANTUM_VALIDATORS_MAX * VoteScheme::MlDsa44.signature_bytes()
+    + 1_024;
+
+/// Bytes of the largest committee.
+pub const COMMITTEE_BYTES_MAX: usize = VALIDATORS_MAX
+    * (VoteScheme::Ed25519.public_key_bytes() + MEMBER_ENVELOPE_BYTES)
+    + POST_QUANTUM_VALIDATORS_MAX * VoteScheme::MlDsa44.public_key_bytes()
+    + 1_024;
+
 /// Most voting power a committee may have in total: thrice this still fits a u64, which the engine's threshold arithmetic needs.
 pub const POWER_TOTAL_MAX: u64 = u64::MAX / 4;
-
-const ED25519_PUBLIC_BYTES: usize = 32;
-const ML_DSA_44_PUBLIC_BYTES: usize = 1_312;
-
-/// How a validator signs its votes (CHN-15).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(u8)]
-pub enum VoteScheme {
-    /// Ed25519 (RFC 8032), the default.
-    Ed25519 = 1,
-    /// ML-DSA-44 (FIPS 204), the post-quantum mode. Recognised, not accepted yet.
-    MlDsa44 = 2,
-}
-
-impl VoteScheme {
-    /// Length of a public key of this scheme, in bytes.
-    pub const fn public_key_bytes(self) -> usize {
-        match self {
-            Self::Ed25519 => ED25519_PUBLIC_BYTES,
-            Self::MlDsa44 => ML_DSA_44_PUBLIC_BYTES,
-        }
-    }
-
-    /// Length of a signature of this scheme, in bytes.
-    pub const fn signature_bytes(self) -> usize {
-        match self {
-            Self::Ed25519 => 64,
-            Self::MlDsa44 => 2_420,
-        }
-    }
-
-    /// The byte by which the stake's contract knows this scheme.
-    pub const fn contract_byte(self) -> u8 {
-        match self {
-            Self::Ed25519 => 0,
-            Self::MlDsa44 => 1,
-        }
-    }
-
-    pub(crate) const fn from_tag(tag: u8) -> Option<Self> {
-        match tag {
-            1 => Some(Self::Ed25519),
-            2 => Some(Self::MlDsa44),
-            _ => None,
-        }
-    }
-}
-
-/// A validator's public vote key.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum VotePublicKey {
-    /// 32 raw bytes (RFC 8032).
-    Ed25519([u8; ED25519_PUBLIC_BYTES]),
-}
-
-impl VotePublicKey {
-    /// The scheme this key belongs to.
-    pub const fn scheme(&self) -> VoteScheme {
-        match self {
-            Self::Ed25519(_) => VoteScheme::Ed25519,
-        }
-    }
-
-    /// The raw key.
-    pub fn as_bytes(&self) -> &[u8] {
-        match self {
-            Self::Ed25519(bytes) => bytes,
-        }
-    }
-
-    /// Reads a raw key of a scheme.
-    pub fn from_bytes(scheme: VoteScheme, bytes: &[u8]) -> Result<Self, ValidatorSetError> {
-        match scheme {
-            VoteScheme::Ed25519 => bytes.try_into().map(Self::Ed25519).map_err(|_| ValidatorSetError::KeyLength {
-                scheme,
-                expected: scheme.public_key_bytes(),
-                actual: bytes.len(),
-            }),
-            VoteScheme::MlDsa44 => Err(ValidatorSetError::SchemeNotAccepted { scheme }),
-        }
-    }
-
-    /// The validator's address: the last 20 bytes of keccak-256 of the raw key.
-    pub fn address(&self) -> Address {
-        Address::from_slice(keccak256(self.as_bytes()).get(12..).unwrap_or(&[0; 20]))
-    }
-
-    /// What the stake's contract calls this key: keccak-256 of the scheme's byte and the key.
-    pub fn contract_hash(&self) -> B256 {
-        let mut bytes = vec![self.scheme().contract_byte()];
-        bytes.extend_from_slice(self.as_bytes());
-        keccak256(bytes)
-    }
-
-    /// Whether `signature` is this key's over `message`. A wrong length is simply not a signature.
-    pub fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
-        match self {
-            Self::Ed25519(public) => trellis_crypto::vote::verify(public, message, signature).is_ok(),
-        }
-    }
-}
 
 /// One member of the committee.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -165,21 +87,13 @@ pub enum ValidatorSetError {
     /// The sum must leave room for the threshold's multiplication.
     #[error("the total voting power exceeds {POWER_TOTAL_MAX}")]
     PowerOverflow,
-    /// A key of the wrong length.
-    #[error("a {scheme:?} vote key has {expected} bytes, this one has {actual}")]
-    KeyLength {
-        /// Scheme named beside the key.
-        scheme: VoteScheme,
-        /// Bytes a key of that scheme has.
-        expected: usize,
-        /// Bytes given.
+    /// Their signatures would take too much room.
+    #[error(
+        "the committee has {actual} members with ML-DSA-44 keys, at most {POST_QUANTUM_VALIDATORS_MAX} are allowed"
+    )]
+    TooManyPostQuantum {
+        /// Members with such keys.
         actual: usize,
-    },
-    /// A scheme that exists but is not switched on.
-    #[error("vote keys of scheme {scheme:?} are not accepted on this chain")]
-    SchemeNotAccepted {
-        /// The scheme named.
-        scheme: VoteScheme,
     },
 }
 
@@ -199,6 +113,10 @@ impl ValidatorSet {
         }
         if validators.len() > VALIDATORS_MAX {
             return Err(ValidatorSetError::TooMany { actual: validators.len() });
+        }
+        let post_quantum = validators.iter().filter(|member| member.public_key.scheme() == VoteScheme::MlDsa44).count();
+        if post_quantum > POST_QUANTUM_VALIDATORS_MAX {
+            return Err(ValidatorSetError::TooManyPostQuantum { actual: post_quantum });
         }
         validators.sort_by(|a, b| b.power.cmp(&a.power).then_with(|| a.address.cmp(&b.address)));
         let (mut by_address, mut accounts) = (BTreeMap::new(), BTreeSet::new());

@@ -3,6 +3,8 @@
 //! The stakes after the last block of an epoch give the next committee; the block after names it in its section, before it
 //! is executed, and the chain tells the stake's contract in a system call who signed. Who signed is what the sections say.
 
+mod turns;
+
 use crate::RefusedBlock;
 use crate::checkpoints::{CheckpointSetup, Known};
 use alloy_primitives::{Address, B256, TxKind};
@@ -14,13 +16,11 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use trellis_chain_execution::{CallError, ExecutionError, Executor, Overrides, SystemCall};
 use trellis_chain_finality::{
-    COMMITTEE_DELAY_BLOCKS, Candidate, ValidatorSet, VotePublicKey, VoteScheme, committee_epoch, ended_epoch,
+    COMMITTEE_DELAY_BLOCKS, Candidate, Turns, ValidatorSet, VotePublicKey, VoteScheme, committee_epoch, ended_epoch,
     next_committee,
 };
 use trellis_chain_storage::{ReadError, StateView, Store};
-use trellis_contracts::staking::{
-    EpochReport, SCHEME_ED25519, StakedCandidate, candidates_call, end_epoch_call, read_candidates,
-};
+use trellis_contracts::staking::{EpochReport, StakedCandidate, candidates_call, end_epoch_call, read_candidates};
 use trellis_primitives::{Block, CheckpointKeys, CommitCertificate, EpochChange};
 
 /// Committees held in memory.
@@ -47,6 +47,14 @@ pub struct EpochRules {
     pub checkpoints: CheckpointSetup,
 }
 
+impl EpochRules {
+    /// How the validators of this chain sign their votes: as those of the genesis do.
+    fn vote_scheme(&self) -> VoteScheme {
+        let first = self.genesis.validators().first();
+        first.map_or_else(VoteScheme::default, |member| member.public_key.scheme())
+    }
+}
+
 /// The committees of a chain. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Committees {
@@ -60,6 +68,7 @@ pub(crate) struct Inner {
     known: Mutex<LruCache<u64, ValidatorSet>>,
     pub(crate) checkpoints: Known,
     signers: Mutex<Signers>,
+    turns: Mutex<Turns>,
 }
 
 /// Who signed, as the sections of the running epoch's blocks say.
@@ -92,7 +101,14 @@ impl Committees {
     pub fn new(store: Store, rules: EpochRules) -> Self {
         let known = Mutex::new(LruCache::new(NonZeroUsize::new(COMMITTEES_MAX).unwrap_or(NonZeroUsize::MIN)));
         Self {
-            inner: Arc::new(Inner { rules, store, known, checkpoints: Known::default(), signers: Mutex::default() }),
+            inner: Arc::new(Inner {
+                rules,
+                store,
+                known,
+                checkpoints: Known::default(),
+                signers: Mutex::default(),
+                turns: Mutex::new(Turns::new(1)),
+            }),
         }
     }
 
@@ -197,7 +213,8 @@ impl Committees {
         if let Some(certificate) = parent_commit {
             signers.count(certificate);
         }
-        let (candidates, keys): (Vec<_>, Vec<_>) = candidates(executor, parent, staking)?.into_iter().unzip();
+        let candidates = candidates(executor, parent, staking, rules.vote_scheme())?;
+        let (candidates, keys): (Vec<_>, Vec<_>) = candidates.into_iter().unzip();
         let keys = candidates.iter().map(|candidate| candidate.account).zip(keys).collect();
         let next = next_committee(&sitting, candidates, rules.seats).unwrap_or_else(|error| {
             tracing::error!(%error, epoch, "the stakes give no committee; the sitting one stays");
@@ -258,6 +275,7 @@ fn candidates(
     executor: &Executor,
     state: &StateView,
     staking: Address,
+    scheme: VoteScheme,
 ) -> Result<Vec<(Candidate, CheckpointKeys)>, ReadError> {
     let mut found = Vec::new();
     let mut start = 0u64;
@@ -277,7 +295,7 @@ fn candidates(
             }
         };
         let Some((page, total)) = page else { return Ok(Vec::new()) };
-        found.extend(page.iter().filter_map(|staked| Some((candidate(staked)?, keys(staked)))));
+        found.extend(page.iter().filter_map(|staked| Some((candidate(staked, scheme)?, keys(staked)))));
         start = start.saturating_add(CANDIDATES_PAGE);
         if start >= total {
             break;
@@ -290,8 +308,12 @@ fn keys(staked: &StakedCandidate) -> CheckpointKeys {
     CheckpointKeys { bls: staked.checkpoint.0.clone(), mldsa44: staked.checkpoint.1.clone() }
 }
 
-fn candidate(staked: &StakedCandidate) -> Option<Candidate> {
-    let scheme = (staked.scheme == SCHEME_ED25519).then_some(VoteScheme::Ed25519)?;
+/// Who registered a key of another scheme than the chain's is not chosen: in the post-quantum mode every vote is, and
+/// elsewhere nobody makes everybody's certificates longer (CHN-15).
+fn candidate(staked: &StakedCandidate, scheme: VoteScheme) -> Option<Candidate> {
+    if staked.scheme != scheme.contract_byte() {
+        return None;
+    }
     let public_key = VotePublicKey::from_bytes(scheme, &staked.vote_key).ok()?;
     let whole = staked.stake_wei.checked_div(alloy_primitives::U256::from(TRL_WEI))?;
     Some(Candidate { account: staked.account, public_key, power: u64::try_from(whole).unwrap_or(u64::MAX) })

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Instant;
 use trellis_chain_consensus::{AppError, Application, DecidedBlock, ProposedBlock, Tip, Verdict};
 use trellis_chain_execution::{BlockAttributes, BlockError, Executor, Skipped, next_base_fee};
-use trellis_chain_finality::{Equivocation, ValidatorSet};
+use trellis_chain_finality::{Demoted, Equivocation, ValidatorSet};
 use trellis_chain_mempool::{BestTransactions, HeadUpdate, Mempool};
 use trellis_chain_storage::{CommitError, ExecutedBlock, ReadError, StateView, Store};
 use trellis_primitives::{Block, CommitCertificate, ConsensusSection, RecoveredTx, SharedClock, UnixMs};
@@ -349,6 +349,17 @@ impl Application for Producer {
             return Err(AppError::WrongHeight { operation: "validators", expected, actual: height });
         }
         self.inner.committees.of(height).map_err(|error| storage("validators", &error))
+    }
+
+    async fn demoted(&self, height: u64) -> Result<Demoted, AppError> {
+        let expected = self.inner.store.height().saturating_add(1);
+        if height != expected {
+            return Err(AppError::WrongHeight { operation: "demoted", expected, actual: height });
+        }
+        let inner = self.inner.clone();
+        // After a restart it reads the blocks of a term.
+        let counted = tokio::task::spawn_blocking(move || inner.committees.demoted(height)).await;
+        counted.map_err(|error| storage("demoted", &error))?.map_err(|error| storage("demoted", &error))
     }
 
     async fn propose(

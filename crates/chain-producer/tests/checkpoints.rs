@@ -32,7 +32,7 @@ fn setup() -> CheckpointSetup {
 }
 
 fn node() -> Node {
-    node_with(Store::in_memory(&chain_genesis()).unwrap(), setup())
+    node_with(Store::in_memory(&chain_genesis()).unwrap(), committee(), setup())
 }
 
 /// What the validator makes of a checkpoint.
@@ -148,7 +148,7 @@ async fn certificates_kept_survive_a_stop() {
     let folder = tempfile::tempdir().unwrap();
     let open = || Store::open(folder.path(), &chain_genesis(), StoreConfig::default());
     let kept = {
-        let node = node_with(open().unwrap(), setup());
+        let node = node_with(open().unwrap(), committee(), setup());
         grown(&node, 8).await;
         let (short, long) = certify(&node, 8).await;
         node.producer.keep(8, Some(short), Some(long)).await.unwrap();
@@ -162,7 +162,7 @@ async fn certificates_kept_survive_a_stop() {
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
         again = open();
     }
-    let node = node_with(again.unwrap(), setup());
+    let node = node_with(again.unwrap(), committee(), setup());
     assert_eq!(node.producer.kept(8).await.unwrap(), kept);
     let block = Block::from_rlp(&node.step().await.block_rlp).unwrap();
     assert_eq!(block.section.checkpoint, kept.0, "and it is carried by the next block");

@@ -1,13 +1,14 @@
 //! The built-in specs (CHN-02). Every key of `dev` is public: it is for one machine and for nothing of value.
 
+use crate::SpecError;
 use crate::keys::CheckpointEntry;
 use crate::spec::{
     AllocAccount, ChainSpec, ConsensusSection, ContractsSection, GasSection, GenesisSection, NetworkSection,
     ProtocolSection, StakingSection, ValidatorEntry,
 };
-use alloy_primitives::{Address, B256, address};
+use alloy_primitives::{Address, Bytes, address};
 use std::collections::BTreeMap;
-use trellis_crypto::{CheckpointKey, VoteKey, sha3_256};
+use trellis_crypto::{CheckpointKey, VoteKey, VoteScheme, sha3_256};
 use trellis_primitives::Wei;
 
 /// Chain id of `dev`.
@@ -72,7 +73,7 @@ pub fn dev_checkpoint_seed(number: u32) -> [u8; 32] {
 fn validator(number: u32, chain_id: u64, account: Address) -> ValidatorEntry {
     let checkpoint = CheckpointKey::from_seed(&dev_checkpoint_seed(number)).ok();
     ValidatorEntry {
-        vote_key: B256::from(VoteKey::from_seed(&dev_vote_seed(number)).public()),
+        vote_key: Bytes::copy_from_slice(VoteKey::from_seed(&dev_vote_seed(number)).public().as_bytes()),
         power: 1_000_000,
         account,
         checkpoint: checkpoint.map(|key| CheckpointEntry::of(&key, chain_id, account)),
@@ -101,6 +102,22 @@ impl ChainSpec {
         spec.genesis.alloc.extend(accounts.iter().map(|account| (*account, funded.clone())));
         spec.consensus.block_time_ms = LOCAL_BLOCK_TIME_MS;
         spec
+    }
+
+    /// The same chain with the first validators' public vote keys of this scheme (CHN-15).
+    ///
+    /// # Errors
+    /// [`SpecError::Value`] where the cryptographic library refuses a seed.
+    pub fn with_dev_votes(mut self, scheme: VoteScheme) -> Result<Self, SpecError> {
+        for (number, entry) in (0..).zip(&mut self.genesis.validators) {
+            let key = VoteKey::of_seed(scheme, &dev_vote_seed(number)).map_err(|error| SpecError::Value {
+                field: "genesis.validators.vote_key",
+                actual: error.to_string(),
+                rule: "a public vote key could not be made",
+            })?;
+            entry.vote_key = Bytes::copy_from_slice(key.public().as_bytes());
+        }
+        Ok(self)
     }
 
     /// One validator, twenty funded accounts, short windows (CHN-02).
@@ -208,7 +225,7 @@ mod tests {
         let accounts = [Address::repeat_byte(1), Address::repeat_byte(2), Address::repeat_byte(3)];
         let spec = ChainSpec::local(&accounts);
         spec.check().unwrap();
-        let keys: std::collections::BTreeSet<_> = spec.genesis.validators.iter().map(|entry| entry.vote_key).collect();
+        let keys: std::collections::BTreeSet<_> = spec.genesis.validators.iter().map(|entry| &entry.vote_key).collect();
         assert_eq!(keys.len(), 3);
         assert!(accounts.iter().all(|account| spec.genesis.alloc.contains_key(account)));
         assert_eq!(ChainSpec::from_toml(&spec.to_toml().unwrap()).unwrap(), spec);

@@ -18,5 +18,5 @@ pub use error::SpecError;
 pub use keys::CheckpointEntry;
 pub use spec::{
     AllocAccount, ChainSpec, ConsensusSection, ContractsSection, GasSection, GenesisSection, NetworkSection,
-    ProtocolSection, SPEC_BYTES_MAX, StakingSection, StorageSlot, ValidatorEntry,
+    POST_QUANTUM_SEATS_MAX, ProtocolSection, SPEC_BYTES_MAX, StakingSection, StorageSlot, ValidatorEntry,
 };

@@ -7,12 +7,15 @@ use alloy_rlp::{Encodable, RlpEncodable};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
+use trellis_crypto::{VotePublicKey, VoteScheme};
 use trellis_primitives::{UnixMs, Wei};
 
 /// Blocks between checkpoints at least; chain-finality has the same number, and its reason.
 const CHECKPOINT_BLOCKS_MIN: u64 = 8;
 /// Blocks of an epoch at least, where the committee changes: it changes in the third block of the next.
 const EPOCH_BLOCKS_MIN: u64 = 8;
+/// Seats at most where votes are ML-DSA-44: beyond some 100 members the votes of a block are megabytes (CHN-15).
+pub const POST_QUANTUM_SEATS_MAX: u64 = 128;
 /// Bytes of a chain spec at most: a pinned genesis holds the code of every contract.
 pub const SPEC_BYTES_MAX: usize = 16 * 1024 * 1024;
 
@@ -60,8 +63,8 @@ pub struct GenesisSection {
 #[serde(deny_unknown_fields)]
 #[rlp(trailing)]
 pub struct ValidatorEntry {
-    /// Ed25519 vote key.
-    pub vote_key: B256,
+    /// Vote key: 32 bytes of Ed25519 or 1,312 of ML-DSA-44. All are of one scheme, which is the chain's.
+    pub vote_key: Bytes,
     /// Voting power: stake in whole TRL.
     pub power: u64,
     /// The account that fees and rewards go to.
@@ -69,6 +72,20 @@ pub struct ValidatorEntry {
     /// What it signs checkpoints with. Who has none here brings keys later, and counts against the two thirds until then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<CheckpointEntry>,
+}
+
+impl ValidatorEntry {
+    /// The vote key.
+    ///
+    /// # Errors
+    /// [`SpecError::Value`] where it has the length of none.
+    pub fn public_key(&self) -> Result<VotePublicKey, SpecError> {
+        VotePublicKey::read(&self.vote_key).map_err(|error| SpecError::Value {
+            field: "genesis.validators.vote_key",
+            actual: error.to_string(),
+            rule: "a vote key has 32 bytes (Ed25519) or 1,312 (ML-DSA-44)",
+        })
+    }
 }
 
 /// [genesis.contracts]: the parameters of the deployments that genesis executes.
@@ -340,8 +357,10 @@ impl ChainSpec {
                 "stake must stay longer than receipts can be challenged",
             ),
         ];
-        let mut rules = rules.into_iter().chain(self.checkpoint_rules()).chain(self.staking_rules());
-        match rules.find(|(holds, ..)| !holds) {
+        let keys: Vec<VotePublicKey> =
+            self.genesis.validators.iter().map(ValidatorEntry::public_key).collect::<Result<_, _>>()?;
+        let rules = rules.into_iter().chain(self.checkpoint_rules()).chain(self.staking_rules());
+        match rules.chain(self.vote_rules(&keys)).find(|(holds, ..)| !holds) {
             None => Ok(()),
             Some((_, field, actual, rule)) => Err(SpecError::Value { field, actual, rule }),
         }
@@ -365,6 +384,32 @@ impl ChainSpec {
                 "genesis.validators.checkpoint",
                 bad.map(|validator| validator.account.to_string()).unwrap_or_default(),
                 "its keys must be a BLS12-381 and an ML-DSA-44 key, with the first one's proof for this chain and account",
+            ),
+        ]
+    }
+
+    /// How the validators of this chain sign their votes: as those of its genesis do (CHN-15).
+    #[must_use]
+    pub fn vote_scheme(&self) -> VoteScheme {
+        let first = self.genesis.validators.first().and_then(|validator| validator.public_key().ok());
+        first.map_or_else(VoteScheme::default, |key| key.scheme())
+    }
+
+    fn vote_rules(&self, keys: &[VotePublicKey]) -> [(bool, &'static str, String, &'static str); 2] {
+        let scheme = self.vote_scheme();
+        let seats = self.consensus.committee_seats_max.max(u64::try_from(keys.len()).unwrap_or(u64::MAX));
+        [
+            (
+                keys.iter().all(|key| key.scheme() == scheme),
+                "genesis.validators.vote_key",
+                "keys of two schemes".into(),
+                "all validators of a chain sign their votes in one scheme",
+            ),
+            (
+                scheme == VoteScheme::Ed25519 || seats <= POST_QUANTUM_SEATS_MAX,
+                "consensus.committee_seats_max",
+                seats.to_string(),
+                "at most 128 validators can sign their votes with ML-DSA-44",
             ),
         ]
     }
@@ -493,6 +538,31 @@ mod tests {
         let mut hinted = spec.clone();
         hinted.network.boot_nodes.push("/ip4/127.0.0.1/udp/9700/quic-v1".into());
         assert_eq!(hinted.identity(), spec.identity());
+    }
+
+    // row: CHN-01, CHN-15
+    #[test]
+    fn a_vote_key_says_by_its_length_how_votes_are_signed_and_all_must_say_the_same() {
+        let refused = |spec: &ChainSpec| spec.check().unwrap_err().to_string();
+        let spec = ChainSpec::local(&[Address::repeat_byte(1), Address::repeat_byte(2)]);
+        assert_eq!(spec.vote_scheme(), VoteScheme::Ed25519);
+        // What identifies a chain of Ed25519 keys does not depend on there being others.
+        let key = &spec.genesis.validators[0].vote_key;
+        assert_eq!(alloy_rlp::encode(key), alloy_rlp::encode(B256::from_slice(key)));
+        let post_quantum = spec.clone().with_dev_votes(VoteScheme::MlDsa44).unwrap();
+        post_quantum.check().unwrap();
+        assert_eq!(post_quantum.vote_scheme(), VoteScheme::MlDsa44);
+        assert_ne!(post_quantum.identity(), spec.identity());
+        assert_eq!(ChainSpec::from_toml(&post_quantum.to_toml().unwrap()).unwrap(), post_quantum);
+        let mut mixed = post_quantum.clone();
+        mixed.genesis.validators[1].vote_key = key.clone();
+        assert!(refused(&mixed).contains("one scheme"));
+        let mut crowded = post_quantum.clone();
+        crowded.consensus.committee_seats_max = POST_QUANTUM_SEATS_MAX + 1;
+        assert!(refused(&crowded).contains("committee_seats_max"));
+        let mut cut = spec;
+        cut.genesis.validators[0].vote_key = Bytes::from_static(&[1; 31]);
+        assert!(refused(&cut).contains("vote_key"));
     }
 
     // row: CHN-01

@@ -1,5 +1,6 @@
 //! Bounds and settings of a sync.
 
+use trellis_chain_finality::{CERTIFICATE_BYTES_MAX, COMMITTEE_BYTES_MAX};
 use trellis_net_peers::Protocol;
 use trellis_primitives::BLOCK_BYTES_MAX;
 
@@ -12,8 +13,10 @@ pub const REQUEST_BYTES_MAX: usize = 64;
 pub const HEADERS_PER_RUN_MAX: u64 = 256;
 /// Largest encoded header, in bytes; an honest one has some 700.
 pub const HEADER_BYTES_MAX: usize = 2_048;
-/// Largest frame of a run, in bytes: headers, and a certificate and a section of the largest committee.
-pub const RUN_FRAME_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Largest frame of a run, in bytes: headers and the largest certificate, and a section with another one and the largest
+/// committee, of whose members it says besides how many blocks each signed.
+pub const RUN_FRAME_BYTES_MAX: usize =
+    HEADERS_PER_RUN_MAX as usize * HEADER_BYTES_MAX + 2 * CERTIFICATE_BYTES_MAX + 2 * COMMITTEE_BYTES_MAX + 4_096;
 /// Bodies that may be asked for at once.
 pub const BODIES_PER_REQUEST_MAX: u64 = 256;
 /// Bodies that a peer is asked for first, before its speed is known.

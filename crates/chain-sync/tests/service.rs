@@ -15,7 +15,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
-use trellis_chain_finality::{Validator, ValidatorSet, VotePublicKey};
+use trellis_chain_finality::{Validator, ValidatorSet};
 use trellis_chain_storage::{CommittedBlock, StateCheck, StatePart};
 use trellis_chain_sync::config::{PEERS_MAX, SERVED_MAX, SERVED_PER_PEER_MAX, WRITE_TIMEOUT_MS};
 use trellis_chain_sync::snapshot::{self, SnapshotError, SnapshotSink, SnapshotSummary};
@@ -229,7 +229,7 @@ async fn a_snapshot_is_proved_by_the_first_committee_and_every_changed_byte_is_n
     }
     let other = ChainRules { genesis_hash: B256::ZERO, ..rules() };
     assert!(matches!(proved(&bytes, &other), Err(SnapshotError::OtherChain { .. })));
-    let public = VotePublicKey::Ed25519(VoteKey::from_seed(&[8; 32]).public());
+    let public = VoteKey::from_seed(&[8; 32]).public();
     let stranger = ValidatorSet::new(vec![Validator::new(public, 1, Address::with_last_byte(1))]).unwrap();
     assert!(matches!(proved(&bytes, &ChainRules { genesis: stranger, ..rules() }), Err(SnapshotError::Proof(_))));
 }

@@ -7,8 +7,6 @@ use crate::deployment::{Step, create};
 use crate::validator_staking::ValidatorStaking;
 use crate::validator_staking::ValidatorStaking as abi;
 
-/// Scheme byte of an Ed25519 vote key in the contract.
-pub const SCHEME_ED25519: u8 = 0;
 /// Nonces of the deployer that come before this contract's.
 const STEPS_BEFORE: u64 = 6;
 /// What keys' proofs of possession are for.
@@ -48,8 +46,10 @@ pub struct StakingParameters {
 pub struct GenesisValidator {
     /// Whose stake it is.
     pub account: Address,
-    /// Its Ed25519 vote key.
-    pub vote_key: B256,
+    /// Its vote key's scheme, as the contract counts them: 0 Ed25519, 1 ML-DSA-44.
+    pub scheme: u8,
+    /// Its vote key.
+    pub vote_key: Bytes,
     /// Its checkpoint keys, BLS12-381 and ML-DSA-44; empty where it has none yet.
     pub checkpoint: (Bytes, Bytes),
     /// Its stake.
@@ -90,8 +90,8 @@ pub fn staking_steps(
     let list = validators.iter().map(|validator| abi::Registration {
         validator: validator.account,
         keys: abi::Keys {
-            scheme: SCHEME_ED25519,
-            vote: Bytes::copy_from_slice(validator.vote_key.as_slice()),
+            scheme: validator.scheme,
+            vote: validator.vote_key.clone(),
             bls: validator.checkpoint.0.clone(),
             mldsa44: validator.checkpoint.1.clone(),
         },
@@ -177,7 +177,9 @@ pub fn end_epoch_call(report: &EpochReport) -> Bytes {
 /// Keys of a validator with the proofs that it has them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProvenKeys {
-    /// Ed25519 vote key and its proof.
+    /// The vote key's scheme, as the contract counts them: 0 Ed25519, 1 ML-DSA-44.
+    pub scheme: u8,
+    /// Vote key and its proof.
     pub vote: (Bytes, Bytes),
     /// BLS12-381 checkpoint key and its proof.
     pub bls: (Bytes, Bytes),
@@ -207,9 +209,9 @@ pub fn proof_digest(chain_id: u64, contract: Address, validator: Address, kind: 
 }
 
 fn split(keys: &ProvenKeys) -> (abi::Keys, abi::Proofs) {
-    let ProvenKeys { vote, bls, mldsa44 } = keys.clone();
+    let ProvenKeys { scheme, vote, bls, mldsa44 } = keys.clone();
     (
-        abi::Keys { scheme: SCHEME_ED25519, vote: vote.0, bls: bls.0, mldsa44: mldsa44.0 },
+        abi::Keys { scheme, vote: vote.0, bls: bls.0, mldsa44: mldsa44.0 },
         abi::Proofs { vote: vote.1, bls: bls.1, mldsa44: mldsa44.1 },
     )
 }

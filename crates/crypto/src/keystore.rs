@@ -32,16 +32,19 @@ pub enum SecretKind {
     Account,
     /// secp256k1 key that signs vouchers.
     Voucher,
-    /// Seed of a validator's vote key.
+    /// Seed of a validator's Ed25519 vote key.
     Vote,
     /// Seed of a validator's checkpoint keys.
     Checkpoint,
     /// Key of a post-quantum account.
     Quantum,
+    /// Seed of a validator's ML-DSA-44 vote key (CHN-15).
+    PostQuantumVote,
 }
 
 impl SecretKind {
-    const ALL: [Self; 6] = [Self::Node, Self::Account, Self::Voucher, Self::Vote, Self::Checkpoint, Self::Quantum];
+    const ALL: [Self; 7] =
+        [Self::Node, Self::Account, Self::Voucher, Self::Vote, Self::Checkpoint, Self::Quantum, Self::PostQuantumVote];
 
     const fn byte(self) -> u8 {
         match self {
@@ -51,6 +54,7 @@ impl SecretKind {
             Self::Vote => 4,
             Self::Checkpoint => 5,
             Self::Quantum => 6,
+            Self::PostQuantumVote => 7,
         }
     }
 
@@ -64,6 +68,7 @@ impl SecretKind {
             Self::Vote => "vote",
             Self::Checkpoint => "checkpoint",
             Self::Quantum => "quantum",
+            Self::PostQuantumVote => "post-quantum vote",
         }
     }
 }

@@ -28,7 +28,7 @@ pub use mldsa::{
     verify_mldsa65,
 };
 pub use quantum::QuantumKey;
-pub use vote::VoteKey;
+pub use vote::{VoteKey, VotePublicKey, VoteScheme};
 
 /// Why a signature or a key is not good.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -36,6 +36,16 @@ pub enum SignatureError {
     /// The signature has the wrong length.
     #[error("a {scheme} signature has {expected} bytes, got {actual}")]
     Length {
+        /// Which scheme.
+        scheme: &'static str,
+        /// Bytes it must have.
+        expected: usize,
+        /// Bytes it has.
+        actual: usize,
+    },
+    /// The public key has the wrong length.
+    #[error("a {scheme} key has {expected} bytes, got {actual}")]
+    KeyLength {
         /// Which scheme.
         scheme: &'static str,
         /// Bytes it must have.

@@ -4,9 +4,7 @@ use crate::failure::Failure;
 use alloy_primitives::{Address, B256, Bytes, U256};
 use eyre::Result;
 use trellis_chain_execution::{ExecutionConfig, GenesisAccount, GenesisInput, GenesisStep, genesis};
-use trellis_chain_finality::{
-    CheckpointCommittee, CheckpointFollower, CheckpointRules, Validator, ValidatorSet, VotePublicKey,
-};
+use trellis_chain_finality::{CheckpointCommittee, CheckpointFollower, CheckpointRules, Validator, ValidatorSet};
 use trellis_chain_producer::{CheckpointSetup, EpochRules};
 use trellis_chain_spec::{AllocAccount, ChainSpec, ContractsSection};
 use trellis_chain_storage::Genesis;
@@ -135,8 +133,8 @@ fn committee(spec: &ChainSpec) -> Result<ValidatorSet> {
         .genesis
         .validators
         .iter()
-        .map(|entry| Validator::new(VotePublicKey::Ed25519(entry.vote_key.0), entry.power, entry.account))
-        .collect();
+        .map(|entry| Ok(Validator::new(entry.public_key()?, entry.power, entry.account)))
+        .collect::<Result<Vec<_>>>()?;
     Ok(ValidatorSet::new(validators)?)
 }
 
@@ -213,7 +211,8 @@ fn staking(spec: &ChainSpec, contracts: &ContractsSection) -> Result<Vec<(Step, 
         .iter()
         .map(|entry| GenesisValidator {
             account: entry.account,
-            vote_key: entry.vote_key,
+            scheme: spec.vote_scheme().contract_byte(),
+            vote_key: entry.vote_key.clone(),
             checkpoint: entry
                 .checkpoint
                 .as_ref()

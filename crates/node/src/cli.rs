@@ -13,6 +13,7 @@ pub use validators::{LocalnetArgs, StakeArgs, ValidatorCommand};
 use crate::settings::{Given, Place};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
+use trellis_crypto::VoteScheme;
 
 /// A peer-to-peer compute network: sell inference from behind any router, buy it with the OpenAI client you have.
 #[derive(Parser)]
@@ -134,6 +135,9 @@ pub enum Command {
 /// Flags of `trellis dev`.
 #[derive(Args, Clone, Default)]
 pub struct DevArgs {
+    /// How the validator signs its votes: ed25519, or ml-dsa-44 against quantum computers.
+    #[arg(long, default_value_t, value_name = "SCHEME")]
+    pub vote_scheme: VoteScheme,
     /// A llama-family GGUF file to serve; the small model in the binary otherwise.
     #[arg(long, env = "TRELLIS_MODEL", value_name = "FILE")]
     pub model: Option<PathBuf>,
@@ -492,6 +496,10 @@ pub enum ChainCommand {
         /// Built-in name or file to begin from.
         #[arg(long, default_value = "dev")]
         chain: String,
+        /// How the validators sign their votes: ed25519, or ml-dsa-44 against quantum computers. A file's vote keys say it
+        /// already; the public ones of a built-in chain are made anew.
+        #[arg(long, value_name = "SCHEME")]
+        vote_scheme: Option<VoteScheme>,
         /// The file to write.
         #[arg(long, short, value_name = "FILE")]
         out: PathBuf,

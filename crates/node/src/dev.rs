@@ -1,6 +1,7 @@
 //! `trellis dev`: the whole network on one machine, one process per role, as in separate terminals (OPS-02).
 
 use crate::cli::DevArgs;
+use crate::failure::Failure;
 use crate::keys::dev_account;
 use crate::supervisor::{self, Place, Role, start, text};
 use eyre::Result;
@@ -8,6 +9,7 @@ use serde_json::Value;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use trellis_chain_spec::{ChainSpec, DEV_ACCOUNT_COUNT, DEV_MNEMONIC};
+use trellis_crypto::VoteScheme;
 
 /// Runs the network until it is told to end.
 ///
@@ -20,14 +22,28 @@ pub async fn run(args: &DevArgs, datadir: Option<&Path>) -> Result<()> {
     supervisor::run(start, |statuses| banner(&place, &statuses, began.elapsed())).await
 }
 
+/// The chain's name; its file, made in the data folder, where votes are of another scheme than the built-in chain's.
+fn chain(args: &DevArgs, base: &Path) -> Result<String> {
+    if args.vote_scheme == VoteScheme::default() {
+        return Ok("dev".into());
+    }
+    let file = base.join("chain_spec.toml");
+    let text = ChainSpec::dev().with_dev_votes(args.vote_scheme)?.to_toml()?;
+    std::fs::create_dir_all(base)
+        .and_then(|()| std::fs::write(&file, text))
+        .map_err(|error| Failure::new(format!("cannot write {}: {error}", file.display())))?;
+    Ok(file.display().to_string())
+}
+
 async fn start_all(args: &DevArgs, base: &Path, roles: &mut Vec<Role>) -> Result<Vec<(&'static str, Value)>> {
     let mut statuses = Vec::new();
-    let validator = start(base, ("validator", "validator"), validator_flags(args), roles).await?;
+    let chain = chain(args, base)?;
+    let validator = start(base, ("validator", "validator"), validator_flags(args, &chain), roles).await?;
     let rpc = format!("http://{}", text(&validator, &["endpoints", "rpc"]));
     let mut peers = vec![text(&validator, &["endpoints", "p2p"])];
     statuses.push(("validator", validator));
     for (offset, name) in [(1u16, "provider"), (3, "aggregator"), (2, "gateway")] {
-        let mut flags = role_flags(args, offset, &rpc, &peers);
+        let mut flags = role_flags((args, &chain), offset, &rpc, &peers);
         match name {
             "provider" => flags.extend(backend_flags(args)),
             "gateway" => flags.extend(["--http-listen".into(), format!("127.0.0.1:{}", args.http_port)]),
@@ -40,22 +56,22 @@ async fn start_all(args: &DevArgs, base: &Path, roles: &mut Vec<Role>) -> Result
     Ok(statuses)
 }
 
-fn validator_flags(args: &DevArgs) -> Vec<String> {
-    let mut flags = place_flags(args, 0, 10);
+fn validator_flags(args: &DevArgs, chain: &str) -> Vec<String> {
+    let mut flags = place_flags((args, chain), 0, 10);
     flags.extend(["--rpc-listen".into(), format!("127.0.0.1:{}", args.rpc_port)]);
     flags
 }
 
-fn role_flags(args: &DevArgs, offset: u16, rpc: &str, peers: &[String]) -> Vec<String> {
-    let mut flags = place_flags(args, offset, 10 + u32::from(offset));
+fn role_flags(of: (&DevArgs, &str), offset: u16, rpc: &str, peers: &[String]) -> Vec<String> {
+    let mut flags = place_flags(of, offset, 10 + u32::from(offset));
     flags.extend(["--rpc".into(), rpc.to_owned(), "--peers".into(), peers.join(",")]);
     flags
 }
 
-fn place_flags(args: &DevArgs, offset: u16, account: u32) -> Vec<String> {
+fn place_flags((args, chain): (&DevArgs, &str), offset: u16, account: u32) -> Vec<String> {
     vec![
         "--chain".into(),
-        "dev".into(),
+        chain.into(),
         "--listen".into(),
         format!("/ip4/127.0.0.1/udp/{}/quic-v1", supervisor::port(args.p2p_port, offset)),
         "--metrics-listen".into(),

@@ -9,7 +9,7 @@ use trellis_chain_spec::{
     is_public_chain,
 };
 use trellis_crypto::keystore::{self, Hardness, KeystoreError, SecretKind};
-use trellis_crypto::{AccountKey, CheckpointKey, HybridKey, QuantumKey, VoteKey};
+use trellis_crypto::{AccountKey, CheckpointKey, HybridKey, QuantumKey, VoteKey, VoteScheme};
 use zeroize::Zeroizing;
 
 /// Variable that holds the passphrase where no file is given.
@@ -31,6 +31,8 @@ pub struct KeyMaker<'a> {
     pub datadir: &'a Path,
     /// The chain, because only `dev` keys may be public.
     pub chain_id: u64,
+    /// How the chain's validators sign their votes.
+    pub vote_scheme: VoteScheme,
     /// Index of the funded test account, on `dev` and `local` only.
     pub dev_account: Option<u32>,
     /// Where the passphrase is read from.
@@ -70,14 +72,32 @@ impl KeyMaker<'_> {
     pub fn vote_key(&self) -> Result<VoteKey> {
         let passphrase = self.passphrase()?;
         let path = key_path(self.datadir, SecretKind::Vote);
-        let secret = self.secret_at(&path, SecretKind::Vote, &passphrase, || {
-            let key = self.public_number().map_or_else(
-                || VoteKey::generate(&mut rand::rng()),
-                |number| VoteKey::from_seed(&dev_vote_seed(number)),
-            );
+        self.vote_key_at(&path, &passphrase, |scheme| {
+            Ok(self.public_number().map_or_else(
+                || VoteKey::generate(scheme, &mut rand::rng()),
+                |number| VoteKey::of_seed(scheme, &dev_vote_seed(number)),
+            )?)
+        })
+    }
+
+    /// A vote key of the chain's scheme; the kind of its keystore says which one it is.
+    fn vote_key_at(
+        &self,
+        path: &Path,
+        passphrase: &str,
+        make: impl FnOnce(VoteScheme) -> Result<VoteKey>,
+    ) -> Result<VoteKey> {
+        let scheme = self.vote_scheme;
+        let kind = match scheme {
+            VoteScheme::Ed25519 => SecretKind::Vote,
+            VoteScheme::MlDsa44 => SecretKind::PostQuantumVote,
+        };
+        let secret = self.secret_at(path, kind, passphrase, || {
+            let key = make(scheme)?;
             Ok((key.address().to_string(), Zeroizing::new(key.to_seed().to_vec())))
         })?;
-        vote_of(&secret)
+        let seed: [u8; 32] = secret.as_slice().try_into().map_err(|_| wrong_length("vote"))?;
+        Ok(VoteKey::of_seed(scheme, &seed)?)
     }
 
     /// The number of the validator, among those that `dev` and `local` begin with, whose keys are public.
@@ -108,11 +128,7 @@ impl KeyMaker<'_> {
     /// A keystore that does not open, with its hint.
     pub fn next_vote_key(&self) -> Result<VoteKey> {
         let path = next_path(self.datadir, SecretKind::Vote);
-        let secret = self.secret_at(&path, SecretKind::Vote, &self.passphrase()?, || {
-            let key = VoteKey::generate(&mut rand::rng());
-            Ok((key.address().to_string(), Zeroizing::new(key.to_seed().to_vec())))
-        })?;
-        vote_of(&secret)
+        self.vote_key_at(&path, &self.passphrase()?, |scheme| Ok(VoteKey::generate(scheme, &mut rand::rng())?))
     }
 
     /// The same for the checkpoint keys.
@@ -289,11 +305,6 @@ fn account_of(secret: &[u8]) -> Result<AccountKey> {
     Ok(AccountKey::from_bytes(&bytes)?)
 }
 
-fn vote_of(secret: &[u8]) -> Result<VoteKey> {
-    let seed: [u8; 32] = secret.try_into().map_err(|_| wrong_length("vote"))?;
-    Ok(VoteKey::from_seed(&seed))
-}
-
 fn wrong_length(kind: &str) -> Failure {
     Failure::new(format!("the {kind} keystore holds a secret of the wrong length"))
 }
@@ -302,6 +313,28 @@ fn wrong_length(kind: &str) -> Failure {
 mod tests {
     use super::*;
     use trellis_chain_spec::{ChainSpec, DEV_ACCOUNT_COUNT, DEV_ROLE_ACCOUNTS};
+
+    // row: CHN-15
+    #[test]
+    fn a_vote_key_is_of_the_chains_scheme_and_comes_back_as_it_was_made() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let maker = |vote_scheme| KeyMaker {
+            datadir: folder.path(),
+            chain_id: LOCAL_CHAIN_ID,
+            vote_scheme,
+            dev_account: None,
+            passphrase_file: None,
+        };
+        let made = maker(VoteScheme::MlDsa44).vote_key().expect("a new key");
+        assert_eq!(made.scheme(), VoteScheme::MlDsa44);
+        assert_eq!(maker(VoteScheme::MlDsa44).vote_key().expect("the same key").public(), made.public());
+        let other = maker(VoteScheme::Ed25519).vote_key().map(|key| key.address()).expect_err("another scheme");
+        assert!(other.to_string().contains("post-quantum vote"), "{other}");
+        let next = maker(VoteScheme::MlDsa44).next_vote_key().expect("the next key");
+        assert_ne!(next.public(), made.public());
+        maker(VoteScheme::MlDsa44).take_next().expect("in place");
+        assert_eq!(maker(VoteScheme::MlDsa44).vote_key().expect("the next key").public(), next.public());
+    }
 
     // row: CHN-02
     #[test]

@@ -36,12 +36,18 @@ fn spec(args: &LocalnetArgs, base: &Path) -> Result<(ChainSpec, PathBuf)> {
             .hint(format!("give --validators {expected}, or another folder"))
             .into());
         }
+        let (expected, given) = (spec.vote_scheme(), args.vote_scheme);
+        if expected != given {
+            return Err(Failure::usage(format!("the votes of the chain in this folder are {expected}, not {given}"))
+                .hint(format!("give --vote-scheme {expected}, or another folder"))
+                .into());
+        }
         return Ok((spec, file));
     }
     let accounts = (0..args.validators)
         .map(|number| Ok(dev_account(LOCAL_FIRST_ACCOUNT + number)?.address()))
         .collect::<Result<Vec<_>>>()?;
-    let mut spec = ChainSpec::local(&accounts);
+    let mut spec = ChainSpec::local(&accounts).with_dev_votes(args.vote_scheme)?;
     if let Some(block_time_ms) = args.block_time_ms {
         spec.consensus.block_time_ms = block_time_ms;
     }

@@ -75,6 +75,7 @@ impl Base {
         KeyMaker {
             datadir: self.datadir.path(),
             chain_id: self.chain.spec.genesis.chain_id,
+            vote_scheme: self.chain.spec.vote_scheme(),
             dev_account: self.settings.dev_account,
             passphrase_file: self.settings.passphrase_file.as_deref(),
         }
@@ -142,6 +143,7 @@ pub async fn open_as(
     let maker = KeyMaker {
         datadir: datadir.path(),
         chain_id: chain.spec.genesis.chain_id,
+        vote_scheme: chain.spec.vote_scheme(),
         dev_account: settings.dev_account,
         passphrase_file: settings.passphrase_file.as_deref(),
     };

@@ -7,6 +7,7 @@ use arc_malachitebft_peer::PeerId;
 use async_trait::async_trait;
 use bytes::Bytes;
 use prost::Message;
+use trellis_chain_finality::CERTIFICATE_BYTES_MAX;
 use trellis_net_peers::Acceptor;
 use trellis_net_peers::guard::Pattern;
 use trellis_net_peers::inlet::{Inlet, InletFault, InletLimits, InletRefusal, serve};
@@ -17,8 +18,8 @@ use crate::context::{BlockHeight, Trellis};
 use crate::parts::PART_BYTES_MAX;
 use crate::wire::{ConsensusBody, ConsensusFrame, WireError, decode_part};
 
-/// Largest frame on the consensus protocol: a certificate of 4,096 signatures of 64 bytes.
-pub(crate) const CONSENSUS_FRAME_BYTES_MAX: usize = 1024 * 1024;
+/// Largest frame on the consensus protocol: the largest certificate of a round.
+pub(crate) const CONSENSUS_FRAME_BYTES_MAX: usize = CERTIFICATE_BYTES_MAX;
 /// Largest frame on the proposal protocol: a part and its envelope.
 pub(crate) const PROPOSAL_FRAME_BYTES_MAX: usize = PART_BYTES_MAX + 1024;
 /// Votes and the like that one peer may send in a second before it is read more slowly.

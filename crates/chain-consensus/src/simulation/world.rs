@@ -26,7 +26,7 @@ use arc_malachitebft_peer::PeerId;
 use bytes::Bytes;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use trellis_chain_finality::{Validator, ValidatorSet, VotePublicKey};
+use trellis_chain_finality::{Validator, ValidatorSet, VoteScheme};
 use trellis_crypto::VoteKey;
 use trellis_primitives::{Address, B256, NodeId, keccak256};
 
@@ -52,9 +52,10 @@ const QUEUED_MAX: usize = 4_096;
 
 type Engine = State<Trellis>;
 
-/// What goes wrong, and how often.
+/// How votes are signed, what goes wrong, and how often.
 #[derive(Clone, Debug)]
 pub(super) struct Faults {
+    pub(super) votes: VoteScheme,
     pub(super) latency_ms: Range<u64>,
     pub(super) lost_percent: u32,
     /// Chance that some node crashes during a height.
@@ -72,6 +73,7 @@ pub(super) struct Faults {
 impl Default for Faults {
     fn default() -> Self {
         Self {
+            votes: VoteScheme::Ed25519,
             latency_ms: 10..50,
             lost_percent: 0,
             crashes_per_height_percent: 0,
@@ -112,6 +114,7 @@ enum Event {
 
 struct Node {
     address: VoterAddress,
+    key: VoteKey,
     signer: EngineSigner,
     /// None while it is down.
     engine: Option<Engine>,
@@ -159,8 +162,8 @@ pub(super) struct World {
     broken: Option<Broken>,
 }
 
-fn key(n: usize) -> VoteKey {
-    VoteKey::from_seed(&keccak256((n + 1).to_be_bytes()).0)
+fn key(scheme: VoteScheme, n: usize) -> VoteKey {
+    VoteKey::of_seed(scheme, &keccak256((n + 1).to_be_bytes()).0).unwrap()
 }
 
 fn node_id(n: usize) -> NodeId {
@@ -179,20 +182,22 @@ fn now_or_never<F: Future>(future: F) -> F::Output {
 impl World {
     /// With the powers of the nodes in the committee of each epoch; who has none does not sit.
     pub(super) fn new(seed: u64, powers: &[&[u64]], faults: Faults) -> Self {
+        let count = powers[0].len();
+        let keys: Vec<VoteKey> = (0..count).map(|n| key(faults.votes, n)).collect();
         let committee = |powers: &&[u64]| {
             let sitting = powers.iter().enumerate().filter(|(_, power)| **power > 0);
             let members = sitting.map(|(n, power)| {
-                let key = VotePublicKey::Ed25519(key(n).public());
-                Validator::new(key, *power, Address::left_padding_from(&n.to_be_bytes()))
+                Validator::new(keys[n].public(), *power, Address::left_padding_from(&n.to_be_bytes()))
             });
             ValidatorSet::new(members.collect()).unwrap()
         };
         let committees: Vec<ValidatorSet> = powers.iter().map(committee).collect();
-        let count = powers[0].len();
-        let nodes = (0..count)
-            .map(|n| Node {
-                address: VoterAddress(key(n).address()),
-                signer: EngineSigner::new(Arc::new(key(n)), GENESIS),
+        let nodes = keys
+            .into_iter()
+            .map(|key| Node {
+                address: VoterAddress(key.address()),
+                signer: EngineSigner::new(Arc::new(key.clone()), GENESIS),
+                key,
                 engine: None,
                 life: 0,
                 height: 1,
@@ -357,7 +362,7 @@ impl World {
         this.life += 1;
         this.metrics = Metrics::new();
         // A new process: what the guard remembered is gone, the log is what remains.
-        this.signer = EngineSigner::new(Arc::new(key(node)), GENESIS);
+        this.signer = EngineSigner::new(Arc::new(this.key.clone()), GENESIS);
         let params = Params {
             address: this.address,
             threshold_params: ThresholdParams::default(),

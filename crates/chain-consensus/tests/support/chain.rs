@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use trellis_chain_consensus::{
     AppError, Application, DecidedBlock, EngineConfig, EngineHandle, ProposedBlock, Tip, Verdict, VoteSigner, start,
 };
-use trellis_chain_finality::{Equivocation, Validator, ValidatorSet, VotePublicKey, verify_certificate};
+use trellis_chain_finality::{Equivocation, Validator, ValidatorSet, verify_certificate};
 use trellis_crypto::VoteKey;
 use trellis_net_peers::NetworkHandle;
 use trellis_net_peers::sim::{SimNet, SimNode};
@@ -32,7 +32,7 @@ pub fn key(n: u8) -> VoteKey {
 pub fn committee(powers: &[u64]) -> ValidatorSet {
     let members = powers.iter().enumerate().map(|(n, power)| {
         let n = u8::try_from(n + 1).unwrap();
-        Validator::new(VotePublicKey::Ed25519(key(n).public()), *power, Address::left_padding_from(&n.to_be_bytes()))
+        Validator::new(key(n).public(), *power, Address::left_padding_from(&n.to_be_bytes()))
     });
     ValidatorSet::new(members.collect()).unwrap()
 }

@@ -1,7 +1,7 @@
 //! Checkpoints: bytes that are pinned, sums that hold, and everything that does not.
 
 use super::*;
-use crate::validator_set::{Validator, ValidatorSet, VotePublicKey};
+use crate::validator_set::{Validator, ValidatorSet};
 use proptest::prelude::*;
 use std::sync::Arc;
 use trellis_crypto::{BLS_CHECKPOINT_DST, CheckpointKey, VoteKey};
@@ -24,9 +24,7 @@ fn keys_of(n: u8) -> CheckpointKeys {
 
 /// Members 1, 2, 3 … with these powers; those listed have no keys.
 fn committee(powers: &[u64], keyless: &[u8]) -> Arc<CheckpointCommittee> {
-    let one = |(n, power): (u8, &u64)| {
-        Validator::new(VotePublicKey::Ed25519(VoteKey::from_seed(&[n; 32]).public()), *power, account(n))
-    };
+    let one = |(n, power): (u8, &u64)| Validator::new(VoteKey::from_seed(&[n; 32]).public(), *power, account(n));
     let set = ValidatorSet::new((1..).zip(powers).map(one).collect()).unwrap();
     let of = |member: &Validator| {
         let n = member.account.0[0];

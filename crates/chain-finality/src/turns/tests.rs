@@ -1,6 +1,7 @@
 use super::*;
-use crate::validator_set::{Validator, VotePublicKey};
+use crate::validator_set::Validator;
 use proptest::prelude::*;
+use trellis_crypto::VotePublicKey;
 
 fn committee(powers: &[u64]) -> ValidatorSet {
     let member = |(n, power): (usize, &u64)| {

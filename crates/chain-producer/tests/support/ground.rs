@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use trellis_chain_consensus::{AppError, Application, DecidedBlock, ProposedBlock, Verdict};
 use trellis_chain_execution::{ExecutionConfig, Executor, GenesisAccount, GenesisInput, genesis, recover_sender};
-use trellis_chain_finality::{Validator, ValidatorSet, VoteKind, VotePlace, VotePublicKey, VoteScheme};
+use trellis_chain_finality::{Validator, ValidatorSet, VoteKind, VotePlace};
 use trellis_chain_mempool::{Mempool, PoolConfig};
 use trellis_chain_producer::{CLOCK_AHEAD_MS_MAX, CheckpointSetup, EpochRules, HeadAccounts, Producer, ProducerConfig};
 use trellis_chain_storage::{Genesis, Store, StoreConfig};
@@ -77,7 +77,7 @@ pub fn transfer(n: u8, nonce: u64) -> RecoveredTx {
 
 /// The one validator.
 pub fn committee() -> ValidatorSet {
-    let public = VotePublicKey::from_bytes(VoteScheme::Ed25519, &vote_key().public()).unwrap();
+    let public = vote_key().public();
     ValidatorSet::new(vec![Validator::new(public, 1, Address::with_last_byte(1))]).unwrap()
 }
 
@@ -88,11 +88,16 @@ pub struct Node {
 }
 
 pub fn node_on(store: Store) -> Node {
-    node_with(store, CheckpointSetup::default())
+    node_with(store, committee(), CheckpointSetup::default())
 }
 
-/// A node of a chain with checkpoints.
-pub fn node_with(store: Store, checkpoints: CheckpointSetup) -> Node {
+/// A node of a chain that this committee decides for ever.
+pub fn node_of(store: Store, committee: ValidatorSet) -> Node {
+    node_with(store, committee, CheckpointSetup::default())
+}
+
+/// A node of a chain that this committee decides for ever, with checkpoints.
+pub fn node_with(store: Store, committee: ValidatorSet, checkpoints: CheckpointSetup) -> Node {
     let clock = Arc::new(ManualClock::new(UnixMs(GENESIS_MS + 1_000)));
     let shared: SharedClock = clock.clone();
     let mempool = Mempool::new(PoolConfig::new(CHAIN_ID), Arc::new(HeadAccounts(store.clone())), shared.clone());
@@ -105,7 +110,7 @@ pub fn node_with(store: Store, checkpoints: CheckpointSetup) -> Node {
     let config = ProducerConfig {
         beneficiary: MINER,
         extra_data: bytes!("74"),
-        epochs: EpochRules { genesis: committee(), staking: None, epoch_blocks: 60, seats: 100, checkpoints },
+        epochs: EpochRules { genesis: committee, staking: None, epoch_blocks: 60, seats: 100, checkpoints },
         clock_ahead_ms_max: CLOCK_AHEAD_MS_MAX,
     };
     let producer = Producer::start(store, executor, mempool.clone(), config, shared).unwrap();
@@ -136,7 +141,7 @@ pub fn reopened(folder: &Path) -> Node {
 pub fn certify(height: u64, round: u32, block_hash: B256) -> CommitCertificate {
     let place = VotePlace { height, round, kind: VoteKind::Precommit };
     let message = place.signing_hash(&chain_genesis().hash(), Some(&block_hash));
-    let signature = vote_key().sign(message.as_slice()).to_vec().into();
+    let signature = vote_key().sign(message.as_slice()).unwrap().into();
     CommitCertificate {
         height,
         round,

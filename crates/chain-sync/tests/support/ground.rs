@@ -5,7 +5,7 @@ use alloy_primitives::{Address, B256, Bytes, Signature, U256, keccak256};
 use async_trait::async_trait;
 use std::path::Path;
 use std::sync::Arc;
-use trellis_chain_finality::{Validator, ValidatorSet, VoteKind, VotePlace, VotePublicKey};
+use trellis_chain_finality::{Validator, ValidatorSet, VoteKind, VotePlace};
 use trellis_chain_storage::{
     Account, AccountDiff, ExecutedBlock, Genesis, Receipt, StateDiff, StateView, Store, StoreConfig, state_root_of,
 };
@@ -21,7 +21,7 @@ fn vote_key() -> VoteKey {
 
 /// The one validator.
 pub fn committee() -> ValidatorSet {
-    let public = VotePublicKey::Ed25519(vote_key().public());
+    let public = vote_key().public();
     ValidatorSet::new(vec![Validator::new(public, 1, Address::with_last_byte(1))]).unwrap()
 }
 
@@ -64,7 +64,7 @@ fn executed(parent: &StateView, block: Block) -> ExecutedBlock {
 fn certify(height: u64, block_hash: B256) -> CommitCertificate {
     let place = VotePlace { height, round: 0, kind: VoteKind::Precommit };
     let message = place.signing_hash(&chain_genesis().hash(), Some(&block_hash));
-    let signature = Bytes::copy_from_slice(&vote_key().sign(message.as_slice()));
+    let signature = Bytes::copy_from_slice(&vote_key().sign(message.as_slice()).unwrap());
     let signatures = vec![CommitSignature { validator: vote_key().address(), signature }];
     CommitCertificate { height, round: 0, block_hash, signatures }
 }

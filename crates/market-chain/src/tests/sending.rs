@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use alloy_consensus::Transaction;
 use alloy_sol_types::SolError;
-use trellis_chain_finality::{FinalityProof, Validator, ValidatorSet, VoteKind, VotePlace, VotePublicKey};
+use trellis_chain_finality::{FinalityProof, Validator, ValidatorSet, VoteKind, VotePlace};
 use trellis_contracts::settlement::Settlement::WrongNumber;
 use trellis_crypto::{AccountKey, vote::VoteKey};
 use trellis_primitives::{Address, B256, CommitCertificate, CommitSignature, Header, UnixMs, Wei, keccak256};
@@ -254,7 +254,7 @@ fn proof_by(signer: &VoteKey, number: u64, genesis_hash: &B256) -> Vec<u8> {
     let header_rlp = alloy_rlp::encode(Header { number, ..Header::default() });
     let block_hash = keccak256(&header_rlp);
     let place = VotePlace { height: number, round: 0, kind: VoteKind::Precommit };
-    let signature = signer.sign(place.signing_hash(genesis_hash, Some(&block_hash)).as_slice()).to_vec().into();
+    let signature = signer.sign(place.signing_hash(genesis_hash, Some(&block_hash)).as_slice()).unwrap().into();
     let signatures = vec![CommitSignature { validator: signer.address(), signature }];
     let certificate = CommitCertificate { height: number, round: 0, block_hash, signatures };
     alloy_rlp::encode(FinalityProof { header_rlp: header_rlp.into(), certificate })
@@ -264,7 +264,7 @@ fn proof_by(signer: &VoteKey, number: u64, genesis_hash: &B256) -> Vec<u8> {
 async fn what_is_final_is_believed_only_with_the_committees_signatures() {
     let (validator, stranger) = (VoteKey::from_seed(&[1; 32]), VoteKey::from_seed(&[2; 32]));
     let genesis_hash = B256::repeat_byte(7);
-    let member = Validator::new(VotePublicKey::Ed25519(validator.public()), 1, Address::with_last_byte(1));
+    let member = Validator::new(validator.public(), 1, Address::with_last_byte(1));
     let node = Node::default();
     let mut config = RpcConfig::new(CHAIN_ID, vec!["http://a".into()]);
     config.committee = Some(Committee::new(ValidatorSet::new(vec![member]).unwrap(), genesis_hash, None));

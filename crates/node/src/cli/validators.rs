@@ -3,6 +3,7 @@
 use super::ListArgs;
 use clap::{Args, Subcommand};
 use trellis_chain_spec::LOCAL_VALIDATORS_MAX;
+use trellis_crypto::VoteScheme;
 use trellis_primitives::{Address, Bytes};
 
 /// Flags of `trellis localnet`.
@@ -20,6 +21,9 @@ pub struct LocalnetArgs {
     /// Blocks from one checkpoint to the next; 64 where none is given. Only when the chain is made.
     #[arg(long, value_name = "BLOCKS")]
     pub checkpoint_blocks: Option<u64>,
+    /// How the validators sign their votes: ed25519, or ml-dsa-44 against quantum computers. Only when the chain is made.
+    #[arg(long, default_value_t, value_name = "SCHEME")]
+    pub vote_scheme: VoteScheme,
     /// First p2p port; each validator takes the next. 0 lets the system choose.
     #[arg(long, default_value_t = 9700, value_name = "PORT")]
     pub p2p_port: u16,

@@ -10,18 +10,19 @@ use crate::table::print_json;
 use eyre::Result;
 use serde_json::json;
 use std::path::Path;
-use trellis_chain_spec::ChainSpec;
+use trellis_chain_spec::{ChainSpec, is_public_chain};
+use trellis_crypto::VoteScheme;
 
 /// Runs a chain command; `serve` and `checkpoint` are online.
 pub async fn run(command: ChainCommand, datadir: Option<&Path>) -> Result<()> {
     match command {
-        ChainCommand::Init { chain, out } => {
+        ChainCommand::Init { chain, vote_scheme, out } => {
             if out.exists() {
                 return Err(Failure::new(format!("{} exists already and is never overwritten", out.display()))
                     .hint("choose another file: a chain's spec does not change once the chain lives")
                     .into());
             }
-            let pinned = Chain::load(&chain)?.pinned()?;
+            let pinned = Chain::of(with_votes(ChainSpec::load(&chain)?, vote_scheme)?)?.pinned()?;
             std::fs::write(&out, pinned.to_toml()?)
                 .map_err(|error| Failure::new(format!("cannot write {}: {error}", out.display())))?;
             println!("{}", Chain::of(pinned)?.genesis_hash);
@@ -41,6 +42,22 @@ pub async fn run(command: ChainCommand, datadir: Option<&Path>) -> Result<()> {
             Ok(())
         }
     }
+}
+
+/// The spec with vote keys of this scheme, where there is one to choose.
+fn with_votes(spec: ChainSpec, scheme: Option<VoteScheme>) -> Result<ChainSpec> {
+    let own = spec.vote_scheme();
+    let Some(scheme) = scheme.filter(|scheme| *scheme != own) else { return Ok(spec) };
+    let pinned = spec.genesis.contracts.as_ref().is_some_and(|contracts| contracts.pinned);
+    if pinned || !is_public_chain(spec.genesis.chain_id) {
+        return Err(Failure::usage(format!(
+            "the validators of {} have {own} vote keys, not {scheme}",
+            spec.genesis.name
+        ))
+        .hint("put their public keys of the other scheme into [[genesis.validators]]")
+        .into());
+    }
+    Ok(spec.with_dev_votes(scheme)?)
 }
 
 fn inspect(chain: &Chain, as_json: bool) -> Result<()> {
@@ -65,6 +82,7 @@ fn inspect(chain: &Chain, as_json: bool) -> Result<()> {
             "settlement": chain.contracts.settlement,
             "provider_staking": chain.contracts.provider_staking,
         },
+        "vote_scheme": chain.spec.vote_scheme().word(),
         "validators": chain.spec.genesis.validators,
     }));
     Ok(())

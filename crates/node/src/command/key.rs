@@ -26,6 +26,7 @@ pub fn run(command: KeyCommand, datadir: Option<&Path>) -> Result<()> {
             let maker = KeyMaker {
                 datadir: folder.path(),
                 chain_id: chain.spec.genesis.chain_id,
+                vote_scheme: chain.spec.vote_scheme(),
                 dev_account: settings.dev_account,
                 passphrase_file: settings.passphrase_file.as_deref(),
             };

@@ -46,6 +46,13 @@ impl Chained {
         Ok(Self { chain, client, contract: ValidatorsContract::new(address) })
     }
 
+    /// The keys of the node in this folder.
+    fn keys<'a>(&self, folder: &'a Path) -> KeyMaker<'a> {
+        let spec = &self.chain.spec;
+        let (chain_id, vote_scheme) = (spec.genesis.chain_id, spec.vote_scheme());
+        KeyMaker { datadir: folder, chain_id, vote_scheme, dev_account: None, passphrase_file: None }
+    }
+
     /// The account that acts.
     fn wallet(&self, args: &StakeArgs, datadir: Option<&Path>) -> Result<Wallet> {
         let chain_id = self.chain.spec.genesis.chain_id;
@@ -58,8 +65,7 @@ impl Chained {
             }
             None => {
                 let folder = node_of(datadir, "validator")?;
-                let maker = KeyMaker { datadir: &folder, chain_id, dev_account: None, passphrase_file: None };
-                maker.open_or_make()?.account
+                self.keys(&folder).open_or_make()?.account
             }
         };
         wallet(self.client.clone(), &account)
@@ -148,7 +154,7 @@ async fn register(args: &StakeArgs, stake: &str, commission_bps: u16, datadir: O
     }
     let folder = node_of(datadir, "validator")?;
     let chain_id = chained.chain.spec.genesis.chain_id;
-    let maker = KeyMaker { datadir: &folder, chain_id, dev_account: None, passphrase_file: None };
+    let maker = chained.keys(&folder);
     let wallet = chained.wallet(args, datadir)?;
     let keys =
         proven((&maker.vote_key()?, &maker.checkpoint_key()?), chain_id, chained.contract.address, wallet.address())?;
@@ -178,7 +184,7 @@ async fn rotate_key(args: &StakeArgs, datadir: Option<&Path>) -> Result<()> {
     let chained = Chained::connect(args, datadir).await?;
     let folder = node_of(datadir, "validator")?;
     let chain_id = chained.chain.spec.genesis.chain_id;
-    let maker = KeyMaker { datadir: &folder, chain_id, dev_account: None, passphrase_file: None };
+    let maker = chained.keys(&folder);
     let wallet = chained.wallet(args, datadir)?;
     if chained.contract.show(chained.client.as_ref(), wallet.address()).await?.is_none() {
         return Err(Failure::new(format!("{} is no validator", wallet.address()))
@@ -212,11 +218,12 @@ fn proven(
 ) -> Result<ProvenKeys> {
     let digest = |kind, key: &[u8]| proof_digest(chain_id, contract, account, kind, key);
     let (public, bls, mldsa44) = (vote.public(), checkpoint.bls_public(), checkpoint.mldsa44_public());
-    let proof = vote.sign(digest(KeyKind::Vote, &public).as_slice());
+    let proof = vote.sign(digest(KeyKind::Vote, public.as_bytes()).as_slice())?;
     let bls_proof = checkpoint.prove_bls(digest(KeyKind::Bls, &bls).as_slice());
     let mldsa44_proof = checkpoint.sign_mldsa44(digest(KeyKind::MlDsa44, &mldsa44).as_slice())?;
     Ok(ProvenKeys {
-        vote: (public.to_vec().into(), proof.to_vec().into()),
+        scheme: vote.scheme().contract_byte(),
+        vote: (Bytes::copy_from_slice(public.as_bytes()), proof.into()),
         bls: (bls.to_vec().into(), bls_proof.to_vec().into()),
         mldsa44: (mldsa44.into(), mldsa44_proof.into()),
     })

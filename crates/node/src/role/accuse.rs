@@ -238,7 +238,7 @@ fn turn(committee: &ValidatorSet, account: Address, id: &B256) -> u64 {
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
-    use trellis_chain_finality::{Validator, VotePublicKey, VoteScheme};
+    use trellis_chain_finality::Validator;
 
     // row: CHN-13
     #[test]
@@ -246,8 +246,7 @@ mod tests {
         let account = |number: u8| Address::repeat_byte(number);
         let one = |number: u8| {
             let seed = [number; 32];
-            let public = trellis_crypto::VoteKey::from_seed(&seed).public();
-            Validator::new(VotePublicKey::from_bytes(VoteScheme::Ed25519, &public).unwrap(), 1, account(number))
+            Validator::new(trellis_crypto::VoteKey::from_seed(&seed).public(), 1, account(number))
         };
         let committee = ValidatorSet::new((1..=4).map(one).collect()).unwrap();
         let turns = |id: &B256| (1..=4).map(|number| turn(&committee, account(number), id)).collect::<Vec<_>>();

@@ -90,7 +90,7 @@ pub async fn run(settings: Settings, datadir: Option<&Path>) -> Result<()> {
 /// Catches up where others may be ahead: whoever decides alone is always the first to know.
 async fn catch_up(base: &Base, keeper: &Keeper, vote_key: &VoteKey) -> Result<()> {
     let deciders = keeper.committees.of(keeper.store.height().saturating_add(1))?;
-    let own = |member: &Validator| member.public_key.as_bytes() == vote_key.public().as_slice();
+    let own = |member: &Validator| member.public_key == vote_key.public();
     if deciders.validators().iter().all(own) {
         return Ok(());
     }
@@ -125,6 +125,7 @@ async fn start_engine(base: &Base, keeper: &Keeper, vote_key: VoteKey, health: &
 /// Who gets the tips: the account that the genesis names for this vote key, the node's own otherwise.
 fn beneficiary(base: &Base, vote_key: &VoteKey) -> Address {
     let entries = &base.chain.spec.genesis.validators;
-    let own = entries.iter().find(|entry| entry.vote_key.0 == vote_key.public());
+    let public = vote_key.public();
+    let own = entries.iter().find(|entry| entry.vote_key.as_ref() == public.as_bytes());
     own.map_or(base.account.address(), |entry| entry.account)
 }

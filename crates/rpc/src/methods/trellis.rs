@@ -8,7 +8,7 @@ use crate::shape::{Answer, json, null};
 use alloy_primitives::{Address, B256, Bytes, U64};
 use serde::Serialize;
 use serde_json::json as object;
-use trellis_chain_finality::{FinalityProof, ValidatorSet, VoteScheme};
+use trellis_chain_finality::{FinalityProof, ValidatorSet};
 
 fn at(args: &Args) -> Result<BlockRef, RpcError> {
     args.at_most(1)?;
@@ -86,10 +86,7 @@ pub(super) fn validators(context: &RpcContext, args: &Args) -> Result<Answer, Rp
 fn members(set: &ValidatorSet) -> Vec<ValidatorJson> {
     let one = |member: &trellis_chain_finality::Validator| ValidatorJson {
         address: member.address,
-        scheme: match member.public_key.scheme() {
-            VoteScheme::Ed25519 => "ed25519",
-            VoteScheme::MlDsa44 => "ml-dsa-44",
-        },
+        scheme: member.public_key.scheme().word(),
         vote_key: Bytes::copy_from_slice(member.public_key.as_bytes()),
         power: U64::from(member.power),
         account: member.account,

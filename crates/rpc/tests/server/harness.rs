@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use trellis_chain_execution::{
     BlockAttributes, Candidates, ExecutionConfig, Executor, GenesisAccount, GenesisInput, genesis, next_base_fee,
 };
-use trellis_chain_finality::{Validator, ValidatorSet, VoteKind, VotePlace, VotePublicKey, VoteScheme};
+use trellis_chain_finality::{Validator, ValidatorSet, VoteKind, VotePlace};
 use trellis_chain_mempool::{
     AccountReadError, AccountReader, AccountState, BestTransactions, HeadUpdate, Mempool, PoolConfig,
 };
@@ -150,7 +150,7 @@ impl Chain {
         let clock = Arc::new(ManualClock::new(UnixMs(1_700_000_000_250)));
         let mempool = Mempool::new(PoolConfig::new(CHAIN), Arc::new(Accounts(store.clone())), clock.clone());
         let vote = VoteKey::from_seed(&[7; 32]);
-        let public = VotePublicKey::from_bytes(VoteScheme::Ed25519, &vote.public()).unwrap();
+        let public = vote.public();
         let committee = ValidatorSet::new(vec![Validator::new(public, 1_000_000, Address::with_last_byte(1))]).unwrap();
         let parts = RpcParts {
             store: store.clone(),
@@ -198,7 +198,7 @@ impl Chain {
         let place = VotePlace { height, round: 0, kind: VoteKind::Precommit };
         let genesis_hash = self.store.genesis_hash().unwrap().unwrap();
         let message = place.signing_hash(&genesis_hash, Some(&block_hash));
-        let signature = Bytes::copy_from_slice(&self.vote.sign(message.as_slice()));
+        let signature = Bytes::copy_from_slice(&self.vote.sign(message.as_slice()).unwrap());
         let signatures = vec![CommitSignature { validator: self.vote.address(), signature }];
         CommitCertificate { height, round: 0, block_hash, signatures }
     }

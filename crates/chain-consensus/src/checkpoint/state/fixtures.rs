@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use trellis_chain_finality::{
     CheckpointCommittee, CheckpointMessage, CheckpointSignature, CheckpointTally, Validator, ValidatorSet,
-    VotePublicKey,
 };
 use trellis_crypto::{CheckpointKey, VoteKey};
 use trellis_primitives::{Address, B256, Bytes, CheckpointKeys, NodeId};
@@ -28,7 +27,7 @@ pub(crate) fn peer(n: u8) -> NodeId {
 
 /// Four members of equal power.
 pub(crate) fn committee() -> Arc<CheckpointCommittee> {
-    let one = |n: u8| Validator::new(VotePublicKey::Ed25519(VoteKey::from_seed(&[n; 32]).public()), 1, account(n));
+    let one = |n: u8| Validator::new(VoteKey::from_seed(&[n; 32]).public(), 1, account(n));
     let set = ValidatorSet::new((1..=4).map(one).collect()).unwrap();
     let of = |member: &Validator| {
         let key = key(member.account.0[0]);

@@ -8,9 +8,10 @@ use arc_malachitebft_signing::Signer;
 use rand::Rng;
 use std::sync::Arc;
 use trellis_chain_finality::Equivocation;
+use trellis_crypto::VoteKey;
 use trellis_primitives::{B256, keccak256};
 
-use super::{GENESIS, World, input_of, key, now_or_never};
+use super::{GENESIS, World, input_of, now_or_never};
 use crate::context::{BlockHeight, BlockId, Proposal, Trellis, Vote};
 use crate::signing::EngineSigner;
 
@@ -31,7 +32,7 @@ impl World {
         match self.faults.evil.get(&node) {
             Some(Evil::Silent) | None => {}
             Some(Evil::Equivocates) => {
-                let twin = twin(node, &message);
+                let twin = twin(node, &self.nodes[node].key, &message);
                 let pair = [Rc::new(input_of(message)), Rc::new(input_of(twin))];
                 for to in (0..self.nodes.len()).filter(|to| *to != node) {
                     let both = self.rng.random_range(0..4) == 0;
@@ -94,9 +95,9 @@ fn other(node: usize, height: BlockHeight, round: Round) -> B256 {
 }
 
 /// The same place, another value, soundly signed.
-fn twin(node: usize, message: &SignedConsensusMsg<Trellis>) -> SignedConsensusMsg<Trellis> {
+fn twin(node: usize, key: &VoteKey, message: &SignedConsensusMsg<Trellis>) -> SignedConsensusMsg<Trellis> {
     // A guard of its own: the node's would refuse.
-    let signer = EngineSigner::new(Arc::new(key(node)), GENESIS);
+    let signer = EngineSigner::new(Arc::new(key.clone()), GENESIS);
     match message {
         SignedConsensusMsg::Vote(vote) => {
             let value = match vote.value {

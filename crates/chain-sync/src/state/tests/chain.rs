@@ -6,7 +6,7 @@ use alloy_consensus::{SignableTransaction, TxEip1559};
 use alloy_primitives::{Address, Bytes, Signature, TxKind};
 use std::sync::{Arc, LazyLock};
 use trellis_chain_finality::{
-    CommitteeChain, Validator, ValidatorSet, VoteKind, VotePlace, VotePublicKey, committee_epoch, ended_epoch,
+    CommitteeChain, Validator, ValidatorSet, VoteKind, VotePlace, committee_epoch, ended_epoch,
 };
 use trellis_crypto::VoteKey;
 use trellis_primitives::{
@@ -24,9 +24,8 @@ fn keys(epoch: u64) -> Vec<VoteKey> {
 }
 
 fn committee(epoch: u64) -> ValidatorSet {
-    let member = |(seat, key): (usize, &VoteKey)| {
-        Validator::new(VotePublicKey::Ed25519(key.public()), 10, Address::with_last_byte(seat as u8 + 1))
-    };
+    let member =
+        |(seat, key): (usize, &VoteKey)| Validator::new(key.public(), 10, Address::with_last_byte(seat as u8 + 1));
     ValidatorSet::new(keys(epoch).iter().enumerate().map(member).collect()).unwrap()
 }
 
@@ -59,7 +58,7 @@ pub(super) fn certify(genesis: &B256, keys: &[VoteKey], height: u64, block_hash:
     let message = place.signing_hash(genesis, Some(&block_hash));
     let sign = |key: &VoteKey| CommitSignature {
         validator: key.address(),
-        signature: Bytes::copy_from_slice(&key.sign(message.as_slice())),
+        signature: Bytes::copy_from_slice(&key.sign(message.as_slice()).unwrap()),
     };
     let mut signatures: Vec<_> = keys.iter().map(sign).collect();
     signatures.sort_by_key(|signature| signature.validator);

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use trellis_chain_spec::{ChainSpec, is_public_chain};
 use trellis_contracts::accounts::{AccountContracts, Call, Execute, signer};
 use trellis_crypto::keystore::SecretKind;
-use trellis_crypto::{AccountKey, QuantumKey};
+use trellis_crypto::{AccountKey, QuantumKey, VoteScheme};
 use trellis_market_chain::{ChainClient, ChainError, RpcChainClient, SignedCalls, SmartAccounts, TxReceipt, Wallet};
 use trellis_primitives::{Address, B256, Bytes, SystemClock, Wei};
 
@@ -99,7 +99,9 @@ fn spec(args: &QuantumArgs, datadir: Option<&Path>) -> Result<ChainSpec> {
 
 fn maker<'a>(chain_id: u64, args: &'a QuantumArgs) -> KeyMaker<'a> {
     let passphrase_file = args.passphrase_file.as_deref();
-    KeyMaker { datadir: Path::new(""), chain_id, dev_account: None, passphrase_file }
+    // Accounts have no vote key: any scheme does.
+    let vote_scheme = VoteScheme::default();
+    KeyMaker { datadir: Path::new(""), chain_id, vote_scheme, dev_account: None, passphrase_file }
 }
 
 fn create(hybrid: bool, args: &QuantumArgs, list: ListArgs, datadir: Option<&Path>) -> Result<()> {
