@@ -44,8 +44,9 @@ const STOP_WAIT_MS_MAX: u64 = 5_000;
 const REQUESTS_MAX: usize = 16;
 /// Future heights for which the engine keeps messages.
 const QUEUED_HEIGHTS_MAX: usize = 16;
-/// Messages it keeps for one of them: two rounds of votes of the largest committee.
-const QUEUED_MESSAGES_MAX: usize = 4 * trellis_chain_finality::VALIDATORS_MAX;
+/// Messages it keeps for one of them: two rounds of votes of a committee of this many, or of the largest in this mode. It
+/// keeps them before it checks them, so that in all they are at most some 80 MiB.
+const QUEUED_MESSAGES_MAX: usize = 4 * 512;
 
 /// Where the engine stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -71,10 +71,6 @@ pub(crate) struct WireVote {
     voter: Bytes,
     #[prost(bytes = "bytes", tag = "6")]
     signature: Bytes,
-    #[prost(bytes = "bytes", optional, tag = "7")]
-    extension: Option<Bytes>,
-    #[prost(bytes = "bytes", tag = "8")]
-    extension_signature: Bytes,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -233,9 +229,10 @@ pub(crate) fn copy(bytes: &[u8]) -> Bytes {
     Bytes::copy_from_slice(bytes)
 }
 
+/// A copy: what was decoded shares the whole frame, and the engine keeps messages of later heights before it checks them.
 fn signature(bytes: Bytes) -> Result<VoteSignature, WireError> {
     match bytes.len() {
-        0..=SIGNATURE_BYTES_MAX => Ok(VoteSignature(bytes)),
+        0..=SIGNATURE_BYTES_MAX => Ok(VoteSignature(copy(&bytes))),
         actual => Err(WireError::Length { field: "signature", actual }),
     }
 }
@@ -271,7 +268,6 @@ fn value_from_wire(value: Option<Bytes>) -> Result<NilOrVal<B256>, WireError> {
 
 impl From<&SignedVote<Trellis>> for WireVote {
     fn from(vote: &SignedVote<Trellis>) -> Self {
-        let extension = vote.extension.as_ref();
         Self {
             kind: kind_tag(vote.kind),
             height: vote.height.0,
@@ -279,8 +275,6 @@ impl From<&SignedVote<Trellis>> for WireVote {
             value: value_to_wire(&vote.value),
             voter: copy(vote.voter.0.as_slice()),
             signature: vote.signature.0.clone(),
-            extension: extension.map(|e| e.message.clone()),
-            extension_signature: extension.map_or_else(Bytes::new, |e| e.signature.0.clone()),
         }
     }
 }
@@ -289,17 +283,14 @@ impl TryFrom<WireVote> for SignedVote<Trellis> {
     type Error = WireError;
 
     fn try_from(wire: WireVote) -> Result<Self, WireError> {
-        let extension = match wire.extension {
-            None => None,
-            Some(bytes) => Some(SignedMessage::new(bytes, signature(wire.extension_signature)?)),
-        };
         let vote = Vote {
             kind: vote_kind(wire.kind)?,
             height: BlockHeight(wire.height),
             round: engine_round(Some(wire.round)),
             value: value_from_wire(wire.value)?,
             voter: VoterAddress(address("voter", &wire.voter)?),
-            extension,
+            // There are none on this chain (ADR 0007), and the engine would keep one unseen.
+            extension: None,
         };
         Ok(SignedMessage::new(vote, signature(wire.signature)?))
     }

@@ -28,8 +28,9 @@ use std::sync::Arc;
 use trellis_chain_storage::{ExecutedBlock, PendingState, Receipt, StateView};
 use trellis_primitives::{Block, ConsensusSection, Header, RecoveredTx, TxEnvelope};
 
-/// Bytes of a block that are not transactions, kept free when one is built: header, section with a certificate.
-const BLOCK_OVERHEAD_BYTES_MAX: usize = 1_048_576;
+/// Bytes of a block that are neither transactions nor section, kept free when one is built: the header, and what RLP puts
+/// around lists.
+const BLOCK_OVERHEAD_BYTES_MAX: usize = 4_096;
 
 /// What the proposer decides about a block.
 #[derive(Clone, Debug)]
@@ -285,7 +286,8 @@ impl Executor {
         let header = self.skeleton(parent.header(), parent.block_hash(), &attributes);
         let mut run = Run::begin(self, parent, &header, own)?;
         let (mut txs, mut senders, mut skipped) = (Vec::new(), Vec::new(), Vec::new());
-        let mut bytes_left = BLOCK_RLP_BYTES_MAX.saturating_sub(BLOCK_OVERHEAD_BYTES_MAX);
+        let overhead = BLOCK_OVERHEAD_BYTES_MAX.saturating_add(attributes.section.length());
+        let mut bytes_left = BLOCK_RLP_BYTES_MAX.saturating_sub(overhead);
         // A transfer is the smallest transaction there is: with less gas left, nothing more can fit.
         while run.gas_limit.saturating_sub(run.gas_used) >= 21_000 {
             let Some(candidate) = candidates.next() else { break };

@@ -49,7 +49,8 @@ impl Inlet for Ear {
             tracing::debug!(%peer, %error, "consensus message not understood");
             InletFault::Invalid(Pattern::Malformed)
         })?;
-        Ok((event, 1))
+        let signatures = signatures(&event);
+        Ok((event, signatures))
     }
 
     async fn take(&self, _: NodeId, event: NetworkEvent<Trellis>) -> Result<(), InletFault> {
@@ -81,6 +82,16 @@ async fn hear(shared: Arc<Shared>, acceptor: Acceptor, limits: (usize, u32), dec
     let network = shared.network.clone();
     let limits = InletLimits { frame_bytes_max, messages_per_second_max };
     serve(network, acceptor, limits, Arc::new(Ear { shared, decode })).await;
+}
+
+/// How many signatures the engine checks for a message: a certificate counts for the votes in it, whether or not they are enough.
+fn signatures(event: &NetworkEvent<Trellis>) -> u32 {
+    let count = match event {
+        NetworkEvent::PolkaCertificate(_, certificate) => certificate.polka_signatures.len(),
+        NetworkEvent::RoundCertificate(_, certificate) => certificate.round_signatures.len(),
+        _ => 1,
+    };
+    u32::try_from(count).unwrap_or(u32::MAX).max(1)
 }
 
 fn consensus_event(peer: PeerId, frame: Bytes) -> Result<NetworkEvent<Trellis>, WireError> {

@@ -45,8 +45,9 @@ impl MessageClass {
         match protocol.0.strip_prefix("/trellis/").and_then(|rest| rest.split('/').next()) {
             Some("handshake" | "goodbye" | "ping" | "pex" | "record") => Self::Control,
             Some("consensus" | "proposal") => Self::Consensus,
-            Some("sync" | "value-sync" | "snapshot") => Self::Sync,
-            Some("gossip" | "advert" | "transactions") => Self::Gossip,
+            Some("sync" | "value-sync" | "snapshot" | "checkpoint-proof") => Self::Sync,
+            // Who misses a checkpoint's signature is told it again, and keeps its connection for the votes.
+            Some("gossip" | "advert" | "transactions" | "checkpoint") => Self::Gossip,
             _ => Self::Work,
         }
     }
@@ -166,6 +167,8 @@ mod tests {
     #[test]
     fn every_protocol_has_a_class_and_every_class_a_place() {
         let of = |name| MessageClass::of(Protocol(name));
+        assert_eq!(of("/trellis/checkpoint/1"), MessageClass::Gossip);
+        assert_eq!(of("/trellis/checkpoint-proof/1"), MessageClass::Sync);
         assert_eq!(of("/trellis/ping/1"), MessageClass::Control);
         assert_eq!(of("/trellis/consensus/1"), MessageClass::Consensus);
         assert_eq!(of("/trellis/value-sync/1"), MessageClass::Sync);
