@@ -97,12 +97,15 @@ impl Peers {
         self.0.values().filter(|peer| peer.usable(now)).count()
     }
 
-    /// Who is here for nothing: out, silent however often it is asked, or far behind a height.
+    /// Who is here for nothing: out, silent however often it is asked, or far behind a height. The only one that can be asked
+    /// is not, however slow it is.
     pub(crate) fn useless(&self, now: u64, height: u64) -> Vec<NodeId> {
+        let usable = self.usable(now);
+        let alone = |peer: &Peer| peer.tip.is_some() && usable <= usize::from(peer.usable(now));
         let useless = |peer: &Peer| {
             peer.here
                 && (peer.out_until > now
-                    || peer.strikes >= STRIKES_MAX
+                    || (peer.strikes >= STRIKES_MAX && !alone(peer))
                     || peer.tip.is_some_and(|tip| tip.saturating_add(BEHIND_BLOCKS_MAX) < height))
         };
         self.0.iter().filter(|(_, peer)| useless(peer)).map(|(id, _)| *id).collect()

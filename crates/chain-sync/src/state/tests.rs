@@ -4,6 +4,7 @@ mod chain;
 mod world;
 
 use super::*;
+use crate::config::STRIKES_MAX;
 use chain::{CHAIN, TestChain};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -170,6 +171,23 @@ fn who_is_out_or_silent_or_behind_is_known_to_be_of_no_use() {
         assert!(!silent.strike(id(0), Fault::Withheld, &config, 0));
     }
     assert_eq!(silent.useless(0, 0), [id(0)]);
+}
+
+// row: CHN-30, CHN-31
+#[test]
+fn the_only_peer_that_can_be_asked_is_of_use_however_slow_until_there_is_another() {
+    let config = SyncConfig::default();
+    let mut peers = Peers::default();
+    peers.joined(id(0));
+    peers.told(id(0), 0, 9);
+    for _ in 0..STRIKES_MAX {
+        assert!(!peers.strike(id(0), Fault::Slow, &config, 0));
+    }
+    // One that has not said where it stands cannot be asked instead.
+    peers.joined(id(1));
+    assert_eq!(peers.useless(0, 0), []);
+    peers.told(id(1), 0, 9);
+    assert_eq!(peers.useless(0, 0), [id(0)]);
 }
 
 // row: CHN-30
