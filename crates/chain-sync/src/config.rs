@@ -34,6 +34,8 @@ pub const STATUS_WAIT_MS_MAX: u64 = 10_000;
 pub const STREAMS_MAX: usize = 512;
 /// Frames of headers and bodies read from the chain at a time; the others wait.
 pub const SERVED_MAX: usize = 32;
+/// Of these, frames for one peer at a time, so that a few peers who do not read cannot have all of them.
+pub const SERVED_FRAMES_PER_PEER_MAX: usize = 2;
 /// A frame of more bytes counts as being read until its asker has taken it, so that few of them lie in memory.
 pub const WAITING_FRAME_BYTES_MAX: usize = 512 * 1024;
 /// Streams of one peer held open at a time.
