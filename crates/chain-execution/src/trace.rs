@@ -9,26 +9,30 @@ use crate::executor::ChainEvm;
 use crate::{CALL_GAS_MAX, CallError, ExecutionError, Executor, SystemCall};
 use alloy_evm::eth::EthEvmContext;
 use alloy_evm::{Database, Evm, FromRecoveredTx};
-use alloy_primitives::{Address, B256, Bytes};
+use alloy_primitives::{Address, B256, Bytes, U256};
 use alloy_rpc_types::TransactionRequest;
 use alloy_rpc_types_trace::geth::{GethDebugTracingOptions, GethTrace};
 use alloy_rpc_types_trace::otterscan::InternalOperation;
+use revm::bytecode::opcode::{SLOAD, SSTORE};
 use revm::context::TxEnv;
 use revm::context_interface::ContextTr;
 use revm::context_interface::context::ContextError;
 use revm::context_interface::result::{ExecutionResult, ResultAndState};
 use revm::interpreter::Interpreter;
-use revm::interpreter::interpreter_types::{LoopControl, ReturnData};
+use revm::interpreter::interpreter_types::{InputsTr, Jumps, LoopControl, ReturnData};
 use revm::{DatabaseCommit, Inspector};
 use revm_inspectors::otterscan::InternalOperationsInspector;
 use revm_inspectors::tracing::{DebugInspector, TransactionContext};
+use std::collections::{HashMap, HashSet};
 use trellis_chain_storage::{CommittedBlock, StateView};
 use trellis_primitives::Header;
 
 /// Steps of all transactions of one trace at most.
 pub const TRACE_STEPS_MAX: u64 = 2_000_000;
-/// Bytes of stack, memory and returned data that the steps of one trace show at most; an answer has room for less.
+/// Bytes of stack, memory, storage and returned data that the steps of one trace show at most; an answer has room for less.
 pub const TRACE_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// Bytes of a slot in the storage that a step shows: its key and its value as text.
+const SLOT_BYTES: u64 = 130;
 /// Steps between two looks at the clock.
 const CLOCK_EVERY_STEPS: u64 = 4_096;
 
@@ -67,6 +71,7 @@ pub struct Replayed<'a> {
 struct Shown {
     stack: bool,
     memory: bool,
+    storage: bool,
     returned: bool,
 }
 
@@ -77,6 +82,7 @@ impl Shown {
         Self {
             stack: steps && config.is_stack_enabled(),
             memory: steps && config.is_memory_enabled(),
+            storage: steps && config.is_storage_enabled(),
             returned: steps && config.is_return_data_enabled(),
         }
     }
@@ -89,25 +95,57 @@ impl Shown {
     }
 }
 
+/// The slots that a transaction has read or written so far, by contract.
+#[derive(Default)]
+struct Touched(HashMap<Address, HashSet<U256>>);
+
+impl Touched {
+    /// Bytes of storage shown with a step: one that reads or writes a slot shows all slots of its contract so far.
+    fn bytes(&mut self, interpreter: &Interpreter) -> u64 {
+        if !matches!(interpreter.bytecode.opcode(), SLOAD | SSTORE) {
+            return 0;
+        }
+        let Ok(slot) = interpreter.stack.peek(0) else { return 0 };
+        let slots = self.0.entry(interpreter.input.target_address()).or_default();
+        slots.insert(slot);
+        u64::try_from(slots.len()).unwrap_or(u64::MAX).saturating_mul(SLOT_BYTES)
+    }
+}
+
 /// Ends what has too many steps or takes too long.
 pub(crate) struct StepLimit<'a> {
     left: u64,
     bytes_left: u64,
     shown: Shown,
+    touched: Touched,
     late: &'a dyn Fn() -> bool,
     ended: bool,
 }
 
 impl<'a> StepLimit<'a> {
     fn new(late: &'a dyn Fn() -> bool, shown: Shown) -> Self {
-        Self { left: TRACE_STEPS_MAX, bytes_left: TRACE_BYTES_MAX, shown, late, ended: false }
+        Self {
+            left: TRACE_STEPS_MAX,
+            bytes_left: TRACE_BYTES_MAX,
+            shown,
+            touched: Touched::default(),
+            late,
+            ended: false,
+        }
+    }
+
+    /// The steps of the next transaction show nothing of what this one touched.
+    fn next_transaction(&mut self) {
+        self.touched = Touched::default();
     }
 }
 
 impl<DB: Database> Inspector<EthEvmContext<DB>> for StepLimit<'_> {
     fn step(&mut self, interpreter: &mut Interpreter, context: &mut EthEvmContext<DB>) {
         self.left = self.left.saturating_sub(1);
-        self.bytes_left = self.bytes_left.saturating_sub(self.shown.bytes(interpreter));
+        // What a step shows of the storage is copied after the transaction, all of it at once: it is counted before.
+        let storage = if self.shown.storage { self.touched.bytes(interpreter) } else { 0 };
+        self.bytes_left = self.bytes_left.saturating_sub(self.shown.bytes(interpreter).saturating_add(storage));
         if self.left == 0 || self.bytes_left == 0 || (self.left.is_multiple_of(CLOCK_EVERY_STEPS) && (self.late)()) {
             self.ended = true;
             *context.error() = Err(ContextError::Custom("over the limit of a trace".into()));
@@ -157,6 +195,7 @@ impl Executor {
         for (index, (tx, sender)) in block.block.transactions.iter().zip(&block.senders).enumerate() {
             let wanted = only.is_none_or(|only| only == index);
             evm.set_inspector_enabled(wanted);
+            evm.inspector_mut().1.next_transaction();
             let env = TxEnv::from_recovered_tx(tx, *sender);
             let outcome = evm
                 .transact_raw(env.clone())

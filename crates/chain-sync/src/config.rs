@@ -34,6 +34,8 @@ pub const STATUS_WAIT_MS_MAX: u64 = 10_000;
 pub const STREAMS_MAX: usize = 512;
 /// Frames of headers and bodies read from the chain at a time; the others wait.
 pub const SERVED_MAX: usize = 32;
+/// Of these, frames for one peer at a time, so that a few peers who do not read cannot have all of them.
+pub const SERVED_FRAMES_PER_PEER_MAX: usize = 2;
 /// A frame of more bytes counts as being read until its asker has taken it, so that few of them lie in memory.
 pub const WAITING_FRAME_BYTES_MAX: usize = 512 * 1024;
 /// Streams of one peer held open at a time.
@@ -57,6 +59,8 @@ pub const BODIES_AHEAD_BYTES_MAX: usize = 64 * 1024 * 1024;
 pub const REQUESTS_PER_PEER_MAX: usize = 2;
 /// Peers that are asked. Each shows every new block's certificate, so that many cost more than they help.
 pub const PEERS_MAX: usize = 16;
+/// Of these, peers that make room at a time where none of them has a new block.
+pub const PEERS_REPLACED_MAX: usize = 2;
 /// A peer that is further behind than so many blocks is of no use.
 pub const BEHIND_BLOCKS_MAX: u64 = 16;
 /// Peers about which it is remembered that they were dropped.
@@ -83,6 +87,8 @@ pub struct SyncConfig {
     pub penalty_ms: u64,
     /// How long a peer that lied is not asked; the double each further time.
     pub lie_penalty_ms: u64,
+    /// Where nobody who is asked has a new block for so long, some make room for others who are connected.
+    pub still_ms: u64,
 }
 
 impl Default for SyncConfig {
@@ -93,6 +99,7 @@ impl Default for SyncConfig {
             bytes_per_s_min: 16 * 1024,
             penalty_ms: 30_000,
             lie_penalty_ms: 600_000,
+            still_ms: 30_000,
         }
     }
 }

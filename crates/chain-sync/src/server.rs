@@ -2,8 +2,8 @@
 
 use crate::config::{
     ANSWER_BYTES_MAX, ANSWER_TIMEOUT_MS, BODIES_FRAME_BYTES, REQUEST_BYTES_MAX, REQUEST_TIMEOUT_MS,
-    REQUESTS_PER_SECOND_MAX, SERVED_MAX, SERVED_PER_PEER_MAX, STREAMS_MAX, SYNC_PROTOCOL, WAITING_FRAME_BYTES_MAX,
-    WRITE_TIMEOUT_MS,
+    REQUESTS_PER_SECOND_MAX, SERVED_FRAMES_PER_PEER_MAX, SERVED_MAX, SERVED_PER_PEER_MAX, STREAMS_MAX, SYNC_PROTOCOL,
+    WAITING_FRAME_BYTES_MAX, WRITE_TIMEOUT_MS,
 };
 use crate::metrics::SyncMetrics;
 use crate::wire::{Bodies, Body, PeerStatus, Request, Run};
@@ -31,7 +31,25 @@ struct World {
     store: Store,
     network: NetworkHandle,
     metrics: SyncMetrics,
-    places: Semaphore,
+    places: Places,
+}
+
+/// Places to read frames at, for all peers together.
+struct Places(Semaphore);
+
+/// A place of both: of one peer's, and of all.
+struct Place<'a> {
+    _own: SemaphorePermit<'a>,
+    _shared: SemaphorePermit<'a>,
+}
+
+impl Places {
+    /// Waits for a place. Whoever has all of its own waits without keeping one from others.
+    async fn take<'a>(&'a self, own: &'a Semaphore) -> Result<Place<'a>, &'static str> {
+        let own = own.acquire().await.map_err(|_| "too_many")?;
+        let shared = self.0.acquire().await.map_err(|_| "too_many")?;
+        Ok(Place { _own: own, _shared: shared })
+    }
 }
 
 /// Begins to answer.
@@ -40,7 +58,7 @@ struct World {
 /// Where the protocol has an acceptor already.
 pub fn serve(network: NetworkHandle, store: Store, metrics: SyncMetrics) -> Result<SyncServer, AcceptError> {
     let acceptor = network.accept(SYNC_PROTOCOL)?;
-    let world = Arc::new(World { store, network, metrics, places: Semaphore::new(SERVED_MAX) });
+    let world = Arc::new(World { store, network, metrics, places: Places(Semaphore::new(SERVED_MAX)) });
     let mut tasks = JoinSet::new();
     tasks.spawn(accept(world, acceptor));
     Ok(SyncServer { _tasks: tasks })
@@ -51,10 +69,17 @@ struct Guest {
     served: usize,
     since: Instant,
     requests: u32,
+    /// Its own places to read frames at.
+    places: Arc<Semaphore>,
 }
 
 impl Guest {
     const WINDOW: Duration = Duration::from_secs(1);
+
+    fn new() -> Self {
+        let places = Arc::new(Semaphore::new(SERVED_FRAMES_PER_PEER_MAX));
+        Self { served: 0, since: Instant::now(), requests: 0, places }
+    }
 
     /// When the next request may be answered.
     fn pace(&mut self) -> Instant {
@@ -82,21 +107,26 @@ async fn accept(world: Arc<World>, mut acceptor: Acceptor) {
             }
             next = acceptor.next() => {
                 let Some((peer, stream)) = next else { return };
-                let fresh = || Guest { served: 0, since: Instant::now(), requests: 0 };
-                let guest = guests.entry(peer).or_insert_with(fresh);
+                let guest = guests.entry(peer).or_insert_with(Guest::new);
                 if guest.served >= SERVED_PER_PEER_MAX || served.len() >= STREAMS_MAX {
                     world.metrics.refuse("too_many");
                     continue;
                 }
                 guest.served += 1;
                 let not_before = guest.pace();
-                served.spawn(one(Arc::clone(&world), peer, stream, not_before));
+                let places = Arc::clone(&guest.places);
+                served.spawn(one(Arc::clone(&world), (peer, places), stream, not_before));
             }
         }
     }
 }
 
-async fn one(world: Arc<World>, peer: NodeId, mut stream: NetStream, not_before: Instant) -> NodeId {
+async fn one(
+    world: Arc<World>,
+    (peer, places): (NodeId, Arc<Semaphore>),
+    mut stream: NetStream,
+    not_before: Instant,
+) -> NodeId {
     tokio::time::sleep_until(not_before).await;
     let mut witness = Witness::new(world.network.clone(), peer);
     let limit = Duration::from_millis(REQUEST_TIMEOUT_MS);
@@ -119,7 +149,7 @@ async fn one(world: Arc<World>, peer: NodeId, mut stream: NetStream, not_before:
     };
     witness.valid();
     let limit = Duration::from_millis(ANSWER_TIMEOUT_MS);
-    match timeout(limit, answer(&world, &mut stream, request)).await.unwrap_or(Err("unread")) {
+    match timeout(limit, answer(&world, &places, &mut stream, request)).await.unwrap_or(Err("unread")) {
         Ok(()) => {
             world.metrics.served.inc();
         }
@@ -132,7 +162,12 @@ async fn one(world: Arc<World>, peer: NodeId, mut stream: NetStream, not_before:
 }
 
 /// Answers, or says why not: the stream then ends without a frame.
-async fn answer(world: &Arc<World>, stream: &mut NetStream, request: Request) -> Result<(), &'static str> {
+async fn answer(
+    world: &Arc<World>,
+    own: &Semaphore,
+    stream: &mut NetStream,
+    request: Request,
+) -> Result<(), &'static str> {
     match request {
         Request::Status { above, wait_ms } => {
             wait_above(&world.store, above, wait_ms).await;
@@ -140,11 +175,11 @@ async fn answer(world: &Arc<World>, stream: &mut NetStream, request: Request) ->
             send(world, stream, &frame.ok_or("nothing")?).await?;
         }
         Request::Headers { first, last } => {
-            let place = world.places.acquire().await.map_err(|_| "too_many")?;
+            let place = world.places.take(own).await?;
             let frame = read(world, move |store| Ok(run(store, first, last)?.map(|run| run.to_bytes()))).await?;
             send_from(world, stream, &frame.ok_or("nothing")?, place).await?;
         }
-        Request::Bodies { first, last } => send_bodies(world, stream, first, last).await?,
+        Request::Bodies { first, last } => send_bodies(world, own, stream, (first, last)).await?,
     }
     let limit = Duration::from_millis(WRITE_TIMEOUT_MS);
     match timeout(limit, stream.shutdown()).await {
@@ -153,10 +188,15 @@ async fn answer(world: &Arc<World>, stream: &mut NetStream, request: Request) ->
     }
 }
 
-async fn send_bodies(world: &Arc<World>, stream: &mut NetStream, first: u64, last: u64) -> Result<(), &'static str> {
+async fn send_bodies(
+    world: &Arc<World>,
+    own: &Semaphore,
+    stream: &mut NetStream,
+    (first, last): (u64, u64),
+) -> Result<(), &'static str> {
     let (mut next, mut sent) = (first, 0usize);
     while next <= last && sent < ANSWER_BYTES_MAX {
-        let place = world.places.acquire().await.map_err(|_| "too_many")?;
+        let place = world.places.take(own).await?;
         let part = read(world, move |store| bodies(store, next, last)).await?;
         if part.bodies.is_empty() {
             return if next == first { Err("nothing") } else { Ok(()) };
@@ -171,12 +211,7 @@ async fn send_bodies(world: &Arc<World>, stream: &mut NetStream, first: u64, las
 
 /// Sends a frame that was read with a place. Whoever reads slowly does not keep the place from others, as long as the frame is
 /// small.
-async fn send_from(
-    world: &World,
-    stream: &mut NetStream,
-    frame: &[u8],
-    place: SemaphorePermit<'_>,
-) -> Result<(), &'static str> {
+async fn send_from(world: &World, stream: &mut NetStream, frame: &[u8], place: Place<'_>) -> Result<(), &'static str> {
     let place = (frame.len() > WAITING_FRAME_BYTES_MAX).then_some(place);
     let sent = send(world, stream, frame).await;
     drop(place);
@@ -261,4 +296,30 @@ fn bodies(store: &Store, first: u64, last: u64) -> Result<Bodies, ReadError> {
         bodies.push(body);
     }
     Ok(Bodies { first, bodies })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    // row: NET-60
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_does_not_read_keeps_its_own_places_and_no_others() {
+        let places = Places(Semaphore::new(SERVED_FRAMES_PER_PEER_MAX + 2));
+        let (slow, other) = (Guest::new(), Guest::new());
+        let mut held = Vec::new();
+        for _ in 0..SERVED_FRAMES_PER_PEER_MAX {
+            held.push(places.take(&slow.places).await.unwrap());
+        }
+        let wait = Duration::from_secs(60);
+        assert!(timeout(wait, places.take(&slow.places)).await.is_err(), "it has all of its own");
+        // Whoever waits for a place of its own keeps none meanwhile.
+        let both = async { (places.take(&other.places).await.unwrap(), places.take(&other.places).await.unwrap()) };
+        let (waits, taken) = tokio::join!(timeout(wait, places.take(&slow.places)), timeout(wait / 2, both));
+        assert!(waits.is_err() && taken.is_ok());
+        drop(taken);
+        held.pop();
+        places.take(&slow.places).await.unwrap();
+    }
 }

@@ -1,7 +1,8 @@
 //! The thin shell: streams, time, threads. All that is decided is decided in `state.rs`.
 
 use crate::config::{
-    BODIES_FRAME_BYTES_MAX, PEERS_MAX, RUN_FRAME_BYTES_MAX, STATUS_WAIT_MS_MAX, SYNC_PROTOCOL, SyncConfig,
+    BODIES_FRAME_BYTES_MAX, PEERS_MAX, PEERS_REPLACED_MAX, RUN_FRAME_BYTES_MAX, STATUS_WAIT_MS_MAX, SYNC_PROTOCOL,
+    SyncConfig,
 };
 use crate::error::{Fault, SinkError, SyncError};
 use crate::metrics::SyncMetrics;
@@ -105,6 +106,8 @@ pub async fn start(
         requests: HashMap::new(),
         watched: HashMap::new(),
         turns: HashMap::new(),
+        still: Duration::from_millis(config.still_ms),
+        still_since: Instant::now(),
         known: watch::channel(head.height).0,
         committing: None,
         failed: None,
@@ -129,6 +132,10 @@ struct Shell {
     watched: HashMap<NodeId, AbortHandle>,
     /// When each of those who are connected had its last turn to be watched, as a number that only grows.
     turns: HashMap<NodeId, u64>,
+    /// How long nothing new may come from those who are watched.
+    still: Duration,
+    /// When something came, or others were let in because nothing did.
+    still_since: Instant,
     /// The newest block committed, for those tasks.
     known: watch::Sender<u64>,
     committing: Option<JoinHandle<Result<crate::sink::Head, SinkError>>>,
@@ -164,6 +171,7 @@ impl Shell {
                 committed = committed(&mut self.committing) => {
                     self.committing = None;
                     let head = committed.map_err(|error| SyncError::Task(error.to_string()))??;
+                    self.still_since = Instant::now();
                     let before = self.known.send_replace(head.height);
                     self.metrics.committed.inc_by(head.height.saturating_sub(before));
                     batch.push(Event::Committed(head));
@@ -275,7 +283,12 @@ impl Shell {
         let free = PEERS_MAX.saturating_sub(self.watched.len());
         let useless = state.useless(self.now_ms()).into_iter().filter(|peer| here.contains(peer));
         // Nobody keeps a place for nothing while somebody waits for one.
-        let leaving: HashSet<NodeId> = useless.take(strangers.len().saturating_sub(free)).collect();
+        let wanted = strangers.len().saturating_sub(free);
+        let mut leaving: HashSet<NodeId> = useless.take(wanted).collect();
+        if leaving.is_empty() && wanted > 0 && self.stands_still(state) {
+            leaving = self.longest_watched(wanted.min(PEERS_REPLACED_MAX));
+            self.still_since = Instant::now();
+        }
         self.watched.retain(|peer, task| {
             let stays = here.contains(peer) && !leaving.contains(peer);
             if !stays {
@@ -293,6 +306,19 @@ impl Shell {
             let known = self.known.subscribe();
             self.watched.insert(peer, tokio::spawn(watch_status(network, peer, events, known)).abort_handle());
         }
+    }
+
+    /// Whether nobody who is watched has had a new block for long. They may all repeat the height that is known here, while
+    /// those who wait for a place know more.
+    fn stands_still(&self, state: &SyncState) -> bool {
+        self.still_since.elapsed() >= self.still && state.progress(self.now_ms()).left() == 0
+    }
+
+    /// So many of those who are watched, whose turn is the oldest.
+    fn longest_watched(&self, count: usize) -> HashSet<NodeId> {
+        let mut watched: Vec<NodeId> = self.watched.keys().copied().collect();
+        watched.sort_unstable_by_key(|peer| (self.turns.get(peer).copied(), *peer));
+        watched.into_iter().take(count).collect()
     }
 }
 

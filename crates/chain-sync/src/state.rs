@@ -176,11 +176,12 @@ impl SyncState {
                 let length = run.headers.len();
                 self.runs.arrived(request, peer, run);
                 match what {
-                    // It says that it has more. What it sent is taken all the same.
+                    // It says that it has more. What it sent is taken all the same, unless it is dropped for this.
                     Request::Headers { first, last } if (length as u64) <= last.saturating_sub(first) => {
-                        self.strike(peer, Fault::Withheld, now);
+                        let out = self.peers.fell_short(peer, &self.config, now);
+                        self.dropped(out, peer, Fault::Withheld);
                     }
-                    _ => self.peers.answered(peer),
+                    _ => self.peers.sent_run(peer, length),
                 }
             }
             Event::Bodies { request, bodies, bytes } => self.on_bodies(now, request, bodies, bytes),
@@ -252,7 +253,13 @@ impl SyncState {
     }
 
     fn strike(&mut self, peer: NodeId, fault: Fault, now: u64) {
-        if self.peers.strike(peer, fault, &self.config, now) {
+        let out = self.peers.strike(peer, fault, &self.config, now);
+        self.dropped(out, peer, fault);
+    }
+
+    /// Where a peer is out now, nothing is awaited from it.
+    fn dropped(&mut self, out: bool, peer: NodeId, fault: Fault) {
+        if out {
             self.cancel_all(peer);
             self.runs.discard(peer);
             self.actions.push(Action::Dropped { peer, fault });

@@ -180,6 +180,31 @@ async fn peers_that_are_of_no_use_do_not_keep_those_who_are_from_being_asked() {
     sync.stop().await;
 }
 
+// row: CHN-31
+#[tokio::test(flavor = "multi_thread")]
+async fn peers_that_only_repeat_what_is_known_do_not_keep_out_one_that_knows_more() {
+    let leader = leader();
+    let net = SimNet::new(7, Arc::new(ManualClock::new(UnixMs(GENESIS_MS))));
+    let own = joins(&net, 1);
+    // They take every place, and have what the follower has: block zero.
+    let (behind, mut servers) = (node(), Vec::new());
+    for number in 10..10 + PEERS_MAX as u8 {
+        let network = joins(&net, number);
+        servers.push(trellis_chain_sync::serve(network, behind.store.clone(), SyncMetrics::default()).unwrap());
+        own.dial(&SimNet::address(id(number))).await.unwrap();
+    }
+    let config = trellis_chain_sync::SyncConfig { still_ms: 3_000, ..trellis_chain_sync::SyncConfig::default() };
+    let sync = trellis_chain_sync::start(config, rules(), own.clone(), Arc::new(node()), SyncMetrics::default());
+    let sync = sync.await.unwrap();
+    let mut progress = sync.progress();
+    timeout(PATIENCE, progress.wait_for(|now| now.peers == PEERS_MAX)).await.expect("all are asked").unwrap();
+    let honest = joins(&net, 200);
+    let _server = trellis_chain_sync::serve(honest, leader.store.clone(), SyncMetrics::default()).unwrap();
+    own.dial(&SimNet::address(id(200))).await.unwrap();
+    timeout(PATIENCE, progress.wait_for(|now| now.head == BLOCKS)).await.expect("it is synced").unwrap();
+    sync.stop().await;
+}
+
 struct Whole {
     check: StateCheck,
     blocks: u64,

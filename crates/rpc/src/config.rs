@@ -23,6 +23,11 @@ pub const MESSAGES_BUFFERED_MAX: u32 = 1_024;
 pub const FIRST_REQUEST_MS_MAX: u64 = 30_000;
 /// Milliseconds that one question may take.
 pub const QUESTION_MS_MAX: u64 = 10_000;
+/// Milliseconds that a filter looks at further blocks; what is left it tells the next time.
+pub(crate) const FILTER_LOOK_MS_MAX: u64 = QUESTION_MS_MAX / 2;
+/// Milliseconds after which a filter's answer may not reach its asker any more, below [`QUESTION_MS_MAX`] by what the way to the
+/// asker takes: it then counts as not told.
+pub(crate) const FILTER_TOLD_MS_MAX: u64 = QUESTION_MS_MAX - 1_000;
 /// Heavy questions (calls, logs, proofs) at one time at most.
 pub const HEAVY_QUESTIONS_MAX: usize = 16;
 /// Questions that only read the disk at one time at most: each may hold a whole block and its answer.

@@ -24,6 +24,8 @@ pub(crate) struct Peer {
     tip: Option<u64>,
     busy: usize,
     strikes: u32,
+    /// Runs of headers that ended early. Bodies do not make up for them.
+    short_runs: u32,
     drops: u32,
     out_until: u64,
     /// Bodies that it is asked for at once.
@@ -40,6 +42,7 @@ impl Default for Peer {
             tip: None,
             busy: 0,
             strikes: 0,
+            short_runs: 0,
             drops: 0,
             out_until: 0,
             per_request: BODIES_PER_REQUEST_FIRST,
@@ -51,6 +54,10 @@ impl Default for Peer {
 impl Peer {
     fn usable(&self, now: u64) -> bool {
         self.here && self.tip.is_some() && self.out_until <= now
+    }
+
+    fn fails(&self) -> bool {
+        self.strikes.max(self.short_runs) >= STRIKES_MAX
     }
 
     /// How much of a range it has: up to this height, where it has the first.
@@ -97,12 +104,15 @@ impl Peers {
         self.0.values().filter(|peer| peer.usable(now)).count()
     }
 
-    /// Who is here for nothing: out, silent however often it is asked, or far behind a height.
+    /// Who is here for nothing: out, silent however often it is asked, or far behind a height. The only one that can be asked
+    /// is not, however slow it is.
     pub(crate) fn useless(&self, now: u64, height: u64) -> Vec<NodeId> {
+        let usable = self.usable(now);
+        let alone = |peer: &Peer| peer.tip.is_some() && usable <= usize::from(peer.usable(now));
         let useless = |peer: &Peer| {
             peer.here
                 && (peer.out_until > now
-                    || peer.strikes >= STRIKES_MAX
+                    || (peer.fails() && !alone(peer))
                     || peer.tip.is_some_and(|tip| tip.saturating_add(BEHIND_BLOCKS_MAX) < height))
         };
         self.0.iter().filter(|(_, peer)| useless(peer)).map(|(id, _)| *id).collect()
@@ -140,6 +150,22 @@ impl Peers {
         }
     }
 
+    /// All headers that were asked for came. One alone proves little: it is what a short run has as well.
+    pub(crate) fn sent_run(&mut self, id: NodeId, headers: usize) {
+        self.answered(id);
+        if let Some(peer) = self.0.get_mut(&id).filter(|_| headers > 1) {
+            peer.short_runs = 0;
+        }
+    }
+
+    /// Counts a run that ended early; true where the peer is out now.
+    pub(crate) fn fell_short(&mut self, id: NodeId, config: &SyncConfig, now: u64) -> bool {
+        if let Some(peer) = self.0.get_mut(&id) {
+            peer.short_runs = peer.short_runs.saturating_add(1);
+        }
+        self.strike(id, Fault::Withheld, config, now)
+    }
+
     /// An answer with bodies is complete: the next request is larger or smaller.
     pub(crate) fn sent(&mut self, id: NodeId, bytes: u64, took_ms: u64) {
         self.answered(id);
@@ -158,16 +184,16 @@ impl Peers {
         let others = self.0.iter().any(|(other, peer)| *other != id && peer.usable(now));
         let Some(peer) = self.0.get_mut(&id) else { return false };
         let at_once = fault.is_lie() || fault == Fault::Unsupported;
-        peer.strikes += 1;
+        peer.strikes = peer.strikes.saturating_add(1);
         peer.per_request = (peer.per_request / 2).max(1);
         // The only peer there is may be slow: a sync without it would not move at all.
-        if !at_once && (peer.strikes < STRIKES_MAX || !others) {
+        if !at_once && (!peer.fails() || !others) {
             return false;
         }
         let penalty = if at_once { config.lie_penalty_ms } else { config.penalty_ms };
         peer.out_until = now.saturating_add(penalty << peer.drops.min(PENALTY_DOUBLINGS_MAX));
         peer.drops = peer.drops.saturating_add(1);
-        peer.strikes = 0;
+        (peer.strikes, peer.short_runs) = (0, 0);
         true
     }
 }

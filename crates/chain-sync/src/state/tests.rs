@@ -4,9 +4,11 @@ mod chain;
 mod world;
 
 use super::*;
+use crate::config::STRIKES_MAX;
 use chain::{CHAIN, TestChain};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use std::collections::VecDeque;
 use trellis_primitives::B256;
 use world::{Kind, LIARS, World, id};
 
@@ -170,6 +172,58 @@ fn who_is_out_or_silent_or_behind_is_known_to_be_of_no_use() {
         assert!(!silent.strike(id(0), Fault::Withheld, &config, 0));
     }
     assert_eq!(silent.useless(0, 0), [id(0)]);
+}
+
+// row: CHN-30, CHN-31
+#[test]
+fn the_only_peer_that_can_be_asked_is_of_use_however_slow_until_there_is_another() {
+    let config = SyncConfig::default();
+    let mut peers = Peers::default();
+    peers.joined(id(0));
+    peers.told(id(0), 0, 9);
+    for _ in 0..STRIKES_MAX {
+        assert!(!peers.strike(id(0), Fault::Slow, &config, 0));
+    }
+    // One that has not said where it stands cannot be asked instead.
+    peers.joined(id(1));
+    assert_eq!(peers.useless(0, 0), []);
+    peers.told(id(1), 0, 9);
+    assert_eq!(peers.useless(0, 0), [id(0)]);
+}
+
+// row: CHN-31
+#[test]
+fn whoever_sends_one_header_of_many_is_dropped_though_its_bodies_are_good() {
+    let mut state =
+        SyncState::new(SyncConfig::default(), CHAIN.head(0), CHAIN.committees(0), Some(chain::EPOCH_BLOCKS));
+    for (number, height) in [(0, 51), (1, 0)] {
+        state.on(0, Event::Joined(id(number)));
+        // The other has nothing to be asked for, so that all is asked of the first.
+        state.on(0, Event::Status { peer: id(number), status: PeerStatus { height, ..CHAIN.status(51) } });
+    }
+    let mut dropped = Vec::new();
+    for now in 1..20 {
+        let mut events = VecDeque::new();
+        for action in state.step(now).unwrap() {
+            match action {
+                Action::Ask { request, what: Request::Headers { first, .. }, .. } => {
+                    events.push_back(Event::Run { request, run: CHAIN.run(first, first) });
+                }
+                // Before the headers: what is good comes between two short runs.
+                Action::Ask { request, what: Request::Bodies { first, last }, .. } => {
+                    events.push_front(Event::Bodies { request, bodies: CHAIN.bodies(first, last), bytes: 500 });
+                }
+                Action::Commit(blocks) => {
+                    let height = blocks.last().unwrap().block.header.number;
+                    events.push_back(Event::Committed(CHAIN.head(height)));
+                }
+                Action::Dropped { peer, fault } => dropped.push((peer, fault)),
+                _ => {}
+            }
+        }
+        events.into_iter().for_each(|event| state.on(now, event));
+    }
+    assert_eq!(dropped, [(id(0), Fault::Withheld)]);
 }
 
 // row: CHN-30

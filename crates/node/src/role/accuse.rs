@@ -168,8 +168,11 @@ impl Accuser {
         let Ok(found) = alloy_rlp::decode_exact::<Equivocation>(rlp) else { return Ok(None) };
         let committee = match self.committees.of(found.height()) {
             Ok(committee) => committee,
-            // Of an epoch whose first block is not held here: the chain began with a snapshot after it.
-            Err(ReadError::Damaged { .. }) => return Ok(None),
+            Err(error) if is_before(&error, self.store.first_height()?) => return Ok(None),
+            Err(error @ ReadError::Damaged { .. }) => {
+                tracing::error!(%error, height = found.height(), "evidence is left to others: its committee is lost here");
+                return Ok(None);
+            }
             Err(error) => return Err(error),
         };
         let Some(accused) = committee.get(&found.validator()).map(|member| member.account) else { return Ok(None) };
@@ -213,6 +216,11 @@ impl Accuser {
             }
         }
     }
+}
+
+/// Whether what cannot be read is of a block before the first that is held here: the chain began with a snapshot after it.
+fn is_before(error: &ReadError, first_height: u64) -> bool {
+    matches!(error, ReadError::Damaged { height, .. } if *height < first_height)
 }
 
 /// A socket to dial for a listener at any address.
@@ -286,6 +294,16 @@ mod tests {
         keep(3..1_003);
         assert_eq!(inbox.look().len(), 1_003, "a reader that was left behind reads all of it");
         assert!(inbox.look().is_empty());
+    }
+
+    // row: CHN-13
+    #[test]
+    fn only_what_is_older_than_the_first_block_held_here_is_missing_rightly() {
+        let damaged = |height| ReadError::Damaged { height, what: "missing".to_owned() };
+        assert!(is_before(&damaged(99), 100));
+        assert!(!is_before(&damaged(100), 100), "a block that was held and is damaged is told of");
+        assert!(!is_before(&damaged(1), 0), "a chain held from its beginning lacks nothing");
+        assert!(!is_before(&ReadError::Database("full".to_owned()), 100));
     }
 
     #[test]

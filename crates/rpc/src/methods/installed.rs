@@ -2,14 +2,16 @@
 
 use super::logs::{self, LogBlocks, query};
 use crate::block_ref::BlockRef;
-use crate::config::FILTER_PENDING_HASHES_MAX;
+use crate::config::{FILTER_LOOK_MS_MAX, FILTER_PENDING_HASHES_MAX, FILTER_TOLD_MS_MAX, QUESTION_MS_MAX};
 use crate::context::RpcContext;
 use crate::error::{ArgumentError, RpcError};
 use crate::filters::FilterKind;
 use crate::params::{Args, LogMatch, quantity_u64};
 use crate::shape::{Answer, json};
 use alloy_primitives::B256;
+use alloy_rpc_types::Log;
 use tokio::sync::broadcast::{Receiver, error::TryRecvError};
+use trellis_primitives::UnixMs;
 
 fn install(context: &RpcContext, kind: FilterKind) -> Result<Answer, RpcError> {
     let id = context.filters.install(kind, context.clock.now()).ok_or(RpcError::Busy)?;
@@ -48,26 +50,31 @@ pub(super) fn changes(context: &RpcContext, args: &Args) -> Result<Answer, RpcEr
     let id = args.required(0, quantity_u64)?;
     let head = context.store.height();
     let max = context.config.log_range_blocks_max;
-    let due = context.filters.with(id, context.clock.now(), |kind| due(kind, head, max));
-    match due.ok_or(RpcError::FilterNotFound)? {
-        Due::Logs { from, to, .. } | Due::Blocks { from, to } if from > to => json::<[B256; 0]>(&[]),
+    let started = context.clock.now();
+    let due = context.filters.with(id, started, |kind| due(kind, head, max)).ok_or(RpcError::FilterNotFound)?;
+    let (answer, from, told) = match due {
+        Due::Logs { from, to, .. } | Due::Blocks { from, to } if from > to => return json::<[B256; 0]>(&[]),
+        Due::Hashes(hashes) => return json(&hashes),
         Due::Logs { matching, from, to } => {
-            let (found, told) = fitting(context, (from, to), &matching);
-            // What was not told is told the next time, by whoever asked last.
-            let _ = context.filters.with(id, context.clock.now(), |kind| match kind {
-                FilterKind::Logs { next, .. } if *next == from => {
-                    *next = told.map_or(from, |told| told.saturating_add(1))
-                }
-                _ => {}
-            });
-            json(&found?)
+            let (found, told) = fitting(context, (from, to), &matching, started)?;
+            (found.and_then(|found| json(&found)), from, told)
         }
         Due::Blocks { from, to } => {
             let hashes = (from..=to).map(|height| context.store.hash_at(height)).collect::<Result<Vec<_>, _>>()?;
-            json(&hashes.into_iter().flatten().collect::<Vec<B256>>())
+            (json(&hashes.into_iter().flatten().collect::<Vec<B256>>()), from, to)
         }
-        Due::Hashes(hashes) => json(&hashes),
+    };
+    let now = context.clock.now();
+    if now.ms_since(started) > FILTER_TOLD_MS_MAX {
+        // Whoever asked has been told that it took too long, and asks again.
+        return Err(RpcError::TimedOut(QUESTION_MS_MAX));
     }
+    let _ = context.filters.with(id, now, |kind| match kind {
+        // Where two ask at once, the first moves the filter on.
+        FilterKind::Logs { next, .. } | FilterKind::Blocks { next } if *next == from => *next = told.saturating_add(1),
+        _ => {}
+    });
+    answer
 }
 
 fn due(kind: &mut FilterKind, head: u64, blocks_max: u64) -> Due {
@@ -77,29 +84,28 @@ fn due(kind: &mut FilterKind, head: u64, blocks_max: u64) -> Due {
         FilterKind::Logs { query, next } => {
             Due::Logs { matching: query.matching.clone(), from: *next, to: up_to(*next) }
         }
-        FilterKind::Blocks { next } => {
-            let (from, to) = (*next, up_to(*next));
-            *next = from.max(to.saturating_add(1));
-            Due::Blocks { from, to }
-        }
+        FilterKind::Blocks { next } => Due::Blocks { from: *next, to: up_to(*next) },
         FilterKind::Pending(receiver) => Due::Hashes(drain(receiver)),
     }
 }
 
-/// The logs of as many of the blocks as fit into one answer, and the last block that is done with.
+/// The logs of as many of the blocks as fit into one answer and its time, and the last block that is done with.
+///
+/// # Errors
+/// Where nothing is done with, so that the same is to be asked again.
 fn fitting(
     context: &RpcContext,
-    (from, mut to): (u64, u64),
+    (from, to): (u64, u64),
     matching: &LogMatch,
-) -> (Result<Vec<alloy_rpc_types::Log>, RpcError>, Option<u64>) {
-    loop {
-        match logs::range(context, from, to, matching) {
-            Ok(found) => return (Ok(found), Some(to)),
-            Err(RpcError::Limit { .. }) if to > from => to = from.midpoint(to),
-            // One block has more than an answer may have, and would have the next time.
-            Err(error @ RpcError::Limit { .. }) => return (Err(error), Some(to)),
-            Err(error) => return (Err(error), None),
-        }
+    started: UnixMs,
+) -> Result<(Result<Vec<Log>, RpcError>, u64), RpcError> {
+    let looked = logs::look(context, (from, to), matching, (started, FILTER_LOOK_MS_MAX));
+    match (looked.last, looked.stopped) {
+        (Some(last), _) => Ok((Ok(looked.found), last)),
+        // One block has more than an answer may have, and would have the next time.
+        (None, Some(error @ RpcError::Limit { .. })) => Ok((Err(error), from)),
+        (None, Some(error)) => Err(error),
+        (None, None) => Ok((Ok(looked.found), to)),
     }
 }
 

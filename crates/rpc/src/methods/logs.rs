@@ -9,6 +9,7 @@ use crate::shape::{Answer, block_logs, json};
 use alloy_primitives::{B256, Bloom, BloomInput, Log};
 use serde_json::{Map, Value};
 use trellis_chain_storage::CommittedBlock;
+use trellis_primitives::UnixMs;
 
 /// Which blocks a filter looks at.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -113,24 +114,64 @@ pub(super) fn range(
     if asked > max {
         return Err(RpcError::Limit { what: "blocks of a log range", asked, max });
     }
-    let (started, blooms) = (context.clock.now(), LogBlooms::of(matching));
-    let mut found = Vec::new();
+    let looked = look(context, (from, to), matching, (context.clock.now(), QUESTION_MS_MAX));
+    looked.stopped.map_or(Ok(looked.found), Err)
+}
+
+/// How far a range was looked at.
+pub(super) struct Looked {
+    /// The wanted logs of the blocks that are done with.
+    pub(super) found: Vec<alloy_rpc_types::Log>,
+    /// The last of these blocks; none where already the first was too much.
+    pub(super) last: Option<u64>,
+    /// Why the others were not looked at, where there are others.
+    pub(super) stopped: Option<RpcError>,
+}
+
+/// Looks at whole blocks from one height to another, both included: as many as have room in one answer, and as can be begun
+/// within a number of milliseconds after a time. The first is begun however late it is.
+pub(super) fn look(
+    context: &RpcContext,
+    (from, to): (u64, u64),
+    matching: &LogMatch,
+    (started, ms_max): (UnixMs, u64),
+) -> Looked {
+    let blooms = LogBlooms::of(matching);
+    let mut looked = Looked { found: Vec::new(), last: None, stopped: None };
     for height in from..=to {
-        if context.clock.now().ms_since(started) > QUESTION_MS_MAX {
-            return Err(RpcError::TimedOut(QUESTION_MS_MAX));
-        }
-        let Some(header) = context.store.header(height)? else {
-            // An answer without its logs would look as if there were none.
-            return Err(RpcError::HistoryNotKept { height, oldest: context.store.first_height()? });
+        let late = looked.last.is_some() && context.clock.now().ms_since(started) > ms_max;
+        let complete = looked.found.len();
+        let outcome = if late {
+            Err(RpcError::TimedOut(QUESTION_MS_MAX))
+        } else {
+            look_at(context, height, (matching, &blooms), &mut looked.found)
         };
-        if !blooms.may_be_in(&header.logs_bloom) {
-            continue;
+        if let Err(error) = outcome {
+            looked.found.truncate(complete);
+            looked.stopped = Some(error);
+            break;
         }
-        if let Some(block) = context.store.block(height)? {
-            collect(context, &block, matching, &mut found)?;
-        }
+        looked.last = Some(height);
     }
-    Ok(found)
+    looked
+}
+
+fn look_at(
+    context: &RpcContext,
+    height: u64,
+    (matching, blooms): (&LogMatch, &LogBlooms),
+    found: &mut Vec<alloy_rpc_types::Log>,
+) -> Result<(), RpcError> {
+    let Some(header) = context.store.header(height)? else {
+        // An answer without its logs would look as if there were none.
+        return Err(RpcError::HistoryNotKept { height, oldest: context.store.first_height()? });
+    };
+    if blooms.may_be_in(&header.logs_bloom)
+        && let Some(block) = context.store.block(height)?
+    {
+        collect(context, &block, matching, found)?;
+    }
+    Ok(())
 }
 
 fn collect(

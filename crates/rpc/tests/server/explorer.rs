@@ -59,6 +59,14 @@ async fn a_trace_that_would_never_end_is_ended() {
     let (_, text) =
         chain.refused("debug_traceCall", json!([{ "to": SPINNER, "gas": "0x10000" }, "latest", options])).await;
     assert!(text.contains("timed out"), "{text}");
+    // Each step that reads another slot shows all that were read before it.
+    let reading = json!({ SPINNER.to_string(): { "code": "0x60005b80545060010160025600" } });
+    let call = json!({ "to": SPINNER, "gas": "0x632ea0" });
+    let options = json!({ "disableStack": true, "stateOverrides": reading });
+    let (_, text) = chain.refused("debug_traceCall", json!([call, "latest", options])).await;
+    assert!(text.contains("timed out"), "{text}");
+    let options = json!({ "disableStack": true, "disableStorage": true, "stateOverrides": reading });
+    chain.ok("debug_traceCall", json!([call, "latest", options])).await;
     assert_eq!(chain.refused("debug_traceBlockByNumber", json!(["0x0"])).await.1, "genesis is not traceable");
     let (_, text) = chain.refused("debug_traceCall", json!([{}, "latest", { "tracer": "function() {}" }])).await;
     assert!(!text.is_empty());

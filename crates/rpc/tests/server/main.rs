@@ -4,6 +4,7 @@
 mod answers;
 mod explorer;
 mod fill;
+mod filters;
 mod harness;
 mod limits;
 mod pruned;
