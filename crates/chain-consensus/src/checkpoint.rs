@@ -19,7 +19,7 @@ use trellis_primitives::Bytes;
 use crate::application::AppError;
 
 pub use fetch::CHECKPOINT_PROOF_PROTOCOL;
-pub use service::{CHECKPOINT_PROTOCOL, CheckpointMetrics, Checkpoints, start};
+pub use service::{CHECKPOINT_PROTOCOL, CheckpointMetrics, CheckpointSigner, Checkpoints, start};
 
 /// A checkpoint to be signed.
 #[derive(Clone, Debug)]

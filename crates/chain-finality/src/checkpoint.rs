@@ -35,8 +35,6 @@ use trellis_primitives::{B256, keccak256};
 pub const CHECKPOINT_DOMAIN: &str = "trellis/checkpoint/1";
 /// Blocks after a checkpoint's block in which its certificate may stand.
 pub const CHECKPOINT_INCLUSION_BLOCKS: u64 = 8;
-/// Least blocks from checkpoint to checkpoint: the certificate of one is in a block before the next is signed.
-pub const CHECKPOINT_BLOCKS_MIN: u64 = CHECKPOINT_INCLUSION_BLOCKS;
 
 /// What is signed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -89,17 +87,6 @@ impl CheckpointRules {
         }
         let names_committee = || self.epoch_blocks.is_some_and(|blocks| ended_epoch(height, blocks).is_some());
         height.checked_rem(self.interval_blocks) == Some(0) || names_committee()
-    }
-
-    /// The newest checkpoint's height at or below a height.
-    #[must_use]
-    pub fn newest(&self, height: u64) -> Option<u64> {
-        let of_interval = height.checked_rem(self.interval_blocks).and_then(|over| height.checked_sub(over));
-        let of_epoch = self.epoch_blocks.and_then(|blocks| {
-            let over = height.checked_sub(1)?.checked_rem(blocks)?;
-            height.checked_sub(over)
-        });
-        [of_interval, of_epoch].into_iter().flatten().filter(|found| self.has(*found)).max()
     }
 
     /// Checkpoints whose certificate may stand in a block, oldest first.

@@ -39,7 +39,7 @@ mod tests;
 
 pub use certificate::{CertificateError, verify_certificate};
 pub use checkpoint::{
-    CHECKPOINT_BLOCKS_MIN, CHECKPOINT_CERTIFICATE_BYTES_MAX, CHECKPOINT_COMMITTEE_BYTES_MAX,
+    CHECKPOINT_CERTIFICATE_BYTES_MAX, CHECKPOINT_COMMITTEE_BYTES_MAX,
     CHECKPOINT_COMMITTEE_DOMAIN, CHECKPOINT_DOMAIN, CHECKPOINT_INCLUSION_BLOCKS, CHECKPOINT_VERSION,
     CheckpointCertificate, CheckpointCommittee, CheckpointError, CheckpointFollower, CheckpointMember,
     CheckpointMessage, CheckpointRules, CheckpointSignature, CheckpointTally, FollowError,

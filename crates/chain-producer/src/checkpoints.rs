@@ -19,7 +19,7 @@ use trellis_chain_storage::{ReadError, StoredCheckpoint};
 use trellis_primitives::{Block, CheckpointKeys};
 
 /// Committees held in memory with their keys checked.
-const COMMITTEES_MAX: usize = 4;
+const COMMITTEES_MAX: usize = 8;
 
 /// What the chain spec says about checkpoints.
 #[derive(Clone, Debug, Default)]
@@ -58,7 +58,23 @@ impl Committees {
         if let Some(known) = self.inner.checkpoints.0.lock().get(&epoch) {
             return Ok(Arc::clone(known));
         }
-        let committee = if epoch == 0 {
+        let committee = Arc::new(self.read_checkpoint_committee(epoch)?);
+        self.inner.checkpoints.0.lock().put(epoch, Arc::clone(&committee));
+        Ok(committee)
+    }
+
+    /// The same for whoever may ask for any block: what is read for them drives none out of memory that blocks are judged by.
+    ///
+    /// # Errors
+    /// [`ReadError`] where the block that names it cannot be read.
+    pub fn shown_checkpoint_committee(&self, height: u64) -> Result<Arc<CheckpointCommittee>, ReadError> {
+        let epoch = self.epoch(height);
+        let known = self.inner.checkpoints.0.lock().peek(&epoch).cloned();
+        known.map_or_else(|| self.read_checkpoint_committee(epoch).map(Arc::new), Ok)
+    }
+
+    fn read_checkpoint_committee(&self, epoch: u64) -> Result<CheckpointCommittee, ReadError> {
+        Ok(if epoch == 0 {
             let rules = &self.inner.rules;
             let of = |account| rules.checkpoints.genesis_keys.get(account).cloned().unwrap_or_default();
             let keys: Vec<_> = rules.genesis.validators().iter().map(|member| of(&member.account)).collect();
@@ -66,10 +82,7 @@ impl Committees {
         } else {
             let (change, set) = self.named(epoch)?;
             CheckpointCommittee::new(&set, &change.checkpoint_keys.unwrap_or_default())
-        };
-        let committee = Arc::new(committee);
-        self.inner.checkpoints.0.lock().put(epoch, Arc::clone(&committee));
-        Ok(committee)
+        })
     }
 
     /// The keys of the next committee's members: those that the stake's contract says, and for who is on the way out those
@@ -223,12 +236,13 @@ impl CheckpointKeeper for Producer {
     }
 
     async fn keep(&self, height: u64, certificate: Option<Bytes>, post_quantum: Option<Bytes>) -> Result<(), AppError> {
+        if certificate.is_none() && post_quantum.is_none() {
+            return Ok(());
+        }
         let store = self.store().clone();
         apart("keep", move || {
             // The one in a block stays: everybody has that one.
-            let known = store.checkpoint(height)?.certificate;
-            let certificate = certificate.filter(|_| known.is_none());
-            store.put_checkpoint(height, &StoredCheckpoint { certificate, post_quantum })?;
+            store.add_checkpoint(height, &StoredCheckpoint { certificate, post_quantum })?;
             store.sync().map_err(|error| ReadError::Database(error.to_string()))
         })
         .await

@@ -75,6 +75,9 @@ async fn the_next_block_carries_a_certificate_that_is_here_once_and_everybody_ke
     let committee = follower.producer.committees().checkpoint_committee(8).unwrap();
     certificate.verify(&committee, chain_genesis().hash()).unwrap();
     assert_eq!(follower.producer.store().newest_checkpoint(20).unwrap(), Some(8));
+    follower.producer.keep(8, Some(vec![1; 150].into()), here.1.clone()).await.unwrap();
+    assert_eq!(follower.producer.kept(8).await.unwrap(), here, "what stands in a block is not replaced");
+    assert_eq!(follower.producer.committees().shown_checkpoint_committee(8).unwrap(), committee);
 }
 
 // row: CHN-15

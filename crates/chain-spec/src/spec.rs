@@ -10,7 +10,8 @@ use std::path::Path;
 use trellis_crypto::{VotePublicKey, VoteScheme};
 use trellis_primitives::{UnixMs, Wei};
 
-/// Blocks between checkpoints at least; chain-finality has the same number, and its reason.
+/// Blocks between checkpoints at least: the certificate of one, which may stand in the eight blocks after it, is in a block
+/// before the next is signed.
 const CHECKPOINT_BLOCKS_MIN: u64 = 8;
 /// Blocks of an epoch at least, where the committee changes: it changes in the third block of the next.
 const EPOCH_BLOCKS_MIN: u64 = 8;

@@ -23,6 +23,16 @@ impl Store {
         Ok(self.reader().db.put_checkpoint(height, short.map(AsRef::as_ref), long.map(AsRef::as_ref))?)
     }
 
+    /// Keeps the parts of a checkpoint that are given, a certificate only where none is there. Decided in the transaction that
+    /// writes, so that the one in a block that is being committed stays. Durable as with [`Self::put_checkpoint`].
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn add_checkpoint(&self, height: u64, parts: &StoredCheckpoint) -> Result<(), ReadError> {
+        let (short, long) = (parts.certificate.as_ref(), parts.post_quantum.as_ref());
+        Ok(self.reader().db.add_checkpoint(height, short.map(AsRef::as_ref), long.map(AsRef::as_ref))?)
+    }
+
     /// The checkpoint of a height.
     ///
     /// # Errors

@@ -166,6 +166,8 @@ fn a_checkpoints_parts_come_one_by_one_and_are_there_after_reopening() {
     store.put_checkpoint(128, &short(2)).unwrap();
     let long = StoredCheckpoint { certificate: None, post_quantum: Some(vec![3; 9_000].into()) };
     store.put_checkpoint(64, &long).unwrap();
+    store.add_checkpoint(64, &short(9)).unwrap();
+    assert_eq!(store.checkpoint(64).unwrap().certificate, short(1).certificate, "the first one stays");
     store.sync().unwrap();
     drop(store);
     let store = open(folder.path());

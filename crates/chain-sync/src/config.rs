@@ -1,6 +1,6 @@
 //! Bounds and settings of a sync.
 
-use trellis_chain_finality::{CERTIFICATE_BYTES_MAX, COMMITTEE_BYTES_MAX};
+use trellis_chain_finality::{CERTIFICATE_BYTES_MAX, COMMITTEE_BYTES_MAX, VALIDATORS_MAX};
 use trellis_net_peers::Protocol;
 use trellis_primitives::BLOCK_BYTES_MAX;
 
@@ -13,10 +13,15 @@ pub const REQUEST_BYTES_MAX: usize = 64;
 pub const HEADERS_PER_RUN_MAX: u64 = 256;
 /// Largest encoded header, in bytes; an honest one has some 700.
 pub const HEADER_BYTES_MAX: usize = 2_048;
+/// Checkpoint keys of one member of a committee, encoded, bytes at most.
+const CHECKPOINT_KEYS_BYTES_MAX: usize = 1_440;
 /// Largest frame of a run, in bytes: headers and the largest certificate, and a section with another one and the largest
-/// committee, of whose members it says besides how many blocks each signed.
-pub const RUN_FRAME_BYTES_MAX: usize =
-    HEADERS_PER_RUN_MAX as usize * HEADER_BYTES_MAX + 2 * CERTIFICATE_BYTES_MAX + 2 * COMMITTEE_BYTES_MAX + 4_096;
+/// committee, of whose members it says besides how many blocks each signed and what their checkpoint keys are.
+pub const RUN_FRAME_BYTES_MAX: usize = HEADERS_PER_RUN_MAX as usize * HEADER_BYTES_MAX
+    + 2 * CERTIFICATE_BYTES_MAX
+    + 2 * COMMITTEE_BYTES_MAX
+    + VALIDATORS_MAX * CHECKPOINT_KEYS_BYTES_MAX
+    + 4_096;
 /// Bodies that may be asked for at once.
 pub const BODIES_PER_REQUEST_MAX: u64 = 256;
 /// Bodies that a peer is asked for first, before its speed is known.
@@ -101,5 +106,21 @@ impl Default for SyncConfig {
             lie_penalty_ms: 600_000,
             still_ms: 30_000,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use trellis_primitives::CheckpointKeys;
+
+    // row: CHN-15
+    #[test]
+    fn a_run_has_room_for_the_checkpoint_keys_of_the_largest_committee() {
+        let one = CheckpointKeys { bls: vec![0xff; 96].into(), mldsa44: vec![0xff; 1_312].into() };
+        let keys = alloy_rlp::encode(vec![one; VALIDATORS_MAX]).len();
+        let others =
+            HEADERS_PER_RUN_MAX as usize * HEADER_BYTES_MAX + 2 * CERTIFICATE_BYTES_MAX + 2 * COMMITTEE_BYTES_MAX;
+        assert!(others + keys <= RUN_FRAME_BYTES_MAX, "{keys} bytes of keys");
     }
 }

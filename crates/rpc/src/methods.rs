@@ -114,7 +114,7 @@ pub(crate) const METHODS: &[Method] = {
         method(Txpool, "txpool_contentFrom", Read, pool::content_from),
         method(Txpool, "txpool_inspect", Read, pool::inspect),
         method(Trellis, "trellis_getCheckpoint", Read, checkpoint::checkpoint),
-        method(Trellis, "trellis_getCheckpointCommittee", Read, checkpoint::committee),
+        method(Trellis, "trellis_getCheckpointCommittee", Heavy, checkpoint::committee),
         method(Trellis, "trellis_getFinalityProof", Read, trellis::finality_proof),
         method(Trellis, "trellis_status", Read, trellis::status),
         method(Trellis, "trellis_validators", Read, trellis::validators),

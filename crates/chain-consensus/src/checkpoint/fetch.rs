@@ -3,12 +3,13 @@
 //! The asker writes one frame and reads frames until the end of the stream; joined they are the answer. What comes is
 //! checked with the committee's keys, so it does not matter whom it comes from.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use alloy_rlp::{RlpDecodable, RlpEncodable};
 use bytes::Bytes as Frame;
+use parking_lot::Mutex;
 use prost::Message;
 use thiserror::Error;
 use tokio::io::AsyncWriteExt;
@@ -37,12 +38,22 @@ const CHUNK_BYTES_MAX: usize = 1024 * 1024;
 const ANSWER_BYTES_MAX: usize = CHECKPOINT_CERTIFICATE_BYTES_MAX + POST_QUANTUM_CERTIFICATE_BYTES_MAX + 64;
 /// Requests answered at a time.
 const SERVED_MAX: usize = 16;
+/// Requests of one peer answered at a time.
+const SERVED_PER_PEER_MAX: usize = 2;
+/// Requests turned away at a time with a word; whoever comes beyond them is told nothing.
+const TURNED_AWAY_MAX: usize = 64;
+/// Who is turned away reads that within this time, milliseconds.
+const TURNED_AWAY_TIMEOUT_MS: u64 = 1_000;
 /// A request arrives within this time of its stream, milliseconds.
 const REQUEST_TIMEOUT_MS: u64 = 5_000;
+/// An answer is taken by its asker within this time, milliseconds.
+const WRITE_TIMEOUT_MS: u64 = 10_000;
 /// An answer is over within this time, milliseconds.
 const ANSWER_TIMEOUT_MS: u64 = 30_000;
 /// Blocks back for which certificates that are missing are asked for.
 const MISSING_BLOCKS_MAX: u64 = 1_024;
+/// The blocks until a checkpoint is asked for again double with every round of peers, this often at most: to 64.
+const DOUBLINGS_MAX: u32 = 6;
 
 #[derive(Clone, Copy, PartialEq, prost::Message)]
 struct WireAsked {
@@ -84,20 +95,72 @@ pub(super) async fn serve(
     keeper: Arc<dyn CheckpointKeeper>,
     metrics: CheckpointMetrics,
 ) {
-    let mut served = JoinSet::new();
+    let (mut served, mut turned_away) = (JoinSet::new(), JoinSet::new());
+    let places = Places::default();
     while let Some((peer, stream)) = acceptor.next().await {
         while served.try_join_next().is_some() {}
-        if served.len() >= SERVED_MAX {
-            metrics.refuse("too_many_requests");
+        while turned_away.try_join_next().is_some() {}
+        if let Some(place) = places.take(peer) {
+            served.spawn(answer(network.clone(), (peer, place), stream, Arc::clone(&keeper), metrics.clone()));
             continue;
         }
-        served.spawn(answer(network.clone(), peer, stream, Arc::clone(&keeper), metrics.clone()));
+        metrics.refuse("too_many_requests");
+        if turned_away.len() < TURNED_AWAY_MAX {
+            turned_away.spawn(turn_away(stream));
+        }
+    }
+}
+
+/// The places of those who are answered, by peer. Clones share them.
+#[derive(Clone, Debug, Default)]
+struct Places(Arc<Mutex<BTreeMap<NodeId, usize>>>);
+
+impl Places {
+    /// A place, until it is dropped; none where all are taken, or all that one peer may have.
+    fn take(&self, peer: NodeId) -> Option<Place> {
+        let mut taken = self.0.lock();
+        let own = taken.get(&peer).copied().unwrap_or_default();
+        if own >= SERVED_PER_PEER_MAX || taken.values().sum::<usize>() >= SERVED_MAX {
+            return None;
+        }
+        taken.insert(peer, own.saturating_add(1));
+        Some(Place { peer, places: self.clone() })
+    }
+}
+
+#[derive(Debug)]
+struct Place {
+    peer: NodeId,
+    places: Places,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut taken = self.places.0.lock();
+        match taken.get_mut(&self.peer) {
+            Some(own) if *own > 1 => *own = own.saturating_sub(1),
+            _ => {
+                taken.remove(&self.peer);
+            }
+        }
+    }
+}
+
+/// Says that nothing is here: a stream that ends without a word would read as one that is not understood.
+async fn turn_away(mut stream: NetStream) {
+    let nothing = alloy_rlp::encode(Answer::default());
+    let written = timeout(Duration::from_millis(TURNED_AWAY_TIMEOUT_MS), async {
+        write_frame(&mut stream, &nothing).await?;
+        stream.shutdown().await.map_err(FrameError::Io)
+    });
+    if !matches!(written.await, Ok(Ok(()))) {
+        tracing::debug!("who was turned away did not wait to hear it");
     }
 }
 
 async fn answer(
     network: NetworkHandle,
-    peer: NodeId,
+    (peer, _place): (NodeId, Place),
     mut stream: NetStream,
     keeper: Arc<dyn CheckpointKeeper>,
     metrics: CheckpointMetrics,
@@ -113,7 +176,7 @@ async fn answer(
     let kept = keeper.kept(height).await.unwrap_or_default();
     let found = Answer { certificate: kept.0.unwrap_or_default(), post_quantum: kept.1.unwrap_or_default() };
     let bytes = alloy_rlp::encode(found);
-    let written = timeout(Duration::from_millis(ANSWER_TIMEOUT_MS), async {
+    let written = timeout(Duration::from_millis(WRITE_TIMEOUT_MS), async {
         for chunk in bytes.chunks(CHUNK_BYTES_MAX) {
             write_frame(&mut stream, chunk).await?;
         }
@@ -124,19 +187,17 @@ async fn answer(
     }
 }
 
-/// Asks for what is missing of checkpoints that are past: one question for each block that is new here.
+/// Asks for what is missing of checkpoints that are past: one question at most for each block that is new here.
 pub(super) async fn fetch_missing(
     network: NetworkHandle,
     keeper: Arc<dyn CheckpointKeeper>,
     metrics: CheckpointMetrics,
 ) {
-    let (mut height, mut turn) = (0u64, 0usize);
-    let mut whole = BTreeSet::new();
+    let mut height = 0u64;
+    let mut search = Search::default();
     loop {
         height = keeper.above(height).await;
-        turn = turn.wrapping_add(1);
-        let asked = ask_once(&network, &*keeper, (height, turn), &mut whole).await;
-        match asked {
+        match ask_once(&network, &*keeper, height, &mut search).await {
             Ok(true) => {
                 metrics.fetched.inc();
             }
@@ -146,24 +207,88 @@ pub(super) async fn fetch_missing(
     }
 }
 
-/// `true` where a peer had what was missing. Checkpoints and peers take turns: nobody may have the newest one.
+/// How often a checkpoint was asked for in vain.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tries {
+    /// The place of the peer that is next.
+    turn: usize,
+    /// Questions so far.
+    count: usize,
+    /// It is not asked for below this height.
+    not_below: u64,
+}
+
+/// What is known of the checkpoints that are past.
+#[derive(Debug, Default)]
+struct Search {
+    /// All of them is here, or what they are cannot be told here: not looked at again.
+    settled: BTreeSet<u64>,
+    tries: BTreeMap<u64, Tries>,
+    turn: usize,
+}
+
+impl Search {
+    /// Forgets what is below `first`.
+    fn forget(&mut self, first: u64) {
+        self.settled.retain(|checkpoint| *checkpoint >= first);
+        self.tries.retain(|checkpoint, _| *checkpoint >= first);
+    }
+
+    fn settle(&mut self, checkpoint: u64) {
+        self.settled.insert(checkpoint);
+        self.tries.remove(&checkpoint);
+    }
+
+    /// Which of the missing ones to ask for at `height`, and which of so many peers. Both take turns: nobody may have the
+    /// newest one, and one peer may have none.
+    fn choose(&mut self, missing: &[u64], height: u64, peers: usize) -> Option<(u64, usize)> {
+        self.turn = self.turn.wrapping_add(1);
+        let due = |checkpoint: &u64| self.tries.get(checkpoint).is_none_or(|tries| tries.not_below <= height);
+        let due: Vec<u64> = missing.iter().copied().filter(due).collect();
+        let checkpoint = *due.get(self.turn.checked_rem(due.len())?)?;
+        let first = Tries { turn: self.turn, ..Tries::default() };
+        let tries = self.tries.entry(checkpoint).or_insert(first);
+        let peer = tries.turn.checked_rem(peers)?;
+        tries.turn = tries.turn.wrapping_add(1);
+        tries.count = tries.count.saturating_add(1);
+        let rounds = u32::try_from(tries.count.checked_div(peers)?).unwrap_or(u32::MAX);
+        tries.not_below = height.saturating_add(1u64 << rounds.min(DOUBLINGS_MAX));
+        Some((checkpoint, peer))
+    }
+}
+
+/// `true` where a peer had what was missing.
 async fn ask_once(
     network: &NetworkHandle,
     keeper: &dyn CheckpointKeeper,
-    (height, turn): (u64, usize),
-    whole: &mut BTreeSet<u64>,
+    height: u64,
+    search: &mut Search,
 ) -> Result<bool, AppError> {
-    let missing = missing(keeper, height, whole).await?;
+    let missing = missing(keeper, height, search).await?;
     let peers = validators(network);
-    let chosen = turn.checked_rem(missing.len()).and_then(|place| missing.get(place));
-    let turn = turn.checked_div(missing.len()).unwrap_or_default();
-    let peer = turn.checked_rem(peers.len()).and_then(|place| peers.get(place));
-    let (Some(checkpoint), Some(peer)) = (chosen.copied(), peer) else { return Ok(false) };
-    let Some(duty) = keeper.duty(checkpoint).await? else { return Ok(false) };
-    match fetch(network, *peer, duty).await {
+    let Some((checkpoint, place)) = search.choose(&missing, height, peers.len()) else { return Ok(false) };
+    let Some(peer) = peers.get(place).copied() else { return Ok(false) };
+    let duty = match keeper.duty(checkpoint).await {
+        Ok(Some(duty)) => duty,
+        // A node that began with a snapshot lacks the blocks that say what was signed, and by whom.
+        Ok(None) => {
+            search.settle(checkpoint);
+            return Ok(false);
+        }
+        Err(error) => {
+            tracing::debug!(checkpoint, %error, "what a checkpoint certifies cannot be told here; it is not asked for");
+            search.settle(checkpoint);
+            return Ok(false);
+        }
+    };
+    match fetch(network, peer, duty).await {
         Ok(found) => {
-            let some = |bytes: Bytes| (!bytes.is_empty()).then_some(bytes);
-            let (certificate, post_quantum) = (some(found.certificate), some(found.post_quantum));
+            let (short, long) = keeper.kept(checkpoint).await?;
+            let wanted = |bytes: Bytes, known: Option<Bytes>| (known.is_none() && !bytes.is_empty()).then_some(bytes);
+            let (certificate, post_quantum) = (wanted(found.certificate, short), wanted(found.post_quantum, long));
+            if certificate.is_none() && post_quantum.is_none() {
+                return Ok(false);
+            }
             let useful = post_quantum.is_some();
             keeper.keep(checkpoint, certificate, post_quantum).await?;
             Ok(useful)
@@ -175,18 +300,18 @@ async fn ask_once(
     }
 }
 
-/// The checkpoints that are past and of which a certificate is missing, newest first; those that are `whole` are not looked at.
-async fn missing(keeper: &dyn CheckpointKeeper, height: u64, whole: &mut BTreeSet<u64>) -> Result<Vec<u64>, AppError> {
+/// The checkpoints that are past and of which a certificate is missing, newest first.
+async fn missing(keeper: &dyn CheckpointKeeper, height: u64, search: &mut Search) -> Result<Vec<u64>, AppError> {
     let (rules, last) = (keeper.rules(), height.saturating_sub(CHECKPOINT_INCLUSION_BLOCKS));
     let first = last.saturating_sub(MISSING_BLOCKS_MAX);
-    whole.retain(|checkpoint| *checkpoint >= first);
+    search.forget(first);
     let mut missing = Vec::new();
     for checkpoint in (first..=last).rev().filter(|height| rules.has(*height)) {
-        if whole.contains(&checkpoint) {
+        if search.settled.contains(&checkpoint) {
             continue;
         }
         if matches!(keeper.kept(checkpoint).await?, (Some(_), Some(_))) {
-            whole.insert(checkpoint);
+            search.settle(checkpoint);
         } else {
             missing.push(checkpoint);
         }
@@ -260,5 +385,37 @@ mod tests {
         let forged = Answer { post_quantum: alloy_rlp::encode(forged).into(), ..whole };
         assert!(matches!(check(&alloy_rlp::encode(&forged), &duty), Err(FetchError::Wrong(_))));
         assert!(matches!(check(&[0xff; 40], &duty), Err(FetchError::Undecodable(_))));
+    }
+
+    #[test]
+    fn one_peer_gets_two_places_and_leaves_the_others_to_the_rest() {
+        let places = Places::default();
+        let greedy: Vec<_> = (0..SERVED_MAX).filter_map(|_| places.take(NodeId([1; 32]))).collect();
+        assert_eq!(greedy.len(), SERVED_PER_PEER_MAX);
+        let rest: Vec<_> = (2..100).filter_map(|n| places.take(NodeId([n; 32]))).collect();
+        assert_eq!(rest.len(), SERVED_MAX - SERVED_PER_PEER_MAX);
+        drop(greedy);
+        assert!(places.take(NodeId([1; 32])).is_some(), "a place that is left is free");
+        drop(rest);
+        assert!(places.0.lock().is_empty(), "nobody who left is remembered");
+    }
+
+    #[test]
+    fn what_nobody_has_is_asked_of_every_peer_and_then_ever_more_seldom() {
+        let mut search = Search::default();
+        let mut asked = Vec::new();
+        for height in 100..400 {
+            asked.extend(search.choose(&[64], height, 3).map(|(_, peer)| (height, peer)));
+        }
+        let first: BTreeSet<usize> = asked.iter().take(3).map(|(_, peer)| *peer).collect();
+        assert_eq!(first.len(), 3, "all of them");
+        assert_eq!(asked[2].0, 102, "one after the other");
+        let gaps: Vec<u64> = asked.windows(2).map(|pair| pair[1].0 - pair[0].0).collect();
+        assert!(gaps.is_sorted() && gaps.last() == Some(&64), "{gaps:?}");
+        assert_eq!(search.choose(&[128, 64], 400, 3).map(|(checkpoint, _)| checkpoint), Some(128), "new ones at once");
+        search.forget(100);
+        assert_eq!(search.tries.len(), 1);
+        assert_eq!(search.choose(&[], 500, 3), None);
+        assert_eq!(search.choose(&[128], 500, 0), None, "nobody to ask");
     }
 }

@@ -1,7 +1,9 @@
 //! The shell: streams of peers in, the collector, frames and certificates out.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -12,11 +14,12 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use trellis_crypto::CheckpointKey;
+use trellis_chain_finality::CheckpointCommittee;
+use trellis_crypto::{CheckpointKey, VotePublicKey};
 use trellis_net_peers::guard::Pattern;
 use trellis_net_peers::inlet::{Inlet, InletFault, InletLimits, InletRefusal, serve};
 use trellis_net_peers::{AcceptError, NetworkHandle, PeerState, Protocol};
-use trellis_primitives::{NodeId, Role};
+use trellis_primitives::{B256, NodeId, Role};
 
 use super::fetch::{self, CHECKPOINT_PROOF_PROTOCOL};
 use super::state::{Action, Collector, Heard, OPEN_BLOCKS};
@@ -31,6 +34,22 @@ pub const CHECKPOINT_PROTOCOL: Protocol = Protocol("/trellis/checkpoint/1");
 const FRAMES_PER_SECOND_MAX: u32 = 16;
 /// Signatures that wait to be looked at; whoever brings more waits.
 const QUEUE_MAX: usize = 256;
+/// Pause after something could not be read or kept, milliseconds: a disk that fails goes on failing for a while.
+const ERROR_PAUSE_MS: u64 = 1_000;
+
+/// Who signs here.
+pub struct CheckpointSigner {
+    /// Signs checkpoints, where the committee has it beside the vote key.
+    pub key: CheckpointKey,
+    /// Whose seat it should be.
+    pub vote_key: VotePublicKey,
+}
+
+impl std::fmt::Debug for CheckpointSigner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CheckpointSigner").field("vote_key", &self.vote_key).finish_non_exhaustive()
+    }
+}
 
 /// What the checkpoints count; clones share their values.
 #[derive(Clone, Debug, Default)]
@@ -45,6 +64,8 @@ pub struct CheckpointMetrics {
     pub height: Gauge<u64, AtomicU64>,
     /// Answers of peers about checkpoints that were missed here.
     pub fetched: Counter,
+    /// 1 where this validator sits in the committee, which does not know its checkpoint key; 0 otherwise.
+    pub mute: Gauge<u64, AtomicU64>,
     /// What peers sent and was not counted, by reason.
     pub refused: Family<RefusedLabel, Counter>,
 }
@@ -58,6 +79,7 @@ impl CheckpointMetrics {
         r.register("assembled", "Certificates of checkpoints assembled here", self.assembled.clone());
         r.register("height", "Height of the newest checkpoint assembled here", self.height.clone());
         r.register("fetched", "Answers of peers about checkpoints that were missed here", self.fetched.clone());
+        r.register("mute", "1 where the committee does not know the checkpoint key of this member", self.mute.clone());
         r.register("refused", "Signatures over checkpoints that were not counted", self.refused.clone());
     }
 
@@ -79,7 +101,7 @@ pub struct Checkpoints {
 pub fn start(
     network: NetworkHandle,
     keeper: Arc<dyn CheckpointKeeper>,
-    key: Option<CheckpointKey>,
+    signer: Option<CheckpointSigner>,
     metrics: CheckpointMetrics,
 ) -> Result<Checkpoints, AcceptError> {
     let mut tasks = JoinSet::new();
@@ -97,8 +119,9 @@ pub fn start(
     tasks.spawn(serve(network.clone(), acceptor, limits, Arc::new(ear)));
     // What was left open by a stop is taken up again.
     let from = keeper.height().saturating_sub(OPEN_BLOCKS);
-    let collector = Arc::new(Mutex::new(Collector::new(rules, key, from)));
-    tasks.spawn(Shell { network, keeper, collector, metrics }.run(heard));
+    let seat = signer.as_ref().map(|signer| Seat::new(signer.vote_key.clone(), &signer.key));
+    let collector = Arc::new(Mutex::new(Collector::new(rules, signer.map(|signer| signer.key), from)));
+    tasks.spawn(Shell { network, keeper, collector, seat, owed: BTreeSet::new(), metrics }.run(heard));
     Ok(Checkpoints { _tasks: tasks })
 }
 
@@ -139,15 +162,43 @@ impl Inlet for Ear {
     }
 }
 
+/// The seat of whoever signs here: says once for each committee that it cannot sign for it.
+struct Seat {
+    vote_key: VotePublicKey,
+    bls: Vec<u8>,
+    /// The committee looked at last.
+    seen: Option<B256>,
+}
+
+impl Seat {
+    fn new(vote_key: VotePublicKey, key: &CheckpointKey) -> Self {
+        Self { vote_key, bls: key.bls_public().to_vec(), seen: None }
+    }
+
+    /// Whether the vote key sits in this committee, and the checkpoint key is not the one beside it. None where the committee
+    /// is the one looked at last.
+    fn mute_in(&mut self, committee: &CheckpointCommittee) -> Option<bool> {
+        let hash = committee.hash();
+        if self.seen.replace(hash) == Some(hash) {
+            return None;
+        }
+        let holder = committee.holder(&self.bls).map(|member| member.account);
+        Some(committee.account_of(&self.vote_key).is_some_and(|account| holder != Some(account)))
+    }
+}
+
 struct Shell {
     network: NetworkHandle,
     keeper: Arc<dyn CheckpointKeeper>,
     collector: Arc<Mutex<Collector>>,
+    seat: Option<Seat>,
+    /// Checkpoints that could not be read; tried again at the next block.
+    owed: BTreeSet<u64>,
     metrics: CheckpointMetrics,
 }
 
 impl Shell {
-    async fn run(self, mut heard: mpsc::Receiver<(NodeId, CheckpointVote)>) {
+    async fn run(mut self, mut heard: mpsc::Receiver<(NodeId, CheckpointVote)>) {
         loop {
             let known = self.collector.lock().height();
             let done = tokio::select! {
@@ -159,6 +210,7 @@ impl Shell {
             };
             if let Err(error) = done {
                 tracing::error!(%error, "a checkpoint is not signed or not kept");
+                tokio::time::sleep(Duration::from_millis(ERROR_PAUSE_MS)).await;
             }
         }
     }
@@ -186,32 +238,63 @@ impl Shell {
         self.act(actions).await
     }
 
-    /// Blocks after `known` up to `height` are final.
-    async fn advance(&self, known: u64, height: u64) -> Result<(), AppError> {
+    /// Blocks after `known` up to `height` are final. The collector hears of them whatever cannot be read: otherwise the same
+    /// ones would be looked at for ever.
+    async fn advance(&mut self, known: u64, height: u64) -> Result<(), AppError> {
         let rules = self.keeper.rules();
-        let from = known.max(height.saturating_sub(OPEN_BLOCKS)).saturating_add(1);
+        let oldest = height.saturating_sub(OPEN_BLOCKS).saturating_add(1);
+        let mut looked_at = std::mem::take(&mut self.owed).split_off(&oldest);
+        looked_at.extend((oldest.max(known.saturating_add(1))..=height).filter(|height| rules.has(*height)));
+        let mut failed = None;
         let mut duties: Vec<CheckpointDuty> = Vec::new();
-        for checkpoint in (from..=height).filter(|height| rules.has(*height)) {
-            let (_, post_quantum) = self.keeper.kept(checkpoint).await?;
-            let done = post_quantum.is_some() && self.keeper.stands(checkpoint).await?;
-            if !done && let Some(duty) = self.keeper.duty(checkpoint).await? {
-                duties.push(duty);
+        for checkpoint in looked_at {
+            match self.duty(checkpoint).await {
+                Ok(duty) => duties.extend(duty),
+                Err(error) => {
+                    self.owed.insert(checkpoint);
+                    failed = Some(error);
+                }
             }
         }
         let mut settled = Vec::new();
         let unsettled = self.collector.lock().unsettled();
         for checkpoint in unsettled {
-            if self.keeper.stands(checkpoint).await? {
-                settled.push(checkpoint);
+            match self.keeper.stands(checkpoint).await {
+                Ok(true) => settled.push(checkpoint),
+                Ok(false) => {}
+                Err(error) => failed = Some(error),
             }
         }
+        duties.iter().for_each(|duty| self.look_at_seat(duty));
         let actions = self.apart(move |collector| {
             let mut actions = collector.advance(height, &settled);
             actions.extend(duties.into_iter().flat_map(|duty| collector.begin(duty)));
             actions
         });
         let actions = actions.await.unwrap_or_default();
-        self.act(actions).await
+        self.act(actions).await?;
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// What is still to be signed of a checkpoint, or to be collected.
+    async fn duty(&self, checkpoint: u64) -> Result<Option<CheckpointDuty>, AppError> {
+        let (_, post_quantum) = self.keeper.kept(checkpoint).await?;
+        if post_quantum.is_some() && self.keeper.stands(checkpoint).await? {
+            return Ok(None);
+        }
+        self.keeper.duty(checkpoint).await
+    }
+
+    fn look_at_seat(&mut self, duty: &CheckpointDuty) {
+        let Some(mute) = self.seat.as_mut().and_then(|seat| seat.mute_in(&duty.committee)) else { return };
+        self.metrics.mute.set(u64::from(mute));
+        if mute {
+            tracing::warn!(
+                height = duty.message.height,
+                "this validator signs no checkpoints: the committee does not have its checkpoint key; put the key of this \
+                 data directory into the chain's stake contract, it counts from the committee after the next"
+            );
+        }
     }
 
     async fn act(&self, actions: Vec<Action>) -> Result<(), AppError> {
@@ -234,5 +317,23 @@ impl Shell {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::state::fixtures::{committee, key};
+    use trellis_crypto::VoteKey;
+
+    // row: CHN-15
+    #[test]
+    fn a_member_whose_checkpoint_key_the_committee_does_not_have_is_told_so_once() {
+        let vote = |n: u8| VoteKey::from_seed(&[n; 32]).public();
+        for (vote_key, checkpoint_key, mute) in [(1, 1, false), (1, 9, true), (1, 2, true), (9, 9, false)] {
+            let mut seat = Seat::new(vote(vote_key), &key(checkpoint_key));
+            assert_eq!(seat.mute_in(&committee()), Some(mute), "{vote_key} {checkpoint_key}");
+            assert_eq!(seat.mute_in(&committee()), None, "once for each committee");
+        }
     }
 }

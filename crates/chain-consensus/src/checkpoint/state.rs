@@ -109,7 +109,9 @@ impl Collector {
     fn sign(&self, duty: &CheckpointDuty) -> Option<CheckpointVote> {
         let key = self.key.as_ref()?;
         let member = duty.committee.holder(&key.bls_public())?;
-        let signature = CheckpointSignature::sign(key, &duty.message, member.account).ok()?;
+        let signature = CheckpointSignature::sign(key, &duty.message, member.account)
+            .inspect_err(|error| tracing::error!(height = duty.message.height, %error, "a checkpoint cannot be signed"))
+            .ok()?;
         Some(CheckpointVote { height: duty.message.height, block_hash: duty.message.block_hash, signature })
     }
 
@@ -122,14 +124,14 @@ impl Collector {
         if open.tally.has(&vote.signature.account) {
             return (Heard::Known, Vec::new());
         }
-        let faults = open.faults.entry(peer).or_default();
-        if *faults >= FAULTS_MAX {
+        let faults = open.faults.get(&peer).copied().unwrap_or_default();
+        if faults >= FAULTS_MAX {
             return (Heard::Ignored, Vec::new());
         }
         match open.tally.add(&vote.signature) {
             Ok(_) => (Heard::Counted, open.first_quorum()),
             Err(error) => {
-                *faults = faults.saturating_add(1);
+                open.faults.insert(peer, faults.saturating_add(1));
                 tracing::debug!(%peer, %error, "a checkpoint's signature is not counted");
                 (Heard::Wrong, Vec::new())
             }

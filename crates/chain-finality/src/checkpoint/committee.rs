@@ -5,7 +5,7 @@ use super::prefixed;
 use crate::validator_set::ValidatorSet;
 use alloy_rlp::{RlpDecodable, RlpEncodable};
 use std::collections::BTreeMap;
-use trellis_crypto::{BLS_PUBLIC_BYTES, BlsPublicKey, MLDSA44_PUBLIC_BYTES};
+use trellis_crypto::{BLS_PUBLIC_BYTES, BlsPublicKey, MLDSA44_PUBLIC_BYTES, VotePublicKey};
 use trellis_primitives::{Address, B256, Bytes, CheckpointKeys, keccak256};
 
 /// Keeps committees' hashes apart from every other.
@@ -111,6 +111,13 @@ impl CheckpointCommittee {
     #[must_use]
     pub fn holder(&self, bls: &[u8]) -> Option<&CheckpointMember> {
         self.members.iter().find(|member| member.verifying().is_some_and(|(key, _)| key.as_bytes() == bls))
+    }
+
+    /// The account of the member with this vote key.
+    #[must_use]
+    pub fn account_of(&self, vote_key: &VotePublicKey) -> Option<Address> {
+        let member = self.validators.validators().iter().find(|member| member.public_key == *vote_key)?;
+        Some(member.account)
     }
 
     /// Hash of the committee's vote keys: `ValidatorSet::hash`.

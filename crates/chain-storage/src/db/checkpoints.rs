@@ -22,6 +22,24 @@ impl Db {
         Ok(())
     }
 
+    /// Keeps the parts that are given, the short one only where none is there. Durable with the next durable write.
+    pub(crate) fn add_checkpoint(&self, height: u64, short: Option<&[u8]>, long: Option<&[u8]>) -> DbResult<()> {
+        let mut txn = self.database.begin_write()?;
+        txn.set_durability(Durability::None)?;
+        if let Some(short) = short {
+            let mut table = txn.open_table(CHECKPOINTS)?;
+            let known = table.get(height)?.is_some();
+            if !known {
+                table.insert(height, short)?;
+            }
+        }
+        if let Some(long) = long {
+            txn.open_table(POST_QUANTUM)?.insert(height, long)?;
+        }
+        txn.commit()?;
+        Ok(())
+    }
+
     /// The short and the long part of a checkpoint.
     pub(crate) fn checkpoint(&self, height: u64) -> DbResult<(Option<Bytes>, Option<Bytes>)> {
         let of = |table| self.read(table, |t| Ok(t.get(height)?.map(|v| Bytes::copy_from_slice(v.value()))));

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tokio::sync::watch;
 use trellis_chain_consensus::CheckpointKeeper;
-use trellis_chain_consensus::checkpoint::{self, CheckpointMetrics, Checkpoints};
+use trellis_chain_consensus::checkpoint::{self, CheckpointMetrics, CheckpointSigner, Checkpoints};
 use trellis_chain_execution::{Executor, SystemCall};
 use trellis_chain_finality::{CheckpointCommittee, ValidatorSet};
 use trellis_chain_mempool::gossip::{self, Gossip};
@@ -21,7 +21,6 @@ use trellis_chain_producer::{Committees, HeadAccounts, Producer, ProducerConfig}
 use trellis_chain_spec::DEV_CHAIN_ID;
 use trellis_chain_storage::{Store, StoreConfig};
 use trellis_chain_sync::{Progress, SyncMetrics, SyncServer};
-use trellis_crypto::CheckpointKey;
 use trellis_net_peers::NetworkHandle;
 use trellis_primitives::{Address, Block, Bytes};
 use trellis_rpc::{
@@ -184,11 +183,11 @@ pub async fn start_rpc(base: &mut Base, parts: &Keeper) -> Result<RpcServer> {
 pub fn start_checkpoints(
     base: &Base,
     parts: &Keeper,
-    key: Option<CheckpointKey>,
+    signer: Option<CheckpointSigner>,
     metrics: CheckpointMetrics,
 ) -> Result<Checkpoints> {
     let chain: Arc<dyn CheckpointKeeper> = Arc::<Producer>::clone(&parts.producer);
-    Ok(checkpoint::start(base.network.clone(), chain, key, metrics)?)
+    Ok(checkpoint::start(base.network.clone(), chain, signer, metrics)?)
 }
 
 /// Tells peers and `status` how high the chain is.
@@ -212,7 +211,7 @@ impl CommitteeView for CommitteesView {
     }
 
     fn checkpoint_committee(&self, height: u64) -> Option<Arc<CheckpointCommittee>> {
-        self.0.checkpoint_committee(height).ok()
+        self.0.shown_checkpoint_committee(height).ok()
     }
 
     fn system_call(&self, block: &Block) -> Option<SystemCall> {

@@ -15,7 +15,7 @@ use prometheus_client::registry::Registry;
 use serde_json::json;
 use std::path::Path;
 use std::sync::Arc;
-use trellis_chain_consensus::checkpoint::CheckpointMetrics;
+use trellis_chain_consensus::checkpoint::{CheckpointMetrics, CheckpointSigner};
 use trellis_chain_consensus::{Application, EngineConfig, EngineHandle, engine_library_metrics};
 use trellis_chain_finality::Validator;
 use trellis_chain_producer::Producer;
@@ -49,11 +49,13 @@ pub async fn run(settings: Settings, datadir: Option<&Path>) -> Result<()> {
             return Ok(());
         }
     }
+    let vote_public = vote_key.public();
     let engine = start_engine(&base, &keeper, vote_key, &health).await?;
     register(&|registry| engine.metrics().register(registry));
-    let (checkpoint_key, checkpoint_metrics) = (base.keys().checkpoint_key()?, CheckpointMetrics::default());
+    let signer = CheckpointSigner { key: base.keys().checkpoint_key()?, vote_key: vote_public };
+    let checkpoint_metrics = CheckpointMetrics::default();
     register(&|registry| checkpoint_metrics.register(registry));
-    let _checkpoints = start_checkpoints(&base, &keeper, Some(checkpoint_key), checkpoint_metrics)?;
+    let _checkpoints = start_checkpoints(&base, &keeper, Some(signer), checkpoint_metrics)?;
     let accused = AccuserMetrics::default();
     register(&|registry| accused.register(named(registry)));
     let known = (keeper.store.clone(), keeper.committees.clone());
