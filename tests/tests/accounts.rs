@@ -47,8 +47,16 @@ impl Town {
         until(PATIENCE, "the account is paid", || self.balance(to) == goal);
     }
 
+    /// With the owner's passphrase, which every key of such an account has.
     fn pq(&self, arguments: &[&str]) -> Ended {
-        self.network.trellis(&[&["wallet", "pq"], arguments].concat())
+        let file = self.network.folder().join("passphrase");
+        std::fs::write(&file, "of the owner\n").expect("file");
+        self.pq_with(file.to_str().expect("UTF-8"), arguments)
+    }
+
+    fn pq_with(&self, passphrase_file: &str, arguments: &[&str]) -> Ended {
+        let passphrase = ["--passphrase-file", passphrase_file];
+        self.network.trellis(&[&["wallet", "pq"], arguments, &passphrase].concat())
     }
 
     fn create(&self, more: &[&str]) -> Address {
@@ -95,6 +103,7 @@ fn a_post_quantum_account_is_paid_before_it_is_made_and_spends_with_anybodys_gas
     let other = town.network.folder().join("other.key").to_str().unwrap().to_owned();
     assert_ne!(town.create(&["--key", &other]), account, "another key, another account");
     town.pq(&["create"]).failed_with(1, &["exists already"]);
+    town.network.trellis(&["wallet", "pq", "show"]).failed_with(4, &["needs a passphrase"]);
     town.pq(&["send", &SHOP.to_string(), "1", "--dev-account", RELAYER]).failed_with(4, &["0 TRL", "pay it"]);
     town.pay(account, 5 * TRL);
 
@@ -121,8 +130,13 @@ fn nobody_but_its_key_moves_a_post_quantum_account_and_no_call_is_taken_twice() 
     let account = town.create(&[]);
     town.pay(account, 5 * TRL);
     let signed = town.sign("1", "first.json");
-    town.relay(&signed).succeeded();
-    town.relay(&signed).failed_with(1, &["WrongNonce", "sign anew"]);
+    let rival = town.sign("2", "rival.json");
+    let done = town.relay(&signed).succeeded().json();
+    // Who brings them again learns that they happened; who brings others of that nonce, that they never will.
+    let again = town.relay(&signed).succeeded().json();
+    assert_eq!((&again["transaction"], &again["relayer"]), (&done["transaction"], &done["relayer"]));
+    assert_eq!(town.balance(account), 4 * TRL);
+    town.relay(&rival).failed_with(1, &["another call", "never happen"]);
 
     let next = town.sign("1", "next.json");
     let richer = changed(&next, |signed| signed["calls"][0]["value_wei"] = json!((2 * TRL).to_string()));
@@ -132,7 +146,10 @@ fn nobody_but_its_key_moves_a_post_quantum_account_and_no_call_is_taken_twice() 
     let wrong = town.network.folder().join("wrong");
     std::fs::write(&wrong, "not the passphrase").expect("file");
     let wrong = wrong.to_str().unwrap().to_owned();
-    town.pq(&["sign", &SHOP.to_string(), "1", "--passphrase-file", &wrong]).failed_with(4, &["passphrase"]);
+    town.pq_with(&wrong, &["sign", &SHOP.to_string(), "1"]).failed_with(4, &["passphrase"]);
+    for none in ["0", "1_0", "0.0000000000000000001"] {
+        town.pq(&["sign", &SHOP.to_string(), none]).failed_with(2, &["amount of TRL"]);
+    }
 
     // The chain itself is asked with a thief's key, which no command of ours would do.
     let thief = QuantumKey::generate(&mut rand::rng(), false).unwrap();

@@ -15,6 +15,9 @@ use zeroize::Zeroizing;
 /// Variable that holds the passphrase where no file is given.
 pub const PASSPHRASE_VARIABLE: &str = "TRELLIS_PASSPHRASE";
 
+/// What seals the keys of `dev` and `local` where no passphrase is given: those keys are public.
+const PUBLIC_PASSPHRASE: &str = "dev";
+
 /// The keys that every role has.
 pub struct NodeKeys {
     /// Who the node is.
@@ -173,42 +176,17 @@ impl KeyMaker<'_> {
         Ok(CheckpointKey::from_seed(&seed)?)
     }
 
-    /// Makes the key of a post-quantum account; `name` gives its address.
-    ///
-    /// # Errors
-    /// A file that is there already, a passphrase that is missing.
-    pub fn make_quantum_key(
-        &self,
-        path: &Path,
-        hybrid: bool,
-        name: impl FnOnce(&QuantumKey) -> String,
-    ) -> Result<QuantumKey> {
-        let passphrase = self.passphrase()?;
-        let key = QuantumKey::generate(&mut rand::rng(), hybrid)?;
-        let (name, secret) = (name(&key), key.to_secret());
-        keystore::create(path, SecretKind::Quantum, &name, &secret, &passphrase, self.hardness(), &mut rand::rng())?;
-        Ok(key)
-    }
-
-    /// Opens the key of a post-quantum account.
-    ///
-    /// # Errors
-    /// A keystore that is missing or does not open, with its hint.
-    pub fn quantum_key(&self, path: &Path) -> Result<QuantumKey> {
-        if !path.exists() {
-            return Err(Failure::key_or_funds(format!("there is no post-quantum key at {}", path.display()))
-                .hint("make one with `trellis wallet pq create`, or name its file with --key")
-                .into());
-        }
-        Ok(QuantumKey::from_secret(&opened(path, SecretKind::Quantum, &self.passphrase()?)?)?)
-    }
-
     /// Opens an account's key that is in a file of its own.
     ///
     /// # Errors
     /// A keystore that is missing or does not open, with its hint.
     pub fn account_key(&self, path: &Path) -> Result<AccountKey> {
-        account_of(&opened(path, SecretKind::Account, &self.passphrase()?)?)
+        let opened_with = |passphrase: &str| opened(path, SecretKind::Account, passphrase);
+        let secret = opened_with(&self.passphrase()?).or_else(|error| {
+            // The passphrase may be that of a key which is no public one, beside a node whose keys are.
+            if is_public_chain(self.chain_id) { opened_with(PUBLIC_PASSPHRASE).map_err(|_| error) } else { Err(error) }
+        })?;
+        account_of(&secret)
     }
 
     fn new_account(&self) -> Result<(String, Zeroizing<Vec<u8>>)> {
@@ -253,20 +231,62 @@ impl KeyMaker<'_> {
     }
 
     fn passphrase(&self) -> Result<Zeroizing<String>> {
-        if let Some(file) = self.passphrase_file {
-            let text = std::fs::read_to_string(file).map_err(|error| {
-                Failure::key_or_funds(format!("cannot read the passphrase file {}: {error}", file.display()))
-            })?;
-            return Ok(Zeroizing::new(text.trim_end_matches(['\r', '\n']).to_owned()));
-        }
-        match std::env::var(PASSPHRASE_VARIABLE) {
-            Ok(text) => Ok(Zeroizing::new(text)),
-            Err(_) if is_public_chain(self.chain_id) => Ok(Zeroizing::new("dev".into())),
-            Err(_) => Err(Failure::key_or_funds("the keystore needs a passphrase")
-                .hint(format!("set {PASSPHRASE_VARIABLE} or give --passphrase-file FILE"))
-                .into()),
+        match named_passphrase(self.passphrase_file)? {
+            Some(passphrase) => Ok(passphrase),
+            None if is_public_chain(self.chain_id) => Ok(Zeroizing::new(PUBLIC_PASSPHRASE.into())),
+            None => Err(no_passphrase().into()),
         }
     }
+}
+
+/// The passphrase of a file, or else of the variable.
+fn named_passphrase(file: Option<&Path>) -> Result<Option<Zeroizing<String>>> {
+    let Some(file) = file else { return Ok(std::env::var(PASSPHRASE_VARIABLE).ok().map(Zeroizing::new)) };
+    let text = std::fs::read_to_string(file).map(Zeroizing::new).map_err(|error| {
+        Failure::key_or_funds(format!("cannot read the passphrase file {}: {error}", file.display()))
+    })?;
+    Ok(Some(Zeroizing::new(text.trim_end_matches(['\r', '\n']).to_owned())))
+}
+
+/// The same for a key that is never public, whatever the chain: none and an empty one are refused.
+fn secret_passphrase(file: Option<&Path>) -> Result<Zeroizing<String>> {
+    Ok(named_passphrase(file)?.filter(|passphrase| !passphrase.is_empty()).ok_or_else(no_passphrase)?)
+}
+
+fn no_passphrase() -> Failure {
+    Failure::key_or_funds("the keystore needs a passphrase")
+        .hint(format!("set {PASSPHRASE_VARIABLE} or give --passphrase-file FILE"))
+}
+
+/// Makes the key of a post-quantum account; `name` gives its address. The account has this address on every chain, so the key
+/// is sealed as one that holds money, on `dev` too.
+///
+/// # Errors
+/// A file that is there already, a passphrase that is missing or empty.
+pub fn make_quantum_key(
+    path: &Path,
+    hybrid: bool,
+    passphrase_file: Option<&Path>,
+    name: impl FnOnce(&QuantumKey) -> String,
+) -> Result<QuantumKey> {
+    let passphrase = secret_passphrase(passphrase_file)?;
+    let key = QuantumKey::generate(&mut rand::rng(), hybrid)?;
+    let (name, secret) = (name(&key), key.to_secret());
+    keystore::create(path, SecretKind::Quantum, &name, &secret, &passphrase, Hardness::STANDARD, &mut rand::rng())?;
+    Ok(key)
+}
+
+/// Opens the key of a post-quantum account.
+///
+/// # Errors
+/// A keystore that is missing or does not open, with its hint.
+pub fn quantum_key(path: &Path, passphrase_file: Option<&Path>) -> Result<QuantumKey> {
+    if !path.exists() {
+        return Err(Failure::key_or_funds(format!("there is no post-quantum key at {}", path.display()))
+            .hint("make one with `trellis wallet pq create`, or name its file with --key")
+            .into());
+    }
+    Ok(QuantumKey::from_secret(&opened(path, SecretKind::Quantum, &secret_passphrase(passphrase_file)?)?)?)
 }
 
 /// What a keystore holds.
@@ -334,6 +354,51 @@ mod tests {
         assert_ne!(next.public(), made.public());
         maker(VoteScheme::MlDsa44).take_next().expect("in place");
         assert_eq!(maker(VoteScheme::MlDsa44).vote_key().expect("the next key").public(), next.public());
+    }
+
+    // row: CHN-21
+    #[test]
+    fn the_key_of_a_post_quantum_account_is_sealed_with_a_passphrase_of_its_owner_alone() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (path, empty, own) = (folder.path().join("a.key"), folder.path().join("empty"), folder.path().join("own"));
+        let make = |passphrase: &Path| make_quantum_key(&path, false, Some(passphrase), |_| "name".into());
+        std::fs::write(&empty, "\n").expect("file");
+        let refused = make(&empty).map(|key| key.public()).expect_err("no passphrase");
+        assert!(refused.to_string().contains("needs a passphrase"), "{refused}");
+        assert!(!path.exists(), "nothing was made");
+        std::fs::write(&own, "of its owner\n").expect("file");
+        let made = make(&own).expect("a key");
+        assert_eq!(quantum_key(&path, Some(&own)).expect("opened").public(), made.public());
+        assert!(opened(&path, SecretKind::Quantum, PUBLIC_PASSPHRASE).is_err(), "the public word opens nothing");
+    }
+
+    // row: CHN-21
+    #[test]
+    fn whoever_pays_the_gas_may_have_a_key_of_a_public_chain_beside_a_key_with_a_passphrase() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (path, own) = (folder.path().join("a.key"), folder.path().join("own"));
+        std::fs::write(&own, "of its owner").expect("file");
+        let key = AccountKey::generate(&mut rand::rng());
+        let (secret, random) = (key.to_bytes(), &mut rand::rng());
+        keystore::create(
+            &path,
+            SecretKind::Account,
+            "name",
+            &secret[..],
+            PUBLIC_PASSPHRASE,
+            Hardness::THROW_AWAY,
+            random,
+        )
+        .expect("made");
+        let maker = |chain_id| KeyMaker {
+            datadir: folder.path(),
+            chain_id,
+            vote_scheme: VoteScheme::default(),
+            dev_account: None,
+            passphrase_file: Some(&own),
+        };
+        assert_eq!(maker(DEV_CHAIN_ID).account_key(&path).expect("opened").address(), key.address());
+        assert!(maker(1).account_key(&path).is_err(), "elsewhere no key is public");
     }
 
     // row: CHN-02

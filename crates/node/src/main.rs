@@ -4,6 +4,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 #![allow(missing_docs, reason = "a binary has no public items; its commands are documented in cli.rs")]
 
+mod amount;
 mod bridge;
 mod chain;
 mod cli;

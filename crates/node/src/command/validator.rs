@@ -1,5 +1,6 @@
 //! `trellis validator …` (CHN-19): stake, delegations, and who sits.
 
+use crate::amount::trl_above_zero;
 use crate::bridge::{connect, wallet};
 use crate::chain::{Chain, staking_of};
 use crate::cli::{ListArgs, StakeArgs, ValidatorCommand};
@@ -17,7 +18,7 @@ use trellis_chain_spec::is_public_chain;
 use trellis_contracts::staking::{KeyKind, ProvenKeys, proof_digest};
 use trellis_crypto::{AccountKey, CheckpointKey, VoteKey};
 use trellis_market_chain::{ChainError, RpcChainClient, ValidatorView, ValidatorsContract, Wallet};
-use trellis_primitives::{Address, Bytes, SystemClock, UnixMs, Wei};
+use trellis_primitives::{Address, Bytes, SystemClock, UnixMs};
 
 /// A chain with stake, and a connection to it.
 struct Chained {
@@ -99,7 +100,7 @@ pub async fn run(command: ValidatorCommand, datadir: Option<&Path>) -> Result<()
         ValidatorCommand::Register { stake, commission, args } => register(&args, &stake, commission, datadir).await,
         ValidatorCommand::Delegate { validator, trl, stake } => {
             let chained = Chained::connect(&stake, datadir).await?;
-            let (wallet, amount) = (chained.wallet(&stake, datadir)?, amount(&trl)?);
+            let (wallet, amount) = (chained.wallet(&stake, datadir)?, trl_above_zero(&trl)?);
             chained.contract.delegate(&wallet, validator, amount).await?;
             let staked = chained.contract.delegation(chained.client.as_ref(), validator, wallet.address()).await?;
             println!("{} has {staked} with {validator}; it counts from the next epoch on", wallet.address());
@@ -144,7 +145,7 @@ pub async fn run(command: ValidatorCommand, datadir: Option<&Path>) -> Result<()
 }
 
 async fn register(args: &StakeArgs, stake: &str, commission_bps: u16, datadir: Option<&Path>) -> Result<()> {
-    let stake = amount(stake)?;
+    let stake = trl_above_zero(stake)?;
     let chained = Chained::connect(args, datadir).await?;
     let least = chained.chain.spec.genesis.staking.as_ref().map(|staking| staking.min_stake_wei).unwrap_or_default();
     if stake < least {
@@ -165,7 +166,7 @@ async fn register(args: &StakeArgs, stake: &str, commission_bps: u16, datadir: O
 
 async fn undelegate(validator: Address, trl: &str, stake: &StakeArgs, datadir: Option<&Path>) -> Result<()> {
     let chained = Chained::connect(stake, datadir).await?;
-    let (wallet, amount) = (chained.wallet(stake, datadir)?, amount(trl)?);
+    let (wallet, amount) = (chained.wallet(stake, datadir)?, trl_above_zero(trl)?);
     chained.contract.undelegate(&wallet, validator, amount).await?;
     let seconds = chained.chain.spec.protocol.unbonding_s;
     println!("{amount} unbond in {seconds} s; then `trellis validator withdraw {validator}` pays them out");
@@ -226,16 +227,6 @@ fn proven(
         vote: (Bytes::copy_from_slice(public.as_bytes()), proof.into()),
         bls: (bls.to_vec().into(), bls_proof.to_vec().into()),
         mldsa44: (mldsa44.into(), mldsa44_proof.into()),
-    })
-}
-
-/// A number of TRL with at most 18 decimals.
-fn amount(text: &str) -> Result<Wei> {
-    let parsed = alloy::primitives::utils::parse_ether(text).ok().and_then(|wei| Wei::try_from(wei).ok());
-    parsed.filter(|wei| !wei.is_zero()).ok_or_else(|| {
-        Failure::usage(format!("an amount of TRL is a number above 0, got {text:?}"))
-            .hint("for example 1000 or 0.5")
-            .into()
     })
 }
 

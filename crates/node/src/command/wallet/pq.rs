@@ -2,18 +2,21 @@
 //!
 //! The owner signs calls; whoever brings them to the chain pays the gas with an ordinary account and decides nothing.
 
+mod fate;
 mod signed;
 
+use crate::amount::{trl, trl_above_zero};
 use crate::bridge::{connect, wallet};
 use crate::chain::Chain;
 use crate::cli::{ListArgs, QuantumArgs, QuantumCall, QuantumCommand, RelayArgs};
 use crate::command::wallet::chain_endpoint;
-use crate::command::{chain_of, nodes, place, spec_of};
+use crate::command::{nodes, place, spec_of};
 use crate::control::nodes_below;
 use crate::failure::Failure;
-use crate::keys::{KeyMaker, dev_account, key_path};
+use crate::keys::{KeyMaker, dev_account, key_path, make_quantum_key, quantum_key};
 use crate::table::{print, print_json};
 use eyre::Result;
+use fate::{Standing, Use, deadline, displaced, standing, time, undone, unfit, use_of};
 use serde_json::json;
 use signed::Signed;
 use std::path::{Path, PathBuf};
@@ -23,7 +26,7 @@ use trellis_contracts::accounts::{AccountContracts, Call, Execute, signer};
 use trellis_crypto::keystore::SecretKind;
 use trellis_crypto::{AccountKey, QuantumKey, VoteScheme};
 use trellis_market_chain::{ChainClient, ChainError, RpcChainClient, SignedCalls, SmartAccounts, TxReceipt, Wallet};
-use trellis_primitives::{Address, B256, Bytes, SystemClock, Wei};
+use trellis_primitives::{Address, B256, Bytes, Clock, SystemClock, Wei};
 
 /// Tells several accounts of one key apart; the CLI has one.
 const SALT: B256 = B256::ZERO;
@@ -36,7 +39,8 @@ pub async fn run(command: QuantumCommand, datadir: Option<&Path>) -> Result<()> 
         QuantumCommand::Send { call, args, relay, list } => {
             let (online, owner) = opened(&args, datadir).await?;
             let signed = online.signed(&owner, &call).await?;
-            online.bring(&signed, &args, &relay, list, datadir).await
+            let bringing = Bringing { args: &args, relay: &relay, list, datadir, file: Kept::Beside(&owner.file) };
+            online.bring(&signed, &bringing).await
         }
         QuantumCommand::Sign { call, args } => {
             let (online, owner) = opened(&args, datadir).await?;
@@ -45,22 +49,62 @@ pub async fn run(command: QuantumCommand, datadir: Option<&Path>) -> Result<()> 
         }
         QuantumCommand::Relay { file, args, relay, list } => {
             let signed = Signed::read(&file)?;
-            Online::connect(&args, datadir).await?.bring(&signed, &args, &relay, list, datadir).await
+            let bringing = Bringing { args: &args, relay: &relay, list, datadir, file: Kept::At(&file) };
+            Online::connect(&args, datadir).await?.bring(&signed, &bringing).await
         }
+    }
+}
+
+/// Who brings calls, and how it is shown.
+struct Bringing<'a> {
+    args: &'a QuantumArgs,
+    relay: &'a RelayArgs,
+    list: ListArgs,
+    datadir: Option<&'a Path>,
+    file: Kept<'a>,
+}
+
+/// Where signed calls are, or will be if they must be brought again.
+enum Kept<'a> {
+    /// In this file.
+    At(&'a Path),
+    /// Nowhere yet; then beside this keystore.
+    Beside(&'a Path),
+}
+
+impl Kept<'_> {
+    /// The file that has them; none where it cannot be written, and they are printed.
+    fn keep(&self, signed: &Signed) -> Result<Option<PathBuf>> {
+        let key = match self {
+            Self::At(file) => return Ok(Some(file.to_path_buf())),
+            Self::Beside(key) => key,
+        };
+        let (file, value) =
+            (key.with_extension(format!("signed-{}.json", signed.nonce)), serde_json::to_value(signed)?);
+        if let Err(error) = std::fs::write(&file, value.to_string()) {
+            eprintln!(
+                "cannot write {}: {error}; the signed calls are printed instead: keep them in a file",
+                file.display()
+            );
+            print_json(&value);
+            return Ok(None);
+        }
+        Ok(Some(file))
     }
 }
 
 /// A key and the account it owns.
 struct Owner {
+    file: PathBuf,
     key: QuantumKey,
     signer: Bytes,
     account: Address,
 }
 
 impl Owner {
-    fn of(key: QuantumKey) -> Self {
+    fn of(key: QuantumKey, file: PathBuf) -> Self {
         let (signer, account) = owned(&key);
-        Self { key, signer, account }
+        Self { file, key, signer, account }
     }
 }
 
@@ -106,8 +150,7 @@ fn maker<'a>(chain_id: u64, args: &'a QuantumArgs) -> KeyMaker<'a> {
 
 fn create(hybrid: bool, args: &QuantumArgs, list: ListArgs, datadir: Option<&Path>) -> Result<()> {
     let file = key_file(args, datadir)?;
-    let chain_id = spec(args, datadir)?.genesis.chain_id;
-    let key = maker(chain_id, args).make_quantum_key(&file, hybrid, |key| owned(key).1.to_string())?;
+    let key = make_quantum_key(&file, hybrid, args.passphrase_file.as_deref(), |key| owned(key).1.to_string())?;
     let account = owned(&key).1;
     if list.wants_json() {
         print_json(&json!({"account": account, "scheme": scheme(hybrid), "file": file}));
@@ -148,8 +191,8 @@ async fn show(args: &QuantumArgs, list: ListArgs, datadir: Option<&Path>) -> Res
 
 async fn opened(args: &QuantumArgs, datadir: Option<&Path>) -> Result<(Online, Owner)> {
     let file = key_file(args, datadir)?;
-    let key = maker(spec(args, datadir)?.genesis.chain_id, args).quantum_key(&file)?;
-    Ok((Online::connect(args, datadir).await?, Owner::of(key)))
+    let key = quantum_key(&file, args.passphrase_file.as_deref())?;
+    Ok((Online::connect(args, datadir).await?, Owner::of(key, file)))
 }
 
 /// A chain, and a connection to it.
@@ -161,10 +204,7 @@ struct Online {
 
 impl Online {
     async fn connect(args: &QuantumArgs, datadir: Option<&Path>) -> Result<Self> {
-        let chain = match &args.chain {
-            Some(named) => Chain::load(named)?,
-            None => chain_of(datadir)?,
-        };
+        let chain = Chain::of(spec(args, datadir)?)?;
         let endpoint = match &args.rpc {
             Some(url) => url.clone(),
             None => chain_endpoint(datadir).await?,
@@ -186,11 +226,14 @@ impl Online {
                 .hint("sign with the key that it was given")
                 .into());
         }
-        let (value, fee) = (amount(&call.trl)?, amount(&call.fee)?);
+        // Nothing is paid to nobody by mistake, but a contract may be called without coins.
+        let value = if call.data.is_empty() { trl_above_zero(&call.trl)? } else { trl(&call.trl)? };
+        let fee = trl(&call.fee)?;
+        let clock_s = SystemClock.now().0 / 1_000;
         let execute = Execute {
             calls: vec![Call { target: call.to, value: value.to_u256(), data: call.data.clone() }],
             nonce: made.map_or(0, |view| view.nonce),
-            deadline: client.head().await?.time_s.saturating_add(u64::from(call.within_s)),
+            deadline: deadline(client.head().await?.time_s, clock_s, call.within_s)?,
             relayer: call.relayer.unwrap_or_default(),
             fee: fee.to_u256(),
             gas: alloy_primitives::U256::from(call.gas),
@@ -198,6 +241,8 @@ impl Online {
         let signature = owner.key.sign_hash(execute.digest(self.chain_id(), owner.account))?;
         let calls = SignedCalls { account: owner.account, execute, signature: signature.into() };
         self.check(&owner.signer, &calls).await?;
+        // Both come from the chain that was asked; the owner sees what they became.
+        eprintln!("signed as number {}, good until {}", calls.execute.nonce, time(calls.execute.deadline));
         Signed::of(self.chain_id(), &owner.signer, SALT, &calls)
     }
 
@@ -233,34 +278,75 @@ impl Online {
     }
 
     /// Brings signed calls to the chain, after making the account where it is not there.
-    async fn bring(
-        &self,
-        signed: &Signed,
-        args: &QuantumArgs,
-        relay: &RelayArgs,
-        list: ListArgs,
-        datadir: Option<&Path>,
-    ) -> Result<()> {
+    async fn bring(&self, signed: &Signed, bringing: &Bringing<'_>) -> Result<()> {
         let calls = signed.calls(self.chain_id())?;
-        self.check(&signed.signer, &calls).await?;
-        let relayer = self.relayer(args, relay, datadir)?;
-        let made = match self.accounts.show(self.client.as_ref(), calls.account).await? {
-            Some(_) => None,
-            None => {
-                let at = self.accounts.contracts.address_of(&signed.signer, signed.salt);
-                if at != calls.account {
-                    return Err(Failure::new(format!("the signer's account is {at}, not {}", calls.account))
-                        .hint("the signed calls were changed; have them signed again")
-                        .into());
-                }
-                let created = self.accounts.create(&relayer, signed.signer.clone(), signed.salt).await;
-                Some(created.map_err(|error| refused(error, relayer.address()))?)
+        let at = self.accounts.contracts.address_of(&signed.signer, signed.salt);
+        if at != calls.account {
+            return Err(Failure::new(format!("the signer's account is {at}, not {}", calls.account))
+                .hint("the signed calls were changed; have them signed again")
+                .into());
+        }
+        let client = self.client.as_ref();
+        let view = self.accounts.show(client, calls.account).await?;
+        let next_nonce = view.as_ref().map_or(0, |view| view.nonce);
+        let now = standing(&calls.execute, next_nonce, client.head().await?.time_s);
+        if now == Standing::Used {
+            return self.used(&calls, None, bringing.list).await;
+        }
+        let relayer = self.relayer(bringing.args, bringing.relay, bringing.datadir)?;
+        if let Some(failure) = unfit(&calls.execute, now, next_nonce, relayer.address()) {
+            return Err(failure.into());
+        }
+        // The key of a made account may be a later one than that of its address.
+        self.check(view.as_ref().map_or(&signed.signer, |view| &view.signer), &calls).await?;
+        let mut made = None;
+        if view.is_none() {
+            match self.accounts.create(&relayer, signed.signer.clone(), signed.salt).await {
+                Ok(receipt) => made = Some(receipt),
+                Err(error) => return self.settled(&error, signed, &calls, (&relayer, None), bringing).await,
             }
-        };
-        let receipt = self.accounts.relay(&relayer, &calls).await;
-        let receipt = receipt.map_err(|error| refused(error, relayer.address()))?;
-        brought(&calls, made.as_ref(), &receipt, relayer.address(), list);
-        Ok(())
+        }
+        match self.accounts.relay(&relayer, &calls).await {
+            Ok(receipt) => {
+                let place = Place { tx: receipt.tx, block: receipt.block, gas_used: Some(receipt.gas_used) };
+                brought(&calls, made.as_ref(), &place, relayer.address(), bringing.list);
+                Ok(())
+            }
+            Err(error) => self.settled(&error, signed, &calls, (&relayer, made.as_ref()), bringing).await,
+        }
+    }
+
+    /// After an error of our own transaction: what became of the calls, which others may have brought.
+    async fn settled(
+        &self,
+        error: &ChainError,
+        signed: &Signed,
+        calls: &SignedCalls,
+        (relayer, made): (&Wallet, Option<&TxReceipt>),
+        bringing: &Bringing<'_>,
+    ) -> Result<()> {
+        let now = self.standing(calls).await.ok();
+        if now == Some(Standing::Used) {
+            return self.used(calls, made, bringing.list).await;
+        }
+        let file = bringing.file.keep(signed)?;
+        Err(undone(error, &calls.execute, now, relayer.address(), file.as_deref()).into())
+    }
+
+    async fn standing(&self, calls: &SignedCalls) -> Result<Standing, ChainError> {
+        let client = self.client.as_ref();
+        let next_nonce = self.accounts.show(client, calls.account).await?.map_or(0, |view| view.nonce);
+        Ok(standing(&calls.execute, next_nonce, client.head().await?.time_s))
+    }
+
+    /// The calls' nonce is used: by them, and all is well, or by others.
+    async fn used(&self, calls: &SignedCalls, made: Option<&TxReceipt>, list: ListArgs) -> Result<()> {
+        let found = use_of(self.client.as_ref(), calls.account, &calls.execute).await?;
+        if let Some(Use { tx, block, relayer, same: Some(true) }) = found {
+            brought(calls, made, &Place { tx, block, gas_used: None }, relayer, list);
+            return Ok(());
+        }
+        Err(displaced(calls.account, calls.execute.nonce, found.as_ref()).into())
     }
 
     /// Whose coins pay the gas.
@@ -287,29 +373,21 @@ impl Online {
     }
 }
 
-/// Why the chain took nothing, in words for a person.
-fn refused(error: ChainError, relayer: Address) -> eyre::Report {
-    match error {
-        ChainError::InsufficientFunds { .. } => Failure::key_or_funds(format!("{relayer} cannot pay the gas"))
-            .hint("fund it, or let another account pay: --relay-key FILE")
-            .into(),
-        ChainError::Reverted { .. } | ChainError::Failed { .. } => {
-            Failure::new(format!("the account refuses the calls: {error}"))
-                .hint("signed calls are taken once, in the order of their nonces and until their deadline; sign anew")
-                .into()
-        }
-        other => other.into(),
-    }
+/// Where calls happened; the gas is known of our own transactions.
+struct Place {
+    tx: B256,
+    block: u64,
+    gas_used: Option<u64>,
 }
 
-fn brought(calls: &SignedCalls, made: Option<&TxReceipt>, receipt: &TxReceipt, relayer: Address, list: ListArgs) {
+fn brought(calls: &SignedCalls, made: Option<&TxReceipt>, place: &Place, relayer: Address, list: ListArgs) {
     if list.wants_json() {
         print_json(&json!({
             "account": calls.account,
             "nonce": calls.execute.nonce,
-            "transaction": receipt.tx,
-            "block": receipt.block,
-            "gas_used": receipt.gas_used,
+            "transaction": place.tx,
+            "block": place.block,
+            "gas_used": place.gas_used,
             "relayer": relayer,
             "made_by": made.map(|made| made.tx),
             "made_gas_used": made.map(|made| made.gas_used),
@@ -319,13 +397,8 @@ fn brought(calls: &SignedCalls, made: Option<&TxReceipt>, receipt: &TxReceipt, r
     if let Some(made) = made {
         println!("made {} in {}, gas {}", calls.account, made.tx, made.gas_used);
     }
-    println!("done in {}, gas {}", receipt.tx, receipt.gas_used);
-}
-
-/// A number of TRL with at most 18 decimals; zero is one.
-fn amount(text: &str) -> Result<Wei> {
-    let parsed = alloy::primitives::utils::parse_ether(text).ok().and_then(|wei| Wei::try_from(wei).ok());
-    parsed.ok_or_else(|| {
-        Failure::usage(format!("an amount of TRL is a number, got {text:?}")).hint("for example 1000 or 0.5").into()
-    })
+    match place.gas_used {
+        Some(gas) => println!("done in {}, gas {gas}", place.tx),
+        None => println!("done, brought by {relayer} in {}", place.tx),
+    }
 }
