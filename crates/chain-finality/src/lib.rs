@@ -39,11 +39,10 @@ mod tests;
 
 pub use certificate::{CertificateError, verify_certificate};
 pub use checkpoint::{
-    CHECKPOINT_CERTIFICATE_BYTES_MAX, CHECKPOINT_COMMITTEE_BYTES_MAX,
-    CHECKPOINT_COMMITTEE_DOMAIN, CHECKPOINT_DOMAIN, CHECKPOINT_INCLUSION_BLOCKS, CHECKPOINT_VERSION,
-    CheckpointCertificate, CheckpointCommittee, CheckpointError, CheckpointFollower, CheckpointMember,
-    CheckpointMessage, CheckpointRules, CheckpointSignature, CheckpointTally, FollowError,
-    POST_QUANTUM_CERTIFICATE_BYTES_MAX, PostQuantumCertificate,
+    CHECKPOINT_CERTIFICATE_BYTES_MAX, CHECKPOINT_COMMITTEE_BYTES_MAX, CHECKPOINT_COMMITTEE_DOMAIN, CHECKPOINT_DOMAIN,
+    CHECKPOINT_INCLUSION_BLOCKS, CHECKPOINT_VERSION, CheckpointCertificate, CheckpointCommittee, CheckpointError,
+    CheckpointFollower, CheckpointMember, CheckpointMessage, CheckpointRules, CheckpointSignature, CheckpointTally,
+    FollowError, POST_QUANTUM_CERTIFICATE_BYTES_MAX, PostQuantumCertificate,
 };
 pub use committee::{COMMITTEE_DELAY_BLOCKS, Candidate, committee_epoch, ended_epoch, next_committee};
 pub use evidence::{Equivocation, EvidenceError, SignedProposal, SignedVote};
