@@ -2,7 +2,7 @@
 
 use super::{Db, DbResult, existing};
 use alloy_primitives::Bytes;
-use redb::{Durability, ReadableDatabase, TableDefinition};
+use redb::{Durability, ReadableDatabase, ReadableTable, TableDefinition};
 
 const CHECKPOINTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("checkpoints");
 const POST_QUANTUM: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("checkpoints_post_quantum");
