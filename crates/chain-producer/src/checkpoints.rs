@@ -150,14 +150,9 @@ impl Committees {
         let open = self.checkpoint_rules().open_in(number);
         let message = if open.contains(&height) { self.checkpoint_message(height)? } else { None };
         let Some(expected) = message else { return Err(RefusedBlock::CheckpointNotOpen { height, number, open }) };
-        if certificate.message(expected.genesis_hash) != expected {
-            return Err(RefusedBlock::OtherCheckpoint {
-                height,
-                expected: expected.block_hash,
-                expected_committee: expected.next_committee,
-                found: certificate.block_hash,
-                found_committee: certificate.next_committee,
-            });
+        let found = certificate.message(expected.genesis_hash);
+        if found != expected {
+            return Err(RefusedBlock::OtherCheckpoint { expected: Box::new(expected), found: Box::new(found) });
         }
         if let Some(number) = self.stands_in(height, number)? {
             return Err(RefusedBlock::CheckpointAgain { height, number });

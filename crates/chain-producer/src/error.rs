@@ -2,7 +2,7 @@
 
 use alloy_primitives::B256;
 use trellis_chain_execution::BlockError;
-use trellis_chain_finality::{CertificateError, CheckpointError};
+use trellis_chain_finality::{CertificateError, CheckpointError, CheckpointMessage};
 use trellis_chain_storage::ReadError;
 
 const fn has(is: &bool) -> &'static str {
@@ -77,19 +77,14 @@ pub enum RefusedBlock {
     },
     /// The certificate is for another block of that height, or names another committee.
     #[error(
-        "checkpoint {height} in the section is for block {found} and committee {found_committee}, expected {expected} and {expected_committee}"
+        "checkpoint {} in the section is for block {} and committee {}, expected {} and {}",
+        expected.height, found.block_hash, found.next_committee, expected.block_hash, expected.next_committee
     )]
     OtherCheckpoint {
-        /// The certificate's height.
-        height: u64,
-        /// The final block.
-        expected: B256,
-        /// Who decides the second block after it.
-        expected_committee: B256,
-        /// The block certified.
-        found: B256,
-        /// The committee named.
-        found_committee: B256,
+        /// The final block, and who decides the second one after it.
+        expected: Box<CheckpointMessage>,
+        /// What the certificate names.
+        found: Box<CheckpointMessage>,
     },
     /// A certificate for this checkpoint stands in a block already.
     #[error("checkpoint {height} stands in block {number} already")]

@@ -400,7 +400,7 @@ pub enum WalletCommand {
     Where(ListArgs),
     /// Post-quantum accounts: only an ML-DSA-44 key can spend from them.
     #[command(subcommand)]
-    Pq(QuantumCommand),
+    Pq(Box<QuantumCommand>),
 }
 
 #[derive(Subcommand)]

@@ -21,7 +21,7 @@ pub async fn run(command: WalletCommand, datadir: Option<&Path>) -> Result<()> {
     match command {
         WalletCommand::List(list) => accounts(list, datadir).await,
         WalletCommand::Where(list) => locks(list, datadir).await,
-        WalletCommand::Pq(command) => pq::run(command, datadir).await,
+        WalletCommand::Pq(command) => pq::run(*command, datadir).await,
     }
 }
 
