@@ -16,7 +16,7 @@ use trellis_scenarios::wallet::{SECOND_ACCOUNT, Wallet};
 /// A loaded machine is slow.
 const PATIENCE: Duration = Duration::from_secs(90);
 const TRL: u128 = 10u128.pow(18);
-const DEV_CHAIN: u64 = 31_337;
+const DEV_CHAIN: u64 = 97_001;
 /// Who is paid; nobody else pays it.
 const SHOP: Address = Address::repeat_byte(0x5b);
 /// Which account of the test mnemonic brings the calls.

@@ -54,7 +54,7 @@ fn four_validators_with_post_quantum_votes_decide_blocks_and_pay_a_transfer() {
     assert_eq!(members.len(), 4);
     for member in &members {
         assert_eq!(member["scheme"], "ml-dsa-44", "{member}");
-        assert_eq!(bytes(&member["vote_key"]), VoteScheme::MlDsa44.public_key_bytes());
+        assert_eq!(bytes(&member["voteKey"]), VoteScheme::MlDsa44.public_key_bytes());
     }
     // What a client needs to believe the block: it was checked by the command's own committee before it is shown.
     let proof = call(&rpcs[0], "trellis_getFinalityProof", json!([format!("0x{paid:x}")]));

@@ -174,7 +174,7 @@ fn a_validator_that_is_far_behind_catches_up_before_its_engine_starts() {
     // It is ready when its engine runs, and by then it is near.
     let (own, goal) = (url(&node), height(&first));
     let synced = metric(&node.endpoint("metrics"), "trellis_sync_committed_total", "");
-    assert!(synced > 64.0, "{synced} blocks came by sync");
+    assert!(synced > 0.0, "no block came by sync");
     until(PATIENCE, "it follows", || height(&own) >= goal + 5);
     assert_eq!(block_hash(&own, goal), block_hash(&first, goal));
     node.stop();
