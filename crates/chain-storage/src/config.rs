@@ -13,6 +13,12 @@ pub const EVENTS_BUFFERED_MAX: usize = 256;
 /// Pieces of evidence a slow subscriber may lag behind before it loses the oldest.
 pub const EVIDENCE_BUFFERED_MAX: usize = 256;
 
+/// The database is made durable after so many blocks at the latest. Until then the segments alone hold the newest ones: a start
+/// applies them again, a few milliseconds each.
+pub const DATABASE_SYNC_BLOCKS: u64 = 64;
+/// The same in transactions, which bounds what a start has to apply.
+pub const DATABASE_SYNC_TRANSACTIONS: u64 = 40_000;
+
 /// Settings of a store.
 #[derive(Clone, Debug)]
 pub struct StoreConfig {
@@ -22,10 +28,20 @@ pub struct StoreConfig {
     pub segment_bytes: u64,
     /// Heights whose state stays readable behind the head.
     pub history_blocks: u64,
+    /// Blocks after which the database is made durable, the segments being so after each.
+    pub database_sync_blocks: u64,
+    /// The same in transactions, whichever comes first.
+    pub database_sync_transactions: u64,
 }
 
 impl Default for StoreConfig {
     fn default() -> Self {
-        Self { cache_bytes: 64 * 1024 * 1024, segment_bytes: SEGMENT_BYTES_MAX, history_blocks: STATE_HISTORY_BLOCKS }
+        Self {
+            cache_bytes: 64 * 1024 * 1024,
+            segment_bytes: SEGMENT_BYTES_MAX,
+            history_blocks: STATE_HISTORY_BLOCKS,
+            database_sync_blocks: DATABASE_SYNC_BLOCKS,
+            database_sync_transactions: DATABASE_SYNC_TRANSACTIONS,
+        }
     }
 }

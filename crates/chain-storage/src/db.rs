@@ -248,11 +248,11 @@ impl Db {
         Ok(StateDiff { accounts, codes: Vec::new() })
     }
 
-    /// Writes what was learnt about a block after its commit, durably: a fuller certificate, evidence by its keccak. Gives the
-    /// evidence that was not there before.
+    /// Writes what was learnt about a block after its commit: a fuller certificate, durable with the next durable write; evidence
+    /// by its keccak, durable at once. Gives the evidence that was not there before.
     pub(crate) fn amend(&self, certificate: &CommitCertificate, evidence: &[Bytes]) -> DbResult<Vec<Bytes>> {
         let mut txn = self.database.begin_write()?;
-        txn.set_durability(Durability::Immediate)?;
+        txn.set_durability(if evidence.is_empty() { Durability::None } else { Durability::Immediate })?;
         txn.open_table(CERTIFICATES)?.insert(certificate.height, rlp_of(certificate).as_slice())?;
         let mut fresh = Vec::new();
         {

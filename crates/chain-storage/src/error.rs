@@ -55,6 +55,21 @@ pub enum OpenError {
         /// Bytes found.
         found: u64,
     },
+    /// The segments end, or are damaged, before a block that was acknowledged as final and that the database does not hold yet.
+    #[error(
+        "blocks that were final are lost: {} is whole up to byte {whole}, and records were acknowledged up to byte {expected} of segment {expected_segment}",
+        .path.display()
+    )]
+    AcknowledgedLost {
+        /// The file whose next record is not whole.
+        path: PathBuf,
+        /// Up to where it is.
+        whole: u64,
+        /// The segment up to which records were acknowledged.
+        expected_segment: u32,
+        /// The same in bytes of that segment.
+        expected: u64,
+    },
     /// A segment record that the database has as final does not match its checksum or does not decode.
     #[error("record of block {height} is damaged: {what}")]
     RecordDamaged {
@@ -106,7 +121,10 @@ impl OpenError {
             Self::NotWritable { .. } => "check the owner and the permissions of the folder, or give another --datadir",
             Self::DiskFull { .. } => "free some space, then start again: nothing final was lost",
             Self::Io { .. } => "check the disk and the path",
-            Self::DatabaseDamaged { .. } | Self::SegmentTruncated { .. } | Self::RecordDamaged { .. } => {
+            Self::DatabaseDamaged { .. }
+            | Self::SegmentTruncated { .. }
+            | Self::AcknowledgedLost { .. }
+            | Self::RecordDamaged { .. } => {
                 "move the folder away and sync again, or restore a copy that was taken while the node was stopped"
             }
             Self::WrongGenesis { .. } => "use the chain spec this folder was made with, or another --datadir",

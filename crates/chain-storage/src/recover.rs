@@ -108,6 +108,15 @@ pub(crate) fn next_record(reader: &Reader, cursor: Cursor) -> Result<Option<(Loc
             Ok(Some((location, record)))
         }
         None => {
+            // Only what nobody was told of may be cut off.
+            if let Some(end) = reader.segments.acknowledged().map_err(io)?.filter(|end| *end > cursor) {
+                return Err(OpenError::AcknowledgedLost {
+                    path: path.clone(),
+                    whole: cursor.offset,
+                    expected_segment: end.segment,
+                    expected: end.offset,
+                });
+            }
             reader.segments.truncate(cursor).map_err(io)?;
             Ok(None)
         }

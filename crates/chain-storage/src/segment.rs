@@ -31,7 +31,7 @@ impl Location {
 }
 
 /// A place between records.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct Cursor {
     pub(crate) segment: u32,
     pub(crate) offset: u64,
@@ -42,8 +42,13 @@ impl Cursor {
     pub(crate) const START: Self = Self { segment: 0, offset: FILE_HEAD_BYTES };
 }
 
+/// Magic and format version of the mark of what was acknowledged.
+const MARK_MAGIC: [u8; 8] = *b"TRLMRK01";
+/// Bytes of the mark: magic, segment, offset, checksum.
+const MARK_BYTES: usize = 24;
+
 enum Medium {
-    Folder { folder: PathBuf, open: Mutex<Option<(u32, File)>> },
+    Folder { folder: PathBuf, open: Mutex<Option<(u32, File)>>, mark: Mutex<Option<File>> },
     Memory(Mutex<Vec<Vec<u8>>>),
 }
 
@@ -68,6 +73,25 @@ fn file_head(segment: u32) -> Vec<u8> {
     [FILE_MAGIC.as_slice(), &u64::from(segment).to_be_bytes()].concat()
 }
 
+/// Where the mark lies, in the folder of the segments.
+const MARK_FILE: &str = "acknowledged";
+
+fn mark_of(end: Cursor) -> Vec<u8> {
+    let mut bytes = [MARK_MAGIC.as_slice(), &end.segment.to_be_bytes(), &end.offset.to_be_bytes()].concat();
+    bytes.extend_from_slice(&crc32fast::hash(&bytes).to_be_bytes());
+    bytes
+}
+
+/// None where it is not a whole mark.
+fn parse_mark(bytes: &[u8]) -> Option<Cursor> {
+    let bytes: &[u8; MARK_BYTES] = bytes.try_into().ok()?;
+    let (body, crc) = bytes.split_last_chunk::<4>()?;
+    let body = body.strip_prefix(&MARK_MAGIC)?;
+    let (segment, offset) = body.split_first_chunk::<4>()?;
+    let end = Cursor { segment: u32::from_be_bytes(*segment), offset: u64::from_be_bytes(offset.try_into().ok()?) };
+    (crc32fast::hash(bytes.get(..20)?) == u32::from_be_bytes(*crc)).then_some(end)
+}
+
 /// Splits a record's head into payload length, checksum and height.
 fn parse_head(head: &[u8]) -> io::Result<(u32, u32, u64)> {
     let number = |from: usize, to: usize| {
@@ -82,7 +106,7 @@ fn parse_head(head: &[u8]) -> io::Result<(u32, u32, u64)> {
 impl Segments {
     pub(crate) fn open(folder: &Path, bytes_max: u64) -> Result<Self, OpenError> {
         std::fs::create_dir_all(folder).map_err(|source| OpenError::from_io(folder, source))?;
-        let medium = Medium::Folder { folder: folder.to_path_buf(), open: Mutex::new(None) };
+        let medium = Medium::Folder { folder: folder.to_path_buf(), open: Mutex::new(None), mark: Mutex::new(None) };
         Ok(Self { medium, bytes_max })
     }
 
@@ -135,7 +159,7 @@ impl Segments {
     /// Writes at an offset of a segment, cuts off whatever stood behind it, and syncs where that is wanted.
     fn write_at(&self, segment: u32, offset: u64, bytes: &[u8], sync: bool) -> io::Result<()> {
         match &self.medium {
-            Medium::Folder { folder, open } => {
+            Medium::Folder { folder, open, .. } => {
                 let mut open = open.lock();
                 if open.as_ref().is_none_or(|(number, _)| *number != segment) {
                     if let Some((_, before)) = open.as_ref() {
@@ -204,6 +228,32 @@ impl Segments {
         self.write_at(at.segment, offset, &bytes, sync)?;
         let bytes = length.saturating_add(u32::try_from(RECORD_HEAD_BYTES).unwrap_or(16));
         Ok(Location { segment: at.segment, offset: at.offset, bytes })
+    }
+
+    /// Marks everything before a place as acknowledged: a record that is damaged there was not torn by a stop, it was lost.
+    ///
+    /// The mark is not synced. A kill leaves it; a power cut may leave an older one, which then tells less and nothing wrong,
+    /// because the records before it were synced first.
+    pub(crate) fn acknowledge(&self, end: Cursor) -> io::Result<()> {
+        let Medium::Folder { folder, mark, .. } = &self.medium else { return Ok(()) };
+        let mut mark = mark.lock();
+        if mark.is_none() {
+            let path = folder.join(MARK_FILE);
+            *mark = Some(OpenOptions::new().write(true).create(true).truncate(false).open(path)?);
+        }
+        let Some(file) = mark.as_mut() else { return Err(invalid("no open mark")) };
+        file.seek(SeekFrom::Start(0))?;
+        file.write_all(&mark_of(end))
+    }
+
+    /// Up to where records were acknowledged, as far as that is known.
+    pub(crate) fn acknowledged(&self) -> io::Result<Option<Cursor>> {
+        let Medium::Folder { folder, .. } = &self.medium else { return Ok(None) };
+        match std::fs::read(folder.join(MARK_FILE)) {
+            Ok(bytes) => Ok(parse_mark(&bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Cuts off everything behind a place, of its segment and of all later ones.

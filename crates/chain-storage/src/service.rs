@@ -32,10 +32,31 @@ struct Inner {
     reader: Arc<Reader>,
     head: RwLock<Head>,
     writer: Mutex<Cursor>,
+    unsynced: Mutex<Unsynced>,
     events: broadcast::Sender<Arc<CommittedBlock>>,
     evidence: broadcast::Sender<Bytes>,
     config: StoreConfig,
     metrics: MetricsCell,
+}
+
+/// What the segments have made durable since the database was.
+#[derive(Default)]
+struct Unsynced {
+    blocks: u64,
+    transactions: u64,
+}
+
+impl Unsynced {
+    /// Counts a block; whether the database is to be made durable with it.
+    fn is_due(&mut self, transactions: usize, config: &StoreConfig) -> bool {
+        self.blocks = self.blocks.saturating_add(1);
+        self.transactions = self.transactions.saturating_add(u64::try_from(transactions).unwrap_or(u64::MAX));
+        let due = self.blocks >= config.database_sync_blocks || self.transactions >= config.database_sync_transactions;
+        if due {
+            *self = Self::default();
+        }
+        due
+    }
 }
 
 struct Head {
@@ -109,6 +130,7 @@ impl Store {
             reader,
             head: RwLock::new(Head { view: head, history }),
             writer: Mutex::new(cursor),
+            unsynced: Mutex::default(),
             events,
             evidence,
             config,
@@ -242,8 +264,8 @@ impl Store {
         self.write(&head, block, transition, sync)
     }
 
-    /// Keeps what was learnt about a final block after its commit: the certificate with precommits that came late, and
-    /// evidence of equivocation as its RLP. Durable when this returns.
+    /// Keeps what was learnt about a final block after its commit: the certificate with precommits that came late, which is of use
+    /// and not needed, and evidence of equivocation as its RLP, which is durable when this returns.
     ///
     /// # Errors
     /// [`CommitError::Certificate`] where the certificate is not for the block at its height; the database failed.
@@ -303,13 +325,17 @@ impl Store {
             .map_err(|source| CommitError::from_io(&path, source))?;
         let appended = Instant::now();
         let block = self.apply(&mut cursor, base, block, transition, (location, sync))?;
+        if sync && let Err(error) = inner.reader.segments.acknowledge(*cursor) {
+            tracing::warn!(%error, "a block is durable and not marked as acknowledged");
+        }
         let transactions = block.block.transactions.len();
         let (segment, database) = (appended.duration_since(started), appended.elapsed());
         inner.metrics.committed(transactions, u64::from(location.bytes), segment, database);
         Ok(block)
     }
 
-    /// What follows the segment: database, memory, subscribers, in this order.
+    /// What follows the segment: database, memory, subscribers, in this order. The database is made durable now and then only:
+    /// until then a start takes the block from the segment.
     fn apply(
         &self,
         cursor: &mut Cursor,
@@ -326,7 +352,8 @@ impl Store {
         let undo = if height == 0 { HashedDiff::default() } else { base.world.undo(&hashed) };
         let forget_undo = height.checked_sub(inner.config.history_blocks);
         let write = BlockWrite { block: &block, diff: &diff, undo: Some(&undo), location, forget_undo };
-        inner.reader.db.write(&write, sync).map_err(|error| self.commit_error(error))?;
+        let durable = sync && inner.unsynced.lock().is_due(block.block.transactions.len(), &inner.config);
+        inner.reader.db.write(&write, durable).map_err(|error| self.commit_error(error))?;
         *cursor = location.end();
         let block = Arc::new(block);
         self.publish(block.clone(), post.with_codes_on_disk());

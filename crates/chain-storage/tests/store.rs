@@ -239,6 +239,88 @@ fn a_block_that_was_synced_but_had_not_reached_the_database_is_applied_on_start(
     check_whole(&store);
 }
 
+/// A folder of seven blocks whose database holds five, as a kill between two durable writes of the database leaves it.
+fn database_behind() -> (tempfile::TempDir, std::path::PathBuf, Vec<u8>) {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    grow(&store, 5);
+    drop(store);
+    let database = folder.path().join("state.redb");
+    let old = std::fs::read(&database).unwrap();
+    let store = open(folder.path());
+    grow(&store, 2);
+    drop(store);
+    std::fs::write(&database, old).unwrap();
+    let segment = folder.path().join("segments/000000.seg");
+    let whole = std::fs::read(&segment).unwrap();
+    (folder, segment, whole)
+}
+
+// row: CHN-16, CHN-22
+#[test]
+fn an_acknowledged_block_that_is_damaged_is_not_taken_for_one_that_was_torn() {
+    let (folder, segment, whole) = database_behind();
+    let mut flipped = whole.clone();
+    *flipped.last_mut().unwrap() ^= 1;
+    let mut earlier = whole.clone();
+    let index = earlier.len() - 700;
+    earlier[index] ^= 1;
+    for damaged in [&flipped[..], &earlier, &whole[..whole.len() - 1], &whole[..whole.len() - 700]] {
+        std::fs::write(&segment, damaged).unwrap();
+        let error = refusal(folder.path(), &genesis());
+        assert!(matches!(error, OpenError::AcknowledgedLost { .. }), "{error}");
+        assert_eq!(std::fs::read(&segment).unwrap(), damaged, "nothing is cut off before somebody has looked");
+    }
+    std::fs::write(&segment, &whole).unwrap();
+    assert_eq!(open(folder.path()).height(), 7);
+}
+
+// row: CHN-22
+#[test]
+fn a_record_that_was_not_acknowledged_may_be_torn() {
+    let (folder, segment, whole) = database_behind();
+    std::fs::write(&segment, &whole[..whole.len() - 1]).unwrap();
+    let mark = folder.path().join("segments/acknowledged");
+    // What a power cut leaves: no mark, a piece of one, an older one.
+    for damage in [None, Some(7), Some(24)] {
+        match damage {
+            None => std::fs::remove_file(&mark).unwrap(),
+            Some(bytes) => std::fs::write(&mark, vec![0; bytes]).unwrap(),
+        }
+        let copy = tempfile::tempdir().unwrap();
+        copy_folder(folder.path(), copy.path());
+        assert_eq!(open(copy.path()).height(), 6);
+    }
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_folder(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+// row: CHN-23
+#[test]
+fn the_database_is_made_durable_now_and_then_and_blocks_are_each_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = StoreConfig { database_sync_blocks: 10, ..StoreConfig::default() };
+    let store = Store::open(folder.path(), &genesis(), config).unwrap();
+    grow(&store, 25);
+    let hash = store.head().block_hash();
+    // What a kill leaves: the files as they are now.
+    let copy = tempfile::tempdir().unwrap();
+    copy_folder(folder.path(), copy.path());
+    let after = open(copy.path());
+    assert_eq!((after.height(), after.head().block_hash()), (25, hash));
+    check_whole(&after);
+}
+
 #[test]
 fn a_lost_database_is_rebuilt_from_the_segments() {
     let folder = tempfile::tempdir().unwrap();

@@ -101,6 +101,9 @@ pub struct Given {
     /// Seconds without a stream after which a peer above `pool_peers` may be let go.
     #[arg(long, env = "TRELLIS_POOL_IDLE_S", value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=86_400))]
     pub pool_idle_s: Option<u32>,
+    /// MiB of the chain's database kept in memory, by those who hold the chain.
+    #[arg(long, env = "TRELLIS_DATABASE_CACHE_MIB", value_name = "MIB", value_parser = clap::value_parser!(u32).range(4..=65_536))]
+    pub database_cache_mib: Option<u32>,
     /// Mbit/s that may be sent to peers on the Internet; 0 is no limit.
     #[arg(long, env = "TRELLIS_BANDWIDTH_UP", value_name = "MBIT/S")]
     pub bandwidth_up: Option<u64>,
@@ -218,6 +221,7 @@ pub struct Settings {
     pub profile: String,
     pub pool_peers: u32,
     pub pool_idle_s: u32,
+    pub database_cache_mib: u32,
     pub bandwidth_up: u64,
     pub bandwidth_down: u64,
     pub exempt_networks: Vec<String>,
@@ -273,6 +277,7 @@ impl Default for Settings {
             profile: "auto".into(),
             pool_peers: 0,
             pool_idle_s: 600,
+            database_cache_mib: 64,
             bandwidth_up: 100,
             bandwidth_down: 100,
             exempt_networks: Vec::new(),

@@ -3,6 +3,7 @@
 use crate::failure::Failure;
 use crate::monitor::Health;
 use crate::role::{Base, Status, named, port_failure, socket_address};
+use crate::settings::Settings;
 use eyre::Result;
 use parking_lot::RwLock;
 use prometheus_client::metrics::gauge::Gauge;
@@ -53,13 +54,27 @@ pub struct Keeper {
     _server: SyncServer,
 }
 
+/// Least and most MiB of the database's cache: the flag's range, for a figure that comes from a file.
+const DATABASE_CACHE_MIB: std::ops::RangeInclusive<u32> = 4..=65_536;
+
+fn cache_bytes(settings: &Settings) -> Result<usize> {
+    let mib = settings.database_cache_mib;
+    if !DATABASE_CACHE_MIB.contains(&mib) {
+        let (least, most) = (DATABASE_CACHE_MIB.start(), DATABASE_CACHE_MIB.end());
+        let message = format!("database_cache_mib is {least} to {most}, got {mib}");
+        return Err(Failure::usage(message).hint("64 is enough for a million accounts").into());
+    }
+    Ok(usize::try_from(mib).unwrap_or(usize::MAX).saturating_mul(1 << 20))
+}
+
 /// Opens the chain, and answers those who follow it.
 ///
 /// # Errors
 /// A store that cannot be used, with its hint.
 pub fn open_chain(base: &mut Base, beneficiary: Address, health: &Health) -> Result<Keeper> {
     let chain = &base.chain;
-    let store = Store::open(&base.datadir.join("chain"), &chain.genesis, StoreConfig::default()).map_err(|error| {
+    let config = StoreConfig { cache_bytes: cache_bytes(&base.settings)?, ..StoreConfig::default() };
+    let store = Store::open(&base.datadir.join("chain"), &chain.genesis, config).map_err(|error| {
         let hint = error.hint();
         Failure::new(error.to_string()).hint(hint)
     })?;
