@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use bind::{Bind, Extras};
 use trellis_scenarios::api::{chat, job};
+use trellis_scenarios::chain::{block_hash, height};
 use trellis_scenarios::network::{Network, Node};
+use trellis_scenarios::wait::until;
 
 /// How long a newcomer may take from its start to its first answer; a loaded machine is slow.
 const FOUND_SECONDS_MAX: u64 = 60;
@@ -61,6 +63,29 @@ fn a_gateway_that_knows_one_dns_name_finds_the_provider_and_answers_a_job() {
     // And a person sees the same.
     let table = network.trellis(&["status"]).succeeded().stdout;
     assert!(table.contains("SOURCE") && table.contains("pex") && table.contains("config"), "{table}");
+}
+
+// row: NET-32, CHN-30
+#[test]
+fn a_fresh_node_with_one_dns_name_and_nothing_else_syncs_the_whole_chain_from_zero() {
+    let network = Network::start();
+    assert!(job(&network.openai(), chat("Hello", 4, false)).is_paid_answer(), "a chain with something in it");
+    let port = network.endpoint("validator", "p2p").split('/').nth(4).unwrap().to_owned();
+    let bind = Bind::start(&format!("host 60 IN A 127.0.0.1\n_trellis._udp.net 60 IN SRV 0 0 {port} host\n"));
+    let server = bind.server("udp");
+    let at = ["--listen", "/ip4/127.0.0.1/udp/0/quic-v1", "--rpc-listen", "127.0.0.1:0", "--metrics-listen", "off"];
+    let seeded =
+        ["full", "--chain", "dev", "--dns-seed", "net.seed.test", "--dns-server", &server, "--dev-account", "5"];
+    let full = Node::start(&[seeded.as_slice(), &at].concat());
+    let (theirs, own) = (network.rpc(), format!("http://{}", full.endpoint("rpc")));
+    let newest = height(&theirs);
+    until(Duration::from_secs(FOUND_SECONDS_MAX), "it has the chain", || height(&own) >= newest);
+    for height in 0..=newest {
+        assert_eq!(block_hash(&own, height), block_hash(&theirs, height), "block {height}");
+    }
+    let sources = full.status()["discovery"]["sources"].clone();
+    let listed: Vec<_> = sources.as_array().unwrap().iter().filter_map(|source| source["source"].as_str()).collect();
+    assert!(listed.contains(&"dns:net.seed.test") && !listed.contains(&"config"), "{sources:#}");
 }
 
 // row: NET-32, NET-33
