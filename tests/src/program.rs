@@ -119,3 +119,15 @@ pub fn own(path: &str) -> PathBuf {
     let package = std::env::var_os("CARGO_MANIFEST_DIR");
     package.map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from).join(path)
 }
+
+/// A client's tool: where the variable says, or where the gate installs it.
+///
+/// # Panics
+/// Where it is missing; the message says how to get it.
+pub fn tool(variable: &str, installed: &str, what: &str) -> PathBuf {
+    let home = PathBuf::from(std::env::var_os("HOME").unwrap_or_default());
+    let path =
+        std::env::var_os(variable).map_or_else(|| home.join(".cache/trellis-tools").join(installed), PathBuf::from);
+    assert!(path.exists(), "{} is missing: `.ci/run setup tools` installs {what}, or set {variable}", path.display());
+    path
+}

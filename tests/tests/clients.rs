@@ -6,21 +6,12 @@ use std::path::PathBuf;
 use std::process::Command;
 use trellis_scenarios::chain::ask;
 use trellis_scenarios::network::Network;
-use trellis_scenarios::program::{Ended, own, run};
+use trellis_scenarios::program::{Ended, own, run, tool};
 
 /// Account 1 of the standard test mnemonic, whose key everybody knows.
 const KEY: &str = "0x59c6995e998f97a5a0044966f0945389dc9e86dae88c7a8412f4603b6b78690d";
 /// An address that nobody has used yet.
 const FRESH: &str = "0x00000000000000000000000000000000c0ffee01";
-
-/// A client's tool: where the variable says, or where the gate installs it.
-fn tool(variable: &str, installed: &str, what: &str) -> PathBuf {
-    let home = PathBuf::from(std::env::var_os("HOME").unwrap_or_default());
-    let path =
-        std::env::var_os(variable).map_or_else(|| home.join(".cache/trellis-tools").join(installed), PathBuf::from);
-    assert!(path.exists(), "{} is missing: `.ci/run setup tools` installs {what}, or set {variable}", path.display());
-    path
-}
 
 fn python() -> PathBuf {
     tool("TRELLIS_PYTHON", "clients/bin/python", "a python with openai and web3")

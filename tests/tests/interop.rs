@@ -9,22 +9,13 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 use trellis_scenarios::network::{Node, metric};
-use trellis_scenarios::program::own;
+use trellis_scenarios::program::{own, tool};
 use trellis_scenarios::wait::until;
 
 /// How long anything may take on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// What js-libp2p's TLS and py-libp2p's QUIC offer; Node from version 24 on also has the hybrid one.
 const KEY_EXCHANGES: [&str; 3] = ["X25519 (classical)", "secp256r1 (classical)", "X25519MLKEM768"];
-
-/// A client's tool: where the variable says, or where the gate installs it.
-fn tool(variable: &str, installed: &str, what: &str) -> PathBuf {
-    let home = PathBuf::from(std::env::var_os("HOME").unwrap_or_default());
-    let path =
-        std::env::var_os(variable).map_or_else(|| home.join(".cache/trellis-tools").join(installed), PathBuf::from);
-    assert!(path.exists(), "{} is missing: `.ci/run setup tools` installs {what}, or set {variable}", path.display());
-    path
-}
 
 fn script(name: &str) -> PathBuf {
     own("clients").join(name)

@@ -39,7 +39,7 @@ pub struct Size {
 }
 
 /// Name, and what it runs.
-const PROOFS: [(&str, Run); 14] = [
+const PROOFS: [(&str, Run); 15] = [
     ("soak", Run::Soak),
     ("matrix", Run::Matrix),
     ("bench-transport", Run::Trellis(&["bench", "transport", "--json"])),
@@ -71,6 +71,13 @@ const PROOFS: [(&str, Run); 14] = [
         Run::Tests {
             arguments: &["--package", "trellis-scenarios", "--test", "lab", "finality::"],
             size: ("TRELLIS_PROOF_TRANSACTIONS", "100"),
+        },
+    ),
+    (
+        "differential",
+        Run::Tests {
+            arguments: &["--package", "trellis-scenarios", "--test", "differential", "random_transactions"],
+            size: ("TRELLIS_PROOF_TRANSACTIONS", "100000"),
         },
     ),
     (
