@@ -12,6 +12,7 @@ use crate::bandwidth::BANDWIDTH_BYTES_PER_S;
 use crate::guard::{PROVEN_ONLINE_MS, Thresholds};
 
 use crate::discovery::DiscoveryConfig;
+use crate::stake::StakeSource;
 
 /// The oldest protocol version this build speaks.
 pub const PROTOCOL_VERSION_MIN: u32 = 1;
@@ -55,7 +56,7 @@ pub const RECORD_REFRESH_FRACTION: u64 = 4;
 /// what a record may claim that others tell of ([`crate::discovery::pex`]), so that nobody is blamed for passing it on.
 pub const OWN_RECORD_MS_MAX: u64 = RECORD_LIFETIME_MS + 2 * CLOCK_SKEW_MS_MAX;
 
-pub use trellis_net_reach::relay::budget::RelayProfile;
+pub use trellis_net_reach::relay::budget::{RelayBudget, RelayProfile};
 pub use trellis_net_reach::turn::{Credentials, TurnServer, TurnSettings};
 pub use trellis_net_transport::{AdmissionLimits, IpNet, Policy, Proxy};
 
@@ -116,6 +117,10 @@ pub struct NetConfig {
     pub thresholds: Thresholds,
     /// Whether this node relays for others, and how large it is; `None` relays nothing.
     pub relay: Option<RelayProfile>,
+    /// What the relay gives away, where that is not what its profile says.
+    pub relay_budget: Option<RelayBudget>,
+    /// Where the stake behind peers is known, for the relay; `None`: nobody has stake.
+    pub stakes: Option<StakeSource>,
     /// Reservations at relays that are kept while this node cannot be reached otherwise; 0 for none.
     pub relays_wanted: usize,
     /// Whether a router that lets nobody in is asked to map the ports listened at (NET-41).
@@ -158,6 +163,8 @@ impl NetConfig {
             peers_file: None,
             thresholds: Thresholds::default(),
             relay: None,
+            relay_budget: None,
+            stakes: None,
             relays_wanted: RELAYS_WANTED,
             map_ports: false,
             region: String::new(),

@@ -10,6 +10,7 @@
 //! ```
 
 mod book;
+mod clusters;
 mod conduct;
 mod nets;
 mod rates;
@@ -26,12 +27,16 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, broadcast};
 use tokio_util::sync::CancellationToken;
-use trellis_primitives::{NodeId, SharedClock, UnixMs};
+use trellis_primitives::{NodeId, NodeRecord, SharedClock, UnixMs};
 
 use crate::metrics::NetMetrics;
 use crate::peer::{PeerEvent, PeerInfo};
 
 pub use book::{BOOK_BYTES_MAX, BOOK_MAGIC, BOOK_VERSION, Book, BookError, Imported};
+pub use clusters::{
+    CLUSTER_OUTBOUND_MAX, CLUSTER_PLACES_MAX, CLUSTER_TABLED_MAX, CLUSTER_TOLD_MAX, CLUSTER_TRIED_MAX,
+    CLUSTERED_NODES_MAX, ClusterReport, Clusters, Seen,
+};
 pub use conduct::{AddressSource, BanCause, Conduct, Pattern, Response};
 pub use nets::{
     BANNED_KEYS_HALF_LIFE_MS, BANNED_KEYS_PER_IP, BANNED_KEYS_PER_SUBNET, BLOCK_MS_FIRST, BLOCK_MS_MAX, Door, NETS_MAX,
@@ -59,6 +64,7 @@ pub const PATTERN_EVENT_MS: u64 = 1_000;
 /// The peer manager of one node.
 pub struct Guard {
     state: Mutex<GuardState>,
+    clusters: Mutex<Clusters>,
     clock: SharedClock,
     metrics: NetMetrics,
     events: broadcast::Sender<PeerEvent>,
@@ -93,6 +99,7 @@ impl Guard {
         }
         Arc::new(Self {
             state: Mutex::new(state),
+            clusters: Mutex::default(),
             clock,
             metrics,
             events,
@@ -219,11 +226,33 @@ impl Guard {
 
     pub(crate) fn arrived(&self, peer: NodeId, arrival: &Arrival<'_>) {
         self.state.lock().arrived(peer, arrival, self.now());
+        self.clusters.lock().connected(peer, true);
         self.touch(false);
+    }
+
+    /// A verified record of a node was seen. A cluster that it shows is announced and counted once.
+    pub(crate) fn seen(&self, node: NodeId, record: &NodeRecord, seen: Seen<'_>) {
+        let found = self.clusters.lock().seen(node, record, seen, self.now());
+        if let Some(nodes) = found {
+            tracing::warn!(%node, nodes, account = %record.chain_address, "nodes that one party made");
+            self.recognised(Pattern::SybilCluster, Some(node), None);
+        }
+    }
+
+    /// The clusters of nodes; nobody may hold them while it takes another lock.
+    pub(crate) fn known_clusters(&self) -> parking_lot::MutexGuard<'_, Clusters> {
+        self.clusters.lock()
+    }
+
+    /// What is known of clusters of nodes that one party made (NET-37).
+    #[must_use]
+    pub fn clusters(&self) -> ClusterReport {
+        self.clusters.lock().report()
     }
 
     pub(crate) fn left(&self, peer: NodeId, dropped: bool) {
         self.state.lock().left(peer, dropped, self.now());
+        self.clusters.lock().connected(peer, false);
         self.touch(false);
     }
 

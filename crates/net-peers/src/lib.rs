@@ -51,6 +51,7 @@ mod redial;
 pub mod seeder;
 mod service;
 pub mod sim;
+mod stake;
 pub mod state;
 mod streams;
 mod table;
@@ -64,15 +65,19 @@ pub use dark::{DarkAddress, DarkAddressError};
 pub use discovery::{DiscoveryConfig, DiscoveryMetrics, DiscoveryReport, DnsConfig, DnsServer, SourceReport};
 pub use error::{AcceptError, BroadcastError, DialError, OpenError, RefusedBy, StartError};
 pub use metrics::{
-    BandwidthLabels, DisconnectedLabels, NetMetrics, PatternLabels, ReachMetrics, RefusedLabels, RelayRefusalLabels,
-    ResponseLabels,
+    BandwidthLabels, DisconnectedLabels, NetMetrics, PatternLabels, ReachMetrics, RefusedLabels, RelayPlacesLabels,
+    RelayRefusalLabels, ResponseLabels,
 };
 pub use network::{Acceptor, BroadcastReport, NetStream, Network, NetworkHandle, Pong, Protocol, StreamIo};
 pub use peer::{Direction, Path, PeerEvent, PeerInfo};
 pub use prefer::{PREFERRED_DIALS_MAX, PREFERRED_MAX, PREFERRED_RETRY_MS_MAX, PREFERRED_RETRY_MS_MIN};
 pub use reason::{DisconnectReason, RefusalReason};
 pub use redial::{REDIAL_MS_MAX, REDIAL_MS_MIN};
-pub use service::{ReachReport, start, start_with_metrics};
+pub use service::{ReachReport, RelayReport, start, start_with_metrics};
+pub use stake::{
+    STAKE_ANSWER_MS_MAX, STAKE_MIN, STAKE_MS, STAKE_QUESTIONS_MAX, STAKE_REFRESH_MS, STAKE_RETRY_MS,
+    STAKES_REMEMBERED_MAX, StakeError, StakeSource, StakeView,
+};
 pub use state::PeerState;
 pub use table::{PEERS_REMEMBERED_MAX, PINS_MAX};
 pub use trellis_net_transport::is_hidden;

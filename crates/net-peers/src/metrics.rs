@@ -6,11 +6,12 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use trellis_net_reach::relay::gate::RelayRefusal;
+use trellis_net_reach::relay::places::PlacesReport;
 use trellis_net_transport::TransportMetrics;
 
 use crate::bandwidth::ClassUsage;
 use crate::error::RefusedBy;
-use crate::guard::{MessageClass, Pattern, Response};
+use crate::guard::{ClusterReport, MessageClass, Pattern, Response};
 use crate::reason::{DisconnectReason, RefusalReason};
 
 /// A refusal's name and author.
@@ -50,6 +51,13 @@ pub struct RelayRefusalLabels {
     pub reason: &'static str,
 }
 
+/// What the places of this node's relay are for.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+pub struct RelayPlacesLabels {
+    /// `reservations` or `circuits`.
+    pub kind: &'static str,
+}
+
 /// The counters of relays, in both roles, and of hole punching.
 #[derive(Clone, Debug, Default)]
 pub struct ReachMetrics {
@@ -63,6 +71,18 @@ pub struct ReachMetrics {
     pub circuits_opened: Counter,
     /// Bytes that passed through this node's relay.
     pub relayed_bytes: Counter,
+    /// Circuits through this node's relay that were cut because their bytes or their time were used up.
+    pub circuits_cut: Counter,
+    /// Places of this node's relay.
+    pub places: Family<RelayPlacesLabels, Gauge>,
+    /// Of them those that are kept for peers with stake.
+    pub places_kept: Family<RelayPlacesLabels, Gauge>,
+    /// Places that are held now.
+    pub places_used: Family<RelayPlacesLabels, Gauge>,
+    /// Of them those that peers with stake hold.
+    pub places_staked: Family<RelayPlacesLabels, Gauge>,
+    /// Questions for a peer's stake that the chain did not answer.
+    pub stake_unanswered: Counter,
     /// What this node's relay refused, by reason.
     pub relay_refused: Family<RelayRefusalLabels, Counter>,
     /// Reservations that this node holds at relays now.
@@ -89,6 +109,17 @@ impl ReachMetrics {
         relay.register("circuits_opened", help, self.circuits_opened.clone());
         let help = "Bytes that passed through this node's relay";
         relay.register("relayed_bytes", help, self.relayed_bytes.clone());
+        let help = "Circuits through this node's relay that were cut because their bytes or their time were used up";
+        relay.register("circuits_cut", help, self.circuits_cut.clone());
+        relay.register("places", "Places of this node's relay, by kind", self.places.clone());
+        let help = "Places of this node's relay that are kept for peers with stake, by kind";
+        relay.register("places_kept", help, self.places_kept.clone());
+        let help = "Places of this node's relay that are held now, by kind";
+        relay.register("places_used", help, self.places_used.clone());
+        let help = "Places of this node's relay that peers with stake hold now, by kind";
+        relay.register("places_staked", help, self.places_staked.clone());
+        let help = "Questions for a peer's stake that the chain did not answer";
+        relay.register("stake_unanswered", help, self.stake_unanswered.clone());
         relay.register("refused", "What this node's relay refused, by reason", self.relay_refused.clone());
         let reach = registry.sub_registry_with_prefix("trellis_reach");
         reach.register("reserved", "Reservations that this node holds at relays now", self.reserved.clone());
@@ -99,6 +130,18 @@ impl ReachMetrics {
         reach.register("punch_failed", help, self.punch_failed.clone());
         let help = "Times that the network under this node changed";
         reach.register("network_changed", help, self.network_changed.clone());
+    }
+
+    pub(crate) fn show_places(&self, kind: &'static str, report: &PlacesReport) {
+        let shown = [
+            (&self.places, report.max),
+            (&self.places_kept, report.kept),
+            (&self.places_used, report.used),
+            (&self.places_staked, report.staked),
+        ];
+        for (gauges, count) in shown {
+            gauges.get_or_create(&RelayPlacesLabels { kind }).set(gauge(count as u64));
+        }
     }
 
     pub(crate) fn count_refusal(&self, refusal: RelayRefusal) {
@@ -153,6 +196,12 @@ pub struct NetMetrics {
     pub half_open: Gauge,
     /// 1 while so much goes wrong that this node is under attack.
     pub under_attack: Gauge,
+    /// Clusters of more nodes of one party than an honest one has, as far as they are known now.
+    pub sybil_clusters: Gauge,
+    /// Nodes of the largest cluster.
+    pub sybil_nodes: Gauge,
+    /// Peers that were refused because their cluster has its places.
+    pub sybils_refused: Counter,
     /// Discovery's counters.
     pub discovery: crate::discovery::DiscoveryMetrics,
 }
@@ -178,6 +227,16 @@ impl NetMetrics {
         group.register("half_open", "Handshakes of the transport that run now", self.half_open.clone());
         let help = "1 while so much goes wrong that this node is under attack";
         group.register("under_attack", help, self.under_attack.clone());
+        let help = "Clusters of more nodes of one party than an honest one has, as far as they are known now";
+        group.register("sybil_clusters", help, self.sybil_clusters.clone());
+        group.register("sybil_nodes", "Nodes of the largest cluster", self.sybil_nodes.clone());
+        let help = "Peers that were refused because their cluster has its places";
+        group.register("sybils_refused", help, self.sybils_refused.clone());
+    }
+
+    pub(crate) fn show_clusters(&self, report: &ClusterReport) {
+        self.sybil_clusters.set(gauge((report.by_keys + report.batches) as u64));
+        self.sybil_nodes.set(gauge(report.largest as u64));
     }
 
     pub(crate) fn show_usage(&self, usage: &[(MessageClass, ClassUsage)]) {

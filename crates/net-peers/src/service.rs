@@ -34,7 +34,7 @@ pub(crate) use self::finding::{FindingCommand, Found};
 use self::evict::evict_idle;
 use self::handle::NetHandle;
 use self::preferred::Preferred;
-pub use self::reach::ReachReport;
+pub use self::reach::{ReachReport, RelayReport};
 use self::reach::{ReachShared, RelayDoor, Tallied};
 use self::swarm::Service;
 use self::turn::TurnWay;
@@ -194,7 +194,7 @@ async fn start_node(
     let mut doors = transport(&config, Arc::clone(&keys), &admission, &guard, &metrics);
     doors.dialled = Some(reach::strangers::noted(&contacted, &clock));
     doors.far = turn.as_ref().map(TurnWay::far);
-    let transport = tallied(node_transport(doors, Some(circuits))?, &config, &metrics);
+    let transport = tallied(node_transport(doors, Some(circuits))?, &config, &door);
     let (offences_sender, offences) = mpsc::channel(OFFENCES_WAITING_MAX);
     let bandwidth = Arc::new(Bandwidth::new(config.bandwidth_up, config.bandwidth_down));
     let sentry =
@@ -267,15 +267,15 @@ fn watched_streams(
     Streams::new(sessions, Arc::clone(clock), dropped, Arc::clone(sentry), exempts)
 }
 
-/// The transport; that of a relay counts the bytes that it carries for others.
-fn tallied(mut transport: NodeTransport, config: &NetConfig, metrics: &NetMetrics) -> NodeTransport {
+/// The transport; that of a relay counts the bytes that it carries for others, and bounds them.
+fn tallied(mut transport: NodeTransport, config: &NetConfig, door: &Arc<RelayDoor>) -> NodeTransport {
     if config.relay.is_none() {
         return transport;
     }
-    let bytes = metrics.reach.relayed_bytes.clone();
+    let door = Arc::clone(door);
     let counted = transport
         .transport
-        .map(move |(peer, muxer), _| (peer, StreamMuxerBox::new(Tallied::new(muxer, bytes.clone()))));
+        .map(move |(peer, muxer), _| (peer, StreamMuxerBox::new(Tallied::new(muxer, peer, Arc::clone(&door)))));
     transport.transport = counted.boxed();
     transport
 }

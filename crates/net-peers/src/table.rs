@@ -303,6 +303,12 @@ impl Table {
         self.entries.get(&PeerKey::Node(peer)).is_some_and(|entry| !entry.connections.is_empty())
     }
 
+    /// Whether a peer is connected by a dial of its own.
+    pub(crate) fn has_dialled_here(&self, peer: NodeId) -> bool {
+        let entry = self.entries.get(&PeerKey::Node(peer));
+        entry.is_some_and(|entry| entry.counted.connected == Some(Direction::Inbound))
+    }
+
     /// The connected NodeId of a PeerId.
     pub(crate) fn connected_by_peer_id(&self, peer: &PeerId) -> Option<NodeId> {
         self.pins.get(peer).copied().filter(|id| self.is_connected(*id))

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rand::SeedableRng;
 use trellis_crypto::{AccountKey, HybridKey};
-use trellis_net_peers::guard::{Conduct, Pattern, Priority};
+use trellis_net_peers::guard::{CLUSTER_PLACES_MAX, Conduct, Pattern, Priority};
 use trellis_net_peers::{
     DialError, DisconnectReason, NetConfig, NetMetrics, NetworkHandle, PeerEvent, PeerState, RefusalReason, RefusedBy,
     start_with_metrics,
@@ -390,4 +390,45 @@ async fn a_real_stream_keeps_to_the_bandwidth_that_is_set_while_it_runs() {
         usage.into_iter().find(|(class, _)| class.name() == "work").unwrap().1.up_bytes
     };
     until("what flowed is shown", || work(bandwidth.usage()) >= 6_000_000).await;
+}
+
+// row: NET-37, NET-50
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_of_one_account_get_a_bounded_number_of_places_and_others_from_the_same_address_theirs() {
+    let mut counted = config();
+    // This machine's addresses count as any, but for the bounds of one address: what is left is the bound of one party.
+    counted.limits.private_exempt = false;
+    (counted.limits.per_ip_max, counted.limits.per_subnet_max) = (1_000, 1_000);
+    let (bob, metrics) = node_with(2, counted).await;
+    let mut events = bob.events();
+    let mut sybils = Vec::new();
+    for seed in 100..100 + CLUSTER_PLACES_MAX as u64 + 4 {
+        let (node_key, account) = (keys(seed).0, keys(100).1);
+        let net = start_with_metrics(config(), node_key, account, Arc::new(SystemClock), NetMetrics::default());
+        sybils.push(net.await.unwrap());
+    }
+    let mut refused = 0;
+    for sybil in &sybils {
+        match sybil.dial(&address(&bob)).await {
+            Ok(_) => {}
+            Err(DialError::Refused { reason: RefusalReason::Full, .. }) => refused += 1,
+            Err(other) => panic!("{other}"),
+        }
+    }
+    let connected = || bob.peers().iter().filter(|peer| peer.state == PeerState::Connected).count();
+    assert_eq!((connected(), refused), (CLUSTER_PLACES_MAX, 4));
+    assert_eq!((metrics.sybils_refused.get(), bob.guard().clusters().by_keys), (4, 1));
+    assert_eq!(bob.guard().clusters().largest, CLUSTER_PLACES_MAX + 4);
+    let mut told = false;
+    while let Ok(event) = events.try_recv() {
+        told |= matches!(event, PeerEvent::Attacked { pattern: Pattern::SybilCluster, .. });
+    }
+    assert!(told && metrics.pattern_count(Pattern::SybilCluster) > 0);
+    for seed in 200..203 {
+        let mut own = config();
+        // Not of one batch with the others, which may all be of one second.
+        own.user_agent = "another/1".to_owned();
+        let honest = node_with(seed, own).await.0;
+        assert_eq!(honest.dial(&address(&bob)).await, Ok(id(2)));
+    }
 }

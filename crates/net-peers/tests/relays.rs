@@ -4,16 +4,19 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
 use rand::SeedableRng;
 use trellis_crypto::{AccountKey, HybridKey};
 use trellis_net_peers::frame::{read_frame, write_frame};
 use trellis_net_peers::guard::{Conduct, Priority};
 use trellis_net_peers::{
-    DiscoveryConfig, NetConfig, NetMetrics, NetworkHandle, Path, PeerInfo, Protocol, start_with_metrics,
+    DiscoveryConfig, NetConfig, NetMetrics, NetworkHandle, Path, PeerInfo, Protocol, STAKE_MIN, StakeError,
+    StakeSource, StakeView, start_with_metrics,
 };
-use trellis_net_reach::relay::budget::RelayProfile;
+use trellis_net_reach::relay::budget::{RelayBudget, RelayProfile};
 use trellis_net_reach::relay::gate::RelayRefusal;
-use trellis_primitives::{B256, NodeId, Role, RoleSet, SystemClock};
+use trellis_net_reach::relay::places::PlacesReport;
+use trellis_primitives::{Address, B256, NodeId, Role, RoleSet, SystemClock, Wei};
 
 const ECHO: Protocol = Protocol("/trellis/echo/1");
 /// How long anything may take on a loaded machine.
@@ -41,6 +44,36 @@ async fn relay(seed: u64) -> Rig {
         config.relay = Some(RelayProfile::Infra);
         config.roles = RoleSet::of(&[Role::Relay]);
         config.region = "here".to_owned();
+    })
+    .await
+}
+
+/// A chain that knows the stake of one account, and fails for all others.
+struct OneStake(Address);
+
+#[async_trait]
+impl StakeView for OneStake {
+    async fn stake(&self, account: Address, _: NodeId) -> Result<Wei, StakeError> {
+        if account == self.0 { Ok(STAKE_MIN) } else { Err(StakeError { reason: "no answer".to_owned() }) }
+    }
+}
+
+/// The account of the node that is made from a seed.
+fn account(seed: u64) -> Address {
+    let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
+    let _ = HybridKey::generate(&mut rng).unwrap();
+    AccountKey::generate(&mut rng).address()
+}
+
+/// A relay for four peers that knows the stake of the node made from seed `staked`.
+async fn small_relay(seed: u64, staked: u64, change: impl FnOnce(&mut RelayBudget)) -> Rig {
+    let mut budget = RelayBudget::sized(4);
+    change(&mut budget);
+    node(seed, |config| {
+        config.relay = Some(RelayProfile::Home);
+        config.relay_budget = Some(budget);
+        config.stakes = Some(StakeSource(Arc::new(OneStake(account(staked)))));
+        config.roles = RoleSet::of(&[Role::Relay]);
     })
     .await
 }
@@ -227,4 +260,54 @@ async fn a_peer_with_a_low_score_gets_no_reservation() {
     assert!(relay.net.guard().score(home.net.local_id()) < threshold, "the score does not fall");
     until("it is never refused", || relay.metrics.reach.refused_count(RelayRefusal::Score) > 0).await;
     assert!(circuits(&home).is_empty() && relay.net.reach().unwrap().reservations_given == 0);
+}
+
+// row: NET-42
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_is_full_of_peers_without_stake_still_takes_one_with_stake() {
+    const STAKED: u64 = 20;
+    let relay = small_relay(1, STAKED, |_| {}).await;
+    let places = || relay.net.reach().unwrap().relay.unwrap().reservations;
+    let mut homes = Vec::new();
+    for seed in 2..5 {
+        let home = node(seed, |_| {}).await;
+        home.net.dial(&address(&relay)).await.unwrap();
+        until("no reservation", || !circuits(&home).is_empty()).await;
+        homes.push(home);
+    }
+    assert_eq!(places(), PlacesReport { max: 4, kept: 1, used: 3, staked: 0 });
+    let late = node(5, |_| {}).await;
+    late.net.dial(&address(&relay)).await.unwrap();
+    until("it is never refused", || relay.metrics.reach.refused_count(RelayRefusal::Kept) > 0).await;
+    let staked = node(STAKED, |_| {}).await;
+    staked.net.dial(&address(&relay)).await.unwrap();
+    until("the staked one gets no reservation", || !circuits(&staked).is_empty()).await;
+    assert_eq!(places(), PlacesReport { max: 4, kept: 1, used: 4, staked: 1 });
+    assert!(circuits(&late).is_empty() && homes.iter().all(|home| !circuits(home).is_empty()));
+    assert!(relay.metrics.reach.stake_unanswered.get() > 0, "the chain never failed");
+    // A place that is left is anybody's again.
+    homes.remove(0).net.shutdown().await;
+    until("the place is never free", || !circuits(&late).is_empty()).await;
+}
+
+// row: NET-42
+#[tokio::test(flavor = "multi_thread")]
+async fn a_circuit_of_a_peer_with_stake_carries_more_than_one_between_peers_without() {
+    const STAKED: u64 = 20;
+    // Less than a handshake takes, so that whoever has this budget never gets to know the other.
+    let relay = small_relay(1, STAKED, |budget| budget.circuit.bytes_max = 4_096).await;
+    let relay_at = |rig: &Rig| shown_peer_id(&relay, rig.net.local_id());
+    let (plain, staked) = (node(2, |_| {}).await, node(STAKED, |_| {}).await);
+    for home in [&plain, &staked] {
+        home.net.dial(&address(&relay)).await.unwrap();
+        until("no reservation", || !circuits(home).is_empty()).await;
+    }
+    until("its stake is never known", || relay.net.reach().unwrap().relay.unwrap().reservations.staked == 1).await;
+    let far = node(3, |_| {}).await;
+    let to_plain = format!("{}/p2p/{}", circuits(&plain)[0], relay_at(&plain));
+    far.net.dial(&to_plain).await.unwrap_err();
+    until("no circuit is cut", || relay.metrics.reach.circuits_cut.get() > 0).await;
+    let to_staked = format!("{}/p2p/{}", circuits(&staked)[0], relay_at(&staked));
+    assert_eq!(far.net.dial(&to_staked).await, Ok(staked.net.local_id()));
+    until("a place stays taken", || relay.net.reach().unwrap().relay.unwrap().circuits.used <= 1).await;
 }

@@ -6,6 +6,7 @@ use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use prometheus_client::metrics::counter::Counter;
@@ -51,6 +52,8 @@ pub(crate) struct FilteringSocket {
     filter: Option<Prefilter>,
     /// Datagrams that the system may hand over joined to one, at most.
     joined_max: usize,
+    /// It failed for good; an endpoint that reads from it has ended with it.
+    failed: AtomicBool,
 }
 
 impl FilteringSocket {
@@ -61,7 +64,13 @@ impl FilteringSocket {
         filter: Option<Prefilter>,
         joined_max: usize,
     ) -> Arc<Self> {
-        Arc::new(Self { inner, cids: HashedConnectionIdGenerator::from_key(cid_key), garbage, filter, joined_max })
+        let (cids, failed) = (HashedConnectionIdGenerator::from_key(cid_key), AtomicBool::new(false));
+        Arc::new(Self { inner, cids, garbage, filter, joined_max, failed })
+    }
+
+    /// Whether reading from it has failed. quinn then stops the endpoint that it belongs to, and tells nobody.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Acquire)
     }
 
     /// Whether a datagram can be no packet for this node: quinn will drop it. The fixed bit says nothing, because peers
@@ -160,7 +169,12 @@ impl AsyncUdpSocket for FilteringSocket {
         bufs: &mut [IoSliceMut<'_>],
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
-        let received = ready!(self.inner.poll_recv(cx, bufs, meta))?;
+        let received = ready!(self.inner.poll_recv(cx, bufs, meta)).inspect_err(|error| {
+            // A reset may be forged, and ends no endpoint.
+            if error.kind() != io::ErrorKind::ConnectionReset {
+                self.failed.store(true, Ordering::Release);
+            }
+        })?;
         for (buf, meta) in bufs.iter_mut().zip(meta.iter_mut()).take(received) {
             if let Some(filter) = &self.filter {
                 self.turn_away(filter, buf, meta);

@@ -25,7 +25,7 @@ use quinn_proto::HashedConnectionIdGenerator;
 
 use self::address::parse;
 pub(crate) use self::address::{format as format_address, parse as parse_address};
-use self::fresh::FreshPorts;
+use self::fresh::{FreshPorts, Made};
 use self::listener::{Listener, ListenerParts};
 use crate::config::{PUNCH_TIMEOUT_MS, TransportConfig, quinn_transport};
 use crate::connection::Connection;
@@ -63,7 +63,7 @@ pub struct QuicTransport {
     parts: Arc<EndpointParts>,
     listeners: SelectAll<Listener>,
     /// One dialling endpoint per address family, for nodes that do not listen.
-    dialers: HashMap<bool, quinn::Endpoint>,
+    dialers: HashMap<bool, Made>,
     /// Per address family, ports from which nobody was dialled long ago.
     fresh: HashMap<bool, FreshPorts>,
     waker: Option<Waker>,
@@ -168,31 +168,33 @@ impl QuicTransport {
         if reuse == PortUse::New {
             let parts = &self.parts;
             let fresh = self.fresh.entry(remote.is_ipv6()).or_default();
-            return fresh
-                .endpoint(|| parts.endpoint(any_port, Purpose::Tries), |endpoint| parts.renew(endpoint, any_port));
+            return fresh.endpoint(|| parts.made(any_port, Purpose::Tries), |endpoint| parts.renew(endpoint, any_port));
         }
         if let Some(listener) = self.listeners.iter().find(|listener| listener.can_dial(remote)) {
             return Ok(listener.endpoint());
         }
-        if let Some(dialer) = self.dialers.get(&remote.is_ipv6()) {
-            return Ok(dialer.clone());
+        if let Some(dialer) = self.dialers.get(&remote.is_ipv6()).filter(|dialer| !dialer.has_stopped()) {
+            return Ok(dialer.endpoint.clone());
         }
-        let dialer = self.parts.endpoint(any_port, Purpose::Dials)?;
-        self.dialers.insert(remote.is_ipv6(), dialer.clone());
-        Ok(dialer)
+        let dialer = self.parts.made(any_port, Purpose::Dials)?;
+        let endpoint = dialer.endpoint.clone();
+        self.dialers.insert(remote.is_ipv6(), dialer);
+        Ok(endpoint)
     }
 }
 
 impl EndpointParts {
-    fn endpoint(&self, address: SocketAddr, purpose: Purpose) -> Result<quinn::Endpoint, TransportError> {
+    fn made(&self, address: SocketAddr, purpose: Purpose) -> Result<Made, TransportError> {
         let socket = quinn::TokioRuntime.wrap_udp_socket(bind(address)?)?;
-        Ok(self.endpoint_over(socket, purpose)?)
+        Ok(self.made_over(socket, purpose)?)
     }
 
-    /// Moves an endpoint to another port.
-    fn renew(&self, endpoint: &quinn::Endpoint, address: SocketAddr) -> Result<(), TransportError> {
+    /// Moves an endpoint to another port; the socket there.
+    fn renew(&self, endpoint: &quinn::Endpoint, address: SocketAddr) -> Result<Arc<FilteringSocket>, TransportError> {
         let socket = quinn::TokioRuntime.wrap_udp_socket(bind(address)?)?;
-        Ok(endpoint.rebind_abstract(self.filtered(socket, Purpose::Tries))?)
+        let socket = self.filtered(socket, Purpose::Tries);
+        endpoint.rebind_abstract(Arc::<FilteringSocket>::clone(&socket))?;
+        Ok(socket)
     }
 
     /// The endpoint over the far socket; it takes connections too, from whom the far side lets in.
@@ -201,6 +203,10 @@ impl EndpointParts {
     }
 
     fn endpoint_over(&self, socket: Arc<dyn AsyncUdpSocket>, purpose: Purpose) -> std::io::Result<quinn::Endpoint> {
+        self.made_over(socket, purpose).map(|made| made.endpoint)
+    }
+
+    fn made_over(&self, socket: Arc<dyn AsyncUdpSocket>, purpose: Purpose) -> std::io::Result<Made> {
         let cid_key = self.cid_key;
         let server = (purpose == Purpose::Listens).then(|| self.server.clone());
         let socket = self.filtered(socket, purpose);
@@ -208,9 +214,10 @@ impl EndpointParts {
         config.supported_versions(vec![1]);
         config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(cid_key)));
         let runtime = Arc::new(quinn::TokioRuntime);
-        let mut endpoint = quinn::Endpoint::new_with_abstract_socket(config, server, socket, runtime)?;
+        let abstracted = Arc::<FilteringSocket>::clone(&socket);
+        let mut endpoint = quinn::Endpoint::new_with_abstract_socket(config, server, abstracted, runtime)?;
         endpoint.set_default_client_config(self.client.clone());
-        Ok(endpoint)
+        Ok(Made { endpoint, socket })
     }
 
     /// A socket that keeps what no endpoint should see from it; where connections are taken, also who may not come.
@@ -251,7 +258,7 @@ impl Transport for QuicTransport {
         let turned = far.is_some();
         let endpoint = match far {
             Some(endpoint) => endpoint.map_err(|error| CoreError::Other(TransportError::Far(error)))?,
-            None => self.parts.endpoint(socket_address, Purpose::Listens).map_err(CoreError::Other)?,
+            None => self.parts.made(socket_address, Purpose::Listens).map_err(CoreError::Other)?.endpoint,
         };
         let parts = ListenerParts {
             admission: self.parts.config.admission.clone(),
@@ -323,7 +330,9 @@ impl Transport for QuicTransport {
 mod tests {
     use super::*;
     use crate::policy::Policy;
+    use futures::task::AtomicWaker;
     use rand::SeedableRng;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     // row: NET-40, NET-56
     #[tokio::test]
@@ -355,5 +364,79 @@ mod tests {
         transport.fresh.get_mut(&false).unwrap().expire();
         let third = transport.dialing_endpoint(remote, PortUse::New).unwrap();
         assert_ne!(third.local_addr().unwrap(), first.local_addr().unwrap());
+    }
+    /// A socket that fails when it is told to.
+    #[derive(Debug)]
+    struct Breaking {
+        inner: Arc<dyn AsyncUdpSocket>,
+        broken: Arc<(AtomicBool, AtomicWaker)>,
+    }
+
+    impl AsyncUdpSocket for Breaking {
+        fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn quinn::UdpPoller>> {
+            Arc::clone(&self.inner).create_io_poller()
+        }
+
+        fn try_send(&self, transmit: &quinn::udp::Transmit<'_>) -> std::io::Result<()> {
+            self.inner.try_send(transmit)
+        }
+
+        fn poll_recv(
+            &self,
+            cx: &mut Context<'_>,
+            bufs: &mut [std::io::IoSliceMut<'_>],
+            meta: &mut [quinn::udp::RecvMeta],
+        ) -> Poll<std::io::Result<usize>> {
+            self.broken.1.register(cx.waker());
+            if self.broken.0.load(Ordering::SeqCst) {
+                return Poll::Ready(Err(std::io::Error::other("the network device is gone")));
+            }
+            self.inner.poll_recv(cx, bufs, meta)
+        }
+
+        fn local_addr(&self) -> std::io::Result<SocketAddr> {
+            self.inner.local_addr()
+        }
+    }
+
+    // row: NET-40
+    #[tokio::test]
+    async fn an_endpoint_whose_socket_failed_is_let_go_and_the_next_dial_has_another() {
+        let keys = trellis_crypto::HybridKey::generate(&mut rand::rngs::StdRng::seed_from_u64(9)).unwrap();
+        let mut transport = QuicTransport::new(TransportConfig::new(Arc::new(keys), Policy::Require)).unwrap();
+        let remote = SocketAddr::from((Ipv4Addr::LOCALHOST, 9));
+        let broken = Arc::new((AtomicBool::new(false), AtomicWaker::new()));
+        let parts = Arc::clone(&transport.parts);
+        let breaking = |purpose| {
+            let inner = quinn::TokioRuntime.wrap_udp_socket(bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?)?;
+            parts.made_over(Arc::new(Breaking { inner, broken: Arc::clone(&broken) }), purpose)
+        };
+        // Each has its own waker: the dialler's is made after the other has failed.
+        let make = || breaking(Purpose::Tries);
+        let failing = transport.fresh.entry(false).or_default();
+        let first = failing.endpoint(make, |_| Err(std::io::Error::other("not moved"))).unwrap();
+        assert_eq!(
+            transport.dialing_endpoint(remote, PortUse::New).unwrap().local_addr().unwrap(),
+            first.local_addr().unwrap()
+        );
+        broken.0.store(true, Ordering::SeqCst);
+        broken.1.wake();
+        let begun = std::time::Instant::now();
+        while first.connect(remote, SERVER_NAME).is_ok() {
+            assert!(begun.elapsed() < std::time::Duration::from_secs(30), "the endpoint never stops");
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        let second = transport.dialing_endpoint(remote, PortUse::New).unwrap();
+        assert!(second.connect(remote, SERVER_NAME).is_ok(), "the next trial is refused too");
+        assert_eq!(transport.fresh.get(&false).unwrap().len(), 1);
+        // The same for dials of a node that does not listen.
+        let dialer = breaking(Purpose::Dials).unwrap();
+        let failed = dialer.endpoint.clone();
+        transport.dialers.insert(false, dialer);
+        while failed.connect(remote, SERVER_NAME).is_ok() {
+            assert!(begun.elapsed() < std::time::Duration::from_secs(60), "the dialler never stops");
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        assert!(transport.dialing_endpoint(remote, PortUse::Reuse).unwrap().connect(remote, SERVER_NAME).is_ok());
     }
 }

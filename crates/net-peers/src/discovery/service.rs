@@ -19,6 +19,7 @@ use super::address::{AddressClass, AddressGroup, PeerAddress, without_name};
 use super::hidden::{Networks, is_hidden_place};
 use super::pex::{PEX, PEX_TIMEOUT_MS};
 use super::{Discovery, DiscoveryReport, file};
+use crate::guard::Seen;
 use crate::network::Acceptor;
 use crate::peer::{Direction, PeerEvent, PeerInfo};
 use crate::service::NodeShared;
@@ -220,6 +221,8 @@ impl Finder {
         let now = self.shared.clock.now();
         if let Some(record) = &info.record {
             let teller = (self.class_of(remote), group_of(remote));
+            // It may name another account than it did when it came.
+            self.shared.guard.seen(peer, record, Seen::Told { source: None });
             if let Some(name) = hidden_remote(&info) {
                 self.discovery.book.lock().hidden.reached(peer, name, now);
             }
@@ -227,7 +230,7 @@ impl Finder {
                 self.follow_ways();
             }
             if let (Some(remote), Direction::Outbound) = (remote, info.direction) {
-                self.discovery.book.lock().reached(remote, peer, AddressGroup::OPERATOR, now);
+                self.reached(remote, peer);
             }
             if let Some(signed) = self.shared.table.lock().signed_record_of(peer) {
                 self.discovery.records.lock().keep(peer, record, signed);

@@ -56,6 +56,8 @@ named! {
         Replay = "replay";
         /// One network tries to fill the peer table.
         EclipsePressure = "eclipse_pressure";
+        /// Many nodes that one party made.
+        SybilCluster = "sybil_cluster";
     }
 }
 

@@ -1,6 +1,6 @@
 //! What libp2p finds peers with, mDNS (NET-36) and Kademlia (NET-35), and what this node makes of it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use libp2p::core::Multiaddr;
@@ -21,6 +21,7 @@ use crate::discovery::kad as dht;
 use crate::discovery::kad::store::ProviderStore;
 use crate::discovery::kad::{Doorway, FOUND_MAX, KEY_BYTES, QUERIES_MAX};
 use crate::discovery::{LAN_ADDRESSES_MAX, Outcome, Source};
+use crate::guard::CLUSTER_TABLED_MAX;
 
 /// The behaviours.
 #[derive(NetworkBehaviour)]
@@ -235,10 +236,17 @@ impl Finder<'_> {
         record: &NodeRecord,
         keys: impl IntoIterator<Item = [u8; KEY_BYTES]>,
     ) {
+        let company = self.company(node);
         let Some(dht) = self.behaviour.dht.as_mut() else { return };
         let addresses = dht::provider_addresses(record, self.shared.class_of_peer(node));
         for key in keys {
             let key = RecordKey::new(&key);
+            let known = if company.is_empty() { Vec::new() } else { dht.kad.store_mut().providers(&key) };
+            let others = known.iter().filter(|known| company.contains(&known.provider)).count();
+            if others >= CLUSTER_TABLED_MAX && !known.iter().any(|known| known.provider == provider) {
+                self.shared.metrics.discovery.kad_refused.inc();
+                continue;
+            }
             let record = ProviderRecord { key, provider, expires: None, addresses: addresses.clone() };
             if dht.kad.store_mut().add_provider(record).is_err() {
                 self.shared.metrics.discovery.kad_refused.inc();
@@ -268,7 +276,39 @@ impl Finder<'_> {
         }
     }
 
+    /// The other nodes of whoever made a node, by their names here; none for most, and none in networks that are one party's
+    /// anyway.
+    fn company(&self, node: NodeId) -> BTreeSet<PeerId> {
+        if self.shared.class_of_peer(node) != AddressClass::Public {
+            return BTreeSet::new();
+        }
+        let keys = self.shared.guard.known_clusters().company(node);
+        let named = |key: &[u8; 32]| libp2p::identity::ed25519::PublicKey::try_from_bytes(key).ok();
+        keys.iter().filter_map(named).map(|key| libp2p::identity::PublicKey::from(key).to_peer_id()).collect()
+    }
+
+    /// Whether the routing table has as many nodes of one party as it takes, and not this one.
+    fn is_crowded(&mut self, peer: PeerId) -> bool {
+        let node = self.shared.table.lock().connected_by_peer_id(&peer);
+        let company = node.map(|node| self.company(node)).unwrap_or_default();
+        let Some(dht) = self.behaviour.dht.as_mut().filter(|_| company.len() >= CLUSTER_TABLED_MAX) else {
+            return false;
+        };
+        let (mut others, mut known) = (0, false);
+        for bucket in dht.kad.kbuckets() {
+            for entry in bucket.iter() {
+                known |= *entry.node.key.preimage() == peer;
+                others += usize::from(company.contains(entry.node.key.preimage()));
+            }
+        }
+        !known && others >= CLUSTER_TABLED_MAX
+    }
+
     fn enter(&mut self, peer: PeerId, addresses: Vec<Multiaddr>) {
+        if self.is_crowded(peer) {
+            self.count_refused();
+            return;
+        }
         let (Some(dht), false) = (self.behaviour.dht.as_mut(), addresses.is_empty()) else { return };
         for address in addresses {
             dht.kad.add_address(&peer, address);

@@ -5,7 +5,9 @@
 //! in `keeper`, whether it needs any in `reachability`, and which connection to a peer stays in `table::route`.
 
 mod again;
+mod desk;
 mod door;
+mod hop;
 mod keep;
 mod mapping;
 mod observed;
@@ -39,6 +41,7 @@ use trellis_net_transport::direct_ip;
 use trellis_primitives::{NodeId, UnixMs};
 
 pub(crate) use self::door::RelayDoor;
+pub use self::door::RelayReport;
 use self::observed::{Observed, candidates};
 pub(super) use self::tally::Tallied;
 use self::trials::{Tester, Trials};
@@ -77,7 +80,7 @@ impl Reach {
         let in_the_clear = config.proxy.is_none();
         let in_the_open = config.listen.iter().chain(&config.external_addresses).any(|text| is_public(text));
         Self {
-            relay: Toggle::from(config.relay.map(|profile| door.behaviour(local, profile))),
+            relay: Toggle::from(config.relay.map(|_| door.behaviour(local, config.peers_max.saturating_mul(2)))),
             relay_client: client,
             dcutr: Toggle::from(in_the_clear.then(|| dcutr::Behaviour::new(local))),
             observed: Observed::default(),
@@ -207,6 +210,8 @@ pub struct ReachReport {
     pub reservations_given: usize,
     /// Circuits that it carries for others now.
     pub circuits_carried: usize,
+    /// How the places of its relay are used; none where it does not relay.
+    pub relay: Option<RelayReport>,
     /// The TURN servers that are set.
     pub turn: Vec<ServerReport>,
 }
@@ -229,6 +234,7 @@ impl NodeShared {
             circuits: self.reach.circuits(),
             reservations_given,
             circuits_carried,
+            relay: self.config.relay.map(|_| self.reach.door.report()),
             turn: self.turn.as_ref().map(TurnWay::report).unwrap_or_default(),
         }
     }
@@ -360,7 +366,7 @@ impl Reaching {
     /// Something happened in the behaviours.
     pub(super) fn event(&mut self, swarm: &mut Swarm<Behaviour>, shared: &NodeShared, event: ReachEvent) {
         match event {
-            ReachEvent::Relay(event) => shared.reach.door.event(shared, &event),
+            ReachEvent::Relay(event) => shared.reach.door.event(|peer| swarm.is_connected(peer), &event),
             ReachEvent::RelayClient(event) => self.client_event(swarm, shared, &event),
             ReachEvent::Dcutr(dcutr::Event { remote_peer_id, result }) => {
                 let metrics = &shared.reach.metrics;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use libp2p::core::Multiaddr;
+use libp2p::swarm::ConnectionId;
 use tokio::sync::mpsc;
 use trellis_net_transport::{Admission, Direction, FloodFn, Gate, GateFn, TransportError};
 use trellis_primitives::NodeId;
@@ -14,8 +15,8 @@ use trellis_primitives::NodeId;
 use super::NodeShared;
 use super::defence::public;
 use crate::discovery::address::{AddressClass, AddressGroup};
-use crate::guard::{Conduct, Door, Guard, Pattern, Threat};
-use crate::handshake::Refusal;
+use crate::guard::{CLUSTER_PLACES_MAX, Conduct, Door, Guard, Pattern, Seen, Threat};
+use crate::handshake::{Accepted, Refusal};
 use crate::reason::{DisconnectReason, RefusalReason};
 use crate::streams::socket_address;
 use crate::watch::Offence;
@@ -93,6 +94,7 @@ pub(super) async fn keep_usage(shared: Arc<NodeShared>) {
         shared.metrics.show_usage(&shared.bandwidth.usage());
         shared.metrics.half_open.set(i64::from(shared.admission.half_open()));
         shared.metrics.under_attack.set(i64::from(shared.guard.under_attack()));
+        shared.metrics.show_clusters(&shared.guard.clusters());
     }
 }
 
@@ -145,10 +147,13 @@ impl NodeShared {
     /// A relay's client has no address of its own: the relay counts it, and it takes a place here like all others.
     pub(super) fn check_crowd(
         &self,
-        peer: NodeId,
+        accepted: &Accepted,
         remote: Option<IpAddr>,
         direction: Direction,
     ) -> Result<(), Refusal> {
+        let peer = accepted.id;
+        let ip = remote.filter(|ip| !self.is_exempt_from_crowds(*ip));
+        self.guard.seen(peer, &accepted.record, Seen::Here { ip, agent: &accepted.user_agent });
         if direction == Direction::Outbound || self.is_known(peer) {
             return Ok(());
         }
@@ -162,6 +167,7 @@ impl NodeShared {
         if inbound >= places {
             return Err(Refusal::new(RefusalReason::Full, "the other places are for peers that this node dials"));
         }
+        self.check_cluster(peer, remote)?;
         let Some(ip) = ip else { return Ok(()) };
         let exempt = self.admission.exempts(ip);
         if !exempt && self.admission.is_crowded(ip) {
@@ -170,6 +176,43 @@ impl NodeShared {
         if !exempt && AddressClass::of(ip) == Some(AddressClass::Public) && group >= group_max(places) {
             self.guard.recognised(Pattern::EclipsePressure, Some(peer), Some(ip));
             return Err(Refusal::new(RefusalReason::Full, "too many peers of one network"));
+        }
+        Ok(())
+    }
+
+    /// Whether peers from an address are counted in no crowd: listed networks and, by default, private ones (NET-50).
+    fn is_exempt_from_crowds(&self, ip: IpAddr) -> bool {
+        self.admission.exempts(ip) || self.counted(ip).is_none()
+    }
+
+    /// Whether a peer whose handshake has ended still finds a place: many may have found the same last one free, and here they
+    /// come one after the other (NET-37, NET-50).
+    pub(super) fn check_place(&self, peer: NodeId, connection: ConnectionId) -> Result<(), Refusal> {
+        if !self.has_room(peer) {
+            return Err(Refusal::new(RefusalReason::Full, "no room for another peer"));
+        }
+        let (inbound, remote) = {
+            let table = self.table.lock();
+            (table.direction(connection) == Some(Direction::Inbound), table.remote_ip(connection))
+        };
+        if inbound && !self.is_known(peer) { self.check_cluster(peer, remote) } else { Ok(()) }
+    }
+
+    /// Whether a stranger finds a place among those that its party gets (NET-37).
+    fn check_cluster(&self, peer: NodeId, remote: Option<IpAddr>) -> Result<(), Refusal> {
+        // Another way to a peer that has its place already takes none.
+        if remote.is_some_and(|ip| self.is_exempt_from_crowds(ip)) || self.is_connected(peer) {
+            return Ok(());
+        }
+        let groups = self.guard.known_clusters().connected_others(peer);
+        let of_one_party = groups.into_iter().filter(|others| others.len() >= CLUSTER_PLACES_MAX);
+        let is_stranger = |other: &&NodeId| self.table.lock().has_dialled_here(**other) && !self.is_known(**other);
+        let strangers = of_one_party.map(|others| others.iter().filter(is_stranger).count()).max();
+        if strangers.is_some_and(|strangers| strangers >= CLUSTER_PLACES_MAX) {
+            self.guard.known_clusters().count_refused();
+            self.metrics.sybils_refused.inc();
+            self.guard.recognised(Pattern::SybilCluster, Some(peer), remote);
+            return Err(Refusal::new(RefusalReason::Full, "too many peers of one party"));
         }
         Ok(())
     }

@@ -133,7 +133,7 @@ async fn handshake(
     let hello = Hello { turned: handle.session.kind() == LinkKind::Turned, ..shared.hello()? };
     let check = |theirs: &Hello| {
         let accepted = shared.check(theirs, peer, handle.session.ip())?;
-        shared.check_crowd(peer, handle.session.ip(), handle.session.direction())?;
+        shared.check_crowd(&accepted, handle.session.ip(), handle.session.direction())?;
         handle.open_gate();
         Ok(accepted)
     };

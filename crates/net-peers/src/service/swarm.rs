@@ -26,7 +26,7 @@ use super::{Command, NodeShared};
 use crate::config::{NetConfig, PING_INTERVAL_MS};
 use crate::error::{DialError, RefusedBy, StartError};
 use crate::guard::{Arrival, Conduct};
-use crate::handshake::{Accepted, HandshakeFailure, Refusal};
+use crate::handshake::{Accepted, HandshakeFailure};
 use crate::peer::{Direction, PeerEvent};
 use crate::reason::{DisconnectReason, RefusalReason};
 use crate::streams::{Streams, StreamsShared};
@@ -433,11 +433,10 @@ impl Service {
 
     fn on_finished(&mut self, finished: Finished) {
         let Finished { connection, peer, outcome, reply, address, registered } = finished;
-        // Many handshakes may have found the same last place free; here they come one after the other.
         let outcome = outcome.and_then(|accepted| {
-            let refusal = Refusal::new(RefusalReason::Full, "no room for another peer");
-            let full = HandshakeFailure::Refused { by: RefusedBy::Us, refusal };
-            if self.shared.has_room(peer) { Ok(accepted) } else { Err(full.into()) }
+            let full = |refusal| HandshakeFailure::Refused { by: RefusedBy::Us, refusal };
+            self.shared.check_place(peer, connection).map_err(full)?;
+            Ok(accepted)
         });
         let failure = match outcome {
             Ok(accepted) => match self.accept(connection, accepted) {
@@ -472,6 +471,7 @@ impl Service {
         let peer = accepted.id;
         let mut table = self.shared.table.lock();
         let direction = table.direction(connection)?;
+        let account = accepted.record.chain_address;
         let address = table.address_of(connection).unwrap_or_default();
         let from = table.remote_ip(connection).and_then(|ip| self.shared.counted(ip));
         self.shared.guard.arrived(
@@ -482,7 +482,7 @@ impl Service {
                 record_addresses: &accepted.record.addresses,
                 agent: &accepted.user_agent,
                 ip: from,
-                exempt: self.shared.config.committee.contains(&accepted.record.chain_address),
+                exempt: self.shared.config.committee.contains(&account),
             },
         );
         let acceptance = table.accepted(connection, accepted, self.shared.clock.now());
@@ -490,13 +490,10 @@ impl Service {
         drop(table);
         if let Some(peer_id) = peer_id {
             self.finder().accepted(peer_id);
+            self.shared.reach.door.greeted(peer_id, peer, account);
         }
         self.shared.metrics.accepted.inc();
         self.shared.metrics.connected.set(i64::try_from(connected).unwrap_or(i64::MAX));
-        let peer_id = self.shared.table.lock().peer_id_of(connection);
-        if let Some(peer_id) = peer_id {
-            self.shared.reach.door.greeted(peer_id, peer);
-        }
         if acceptance.moved {
             // Messages that are queued still go the old way; the next ones go the better one.
             self.shared.broadcaster.forget(peer);

@@ -35,6 +35,10 @@ pub enum RelayRefusal {
     IpRate,
     /// The relay is full, or the peer has as much as one may have.
     Full,
+    /// The places that are left are kept for peers with stake.
+    Kept,
+    /// A circuit was asked for in a way that this relay did not see, and so cannot bound.
+    Unseen,
     /// The peer that is called has no reservation.
     NoReservation,
     /// The peer that is called did not answer.
@@ -51,6 +55,8 @@ impl RelayRefusal {
             Self::PeerRate => "peer_rate",
             Self::IpRate => "ip_rate",
             Self::Full => "full",
+            Self::Kept => "kept_for_stake",
+            Self::Unseen => "unseen",
             Self::NoReservation => "no_reservation",
             Self::Unanswered => "unanswered",
         }

@@ -8,7 +8,7 @@ use trellis_crypto::SignatureError;
 use trellis_primitives::{Bytes, NodeId, UnixMs};
 
 use super::{Finder, group_of, remote_of};
-use crate::discovery::address::AddressGroup;
+use crate::discovery::address::{AddressClass, AddressGroup};
 use crate::discovery::book::Told;
 use crate::discovery::dns::{SEED_RETRY_MS, SeedAnswer, SeedError};
 use crate::discovery::pex::{
@@ -17,7 +17,7 @@ use crate::discovery::pex::{
 };
 use crate::discovery::{Outcome, SEEDS_MAX, Source};
 use crate::frame::{FrameError, read_message, write_message};
-use crate::guard::{Conduct, Pattern};
+use crate::guard::{CLUSTER_TOLD_MAX, Conduct, Pattern, Seen};
 use crate::network::NetStream;
 
 /// Peers asked in one round.
@@ -165,10 +165,13 @@ impl Finder {
         let Ok(results) = tokio::task::spawn_blocking(verify).await else { return (0, 0) };
         let remote = self.info(peer).as_ref().and_then(remote_of);
         let teller = (self.class_of(remote), group_of(remote));
+        let public = remote.filter(|remote| remote.class() == Some(AddressClass::Public));
+        let source = public.map(|remote| AddressGroup::of(remote.socket));
         let (mut taken, mut new, mut ways, mut violations) = (0, 0, 0, 0);
         for result in results {
             match result {
                 Ok(Verified { id, record }) if id != self.shared.local_id && self.is_trusted(id) => {
+                    self.shared.guard.seen(id, &record, Seen::Told { source });
                     if let Some((addresses, new_way)) = self.discovery.take_record(id, &record, teller, now) {
                         taken += 1;
                         new += addresses;
@@ -230,6 +233,7 @@ impl Finder {
             *id != asker && self.is_trusted(*id) && (connected || self.discovery.book.lock().was_reached(*id))
         });
         others.shuffle(&mut *self.discovery.rng.lock());
+        self.shared.guard.known_clusters().thin(&mut others, |(id, _)| *id, CLUSTER_TOLD_MAX);
         let own = self.shared.own_record(now)?;
         Ok(std::iter::once(own).chain(others.into_iter().map(|(_, signed)| signed)).collect())
     }

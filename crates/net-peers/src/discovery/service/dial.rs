@@ -15,6 +15,7 @@ use crate::discovery::book::{Book, Entry};
 use crate::discovery::hidden::Networks;
 use crate::discovery::{Outcome, Source};
 use crate::error::{DialError, RefusedBy};
+use crate::guard::{CLUSTER_OUTBOUND_MAX, CLUSTER_TRIED_MAX};
 use crate::peer::PeerInfo;
 use crate::reason::{DisconnectReason, RefusalReason};
 
@@ -37,22 +38,26 @@ struct Connected {
     sockets: BTreeSet<SocketAddr>,
     /// Outbound connections in each public group.
     groups: BTreeMap<AddressGroup, usize>,
+    /// Nodes of parties to which there are enough outbound connections in the public network.
+    crowded: BTreeSet<NodeId>,
 }
 
 impl Connected {
-    fn of(infos: &[PeerInfo], local: PeerId) -> Self {
-        let mut connected = Self::default();
+    fn of(infos: &[PeerInfo], local: PeerId, crowded: impl FnOnce(&BTreeSet<NodeId>) -> BTreeSet<NodeId>) -> Self {
+        let (mut connected, mut dialled) = (Self::default(), BTreeSet::new());
         connected.peers.insert(local);
         for info in infos.iter().filter(|info| info.connected_since.is_some()) {
             connected.nodes.extend(info.id);
             connected.peers.extend(info.peer_id.parse::<PeerId>().ok());
         }
-        for remote in outbound(infos).filter_map(remote_of) {
+        for (info, remote) in outbound(infos).filter_map(|info| Some((info, remote_of(info)?))) {
             connected.sockets.insert(remote.socket);
             if remote.class() == Some(AddressClass::Public) {
                 *connected.groups.entry(AddressGroup::of(remote.socket)).or_default() += 1;
+                dialled.extend(info.id);
             }
         }
+        connected.crowded = crowded(&dialled);
         connected
     }
 
@@ -60,7 +65,7 @@ impl Connected {
     fn lacks(&self, socket: SocketAddr, entry: &Entry, in_group_max: usize) -> bool {
         let in_group = self.groups.get(&AddressGroup::of(socket)).copied().unwrap_or_default();
         !self.sockets.contains(&socket)
-            && !entry.node.is_some_and(|node| self.nodes.contains(&node))
+            && !entry.node.is_some_and(|node| self.nodes.contains(&node) || self.crowded.contains(&node))
             && !entry.peer.is_some_and(|peer| self.peers.contains(&peer))
             && in_group <= in_group_max
     }
@@ -161,7 +166,9 @@ impl Finder {
         let nodes: Vec<NodeId> = self.discovery.book.lock().entries().filter_map(|(_, entry)| entry.node).collect();
         let banned: BTreeSet<NodeId> =
             nodes.into_iter().filter(|node| self.shared.guard.ban_of(*node).is_some()).collect();
-        let connected = Connected::of(&infos, self.shared.local_peer);
+        let guard = &self.shared.guard;
+        let crowded = |dialled: &BTreeSet<NodeId>| guard.known_clusters().crowded(dialled, CLUSTER_OUTBOUND_MAX);
+        let connected = Connected::of(&infos, self.shared.local_peer, crowded);
         let dialling = self.discovery.dialling.lock().clone();
         let may = |socket: SocketAddr, entry: &Entry, in_group_max: usize| {
             !dialling.contains(&socket)
@@ -216,7 +223,22 @@ impl Finder {
         if address.peer.is_none() || remote == Some(address.socket) {
             let peer = info.peer_id.parse().ok().or(address.peer);
             let proven = PeerAddress { peer, ..address };
-            self.discovery.book.lock().reached(proven, node, AddressGroup::OPERATOR, self.shared.clock.now());
+            self.reached(proven, node);
+        }
+    }
+
+    /// A node was reached at an address by a dial of this node. One of a party that has its part of *tried* stays among those
+    /// that were heard of (NET-37).
+    pub(super) fn reached(&self, address: PeerAddress, node: NodeId) {
+        let now = self.shared.clock.now();
+        let public = address.class() == Some(AddressClass::Public);
+        let groups = if public { self.shared.guard.known_clusters().others(node) } else { Vec::new() };
+        let mut book = self.discovery.book.lock();
+        let tried = groups.iter().map(|others| others.iter().filter(|other| book.was_reached(**other)).count()).max();
+        if tried.is_some_and(|tried| tried >= CLUSTER_TRIED_MAX) && !book.was_reached(node) {
+            book.refused(address.socket, now);
+        } else {
+            book.reached(address, node, AddressGroup::OPERATOR, now);
         }
     }
 
