@@ -9,11 +9,12 @@ import json
 import sys
 import threading
 from collections import Counter
+from functools import lru_cache
 from importlib.metadata import version
 
 from ethereum.crypto.hash import keccak256
 from ethereum.exceptions import EthereumException
-from ethereum.forks.osaka import fork, vm
+from ethereum.forks.osaka import fork, trie, vm
 from ethereum.forks.osaka.blocks import Header
 from ethereum.forks.osaka.bloom import logs_bloom
 from ethereum.forks.osaka.fork_types import Account, Address
@@ -21,6 +22,7 @@ from ethereum.forks.osaka.requests import compute_requests_hash
 from ethereum.forks.osaka.state import State, set_account, set_storage, state_root
 from ethereum.forks.osaka.transactions import LegacyTransaction, decode_transaction
 from ethereum.forks.osaka.trie import EMPTY_TRIE_ROOT, copy_trie, root, trie_get, trie_set
+from ethereum.forks.osaka.vm import interpreter
 from ethereum.forks.osaka.vm.instructions import Ops
 from ethereum.forks.osaka.vm.precompiled_contracts.mapping import PRE_COMPILED_CONTRACTS
 from ethereum.trace import OpStart, PrecompileEnd, PrecompileStart, TransactionEnd, set_evm_trace
@@ -33,6 +35,12 @@ RECURSION_MAX = 40_000
 STACK_BYTES = 512 << 20
 # Hashes that the BLOCKHASH instruction can see.
 HASHES_MAX = 256
+# Codes and hashed nodes that are remembered.
+CODES_MAX, NODES_MAX = 4_096, 65_536
+
+# Functions of their arguments and nothing else, which take a third of the time when they are called again for each frame and block.
+interpreter.get_valid_jump_destinations = lru_cache(CODES_MAX)(interpreter.get_valid_jump_destinations)
+trie.keccak256 = lru_cache(NODES_MAX)(trie.keccak256)
 
 
 def data(text):

@@ -166,7 +166,7 @@ fn field(rng: &mut ChaCha8Rng) -> Vec<u8> {
 }
 
 fn blake(rng: &mut ChaCha8Rng) -> Vec<u8> {
-    let rounds = if rng.random_ratio(1, 12) { rng.random::<u32>() | 1 << 31 } else { rng.random_range(0..14) };
+    let rounds = if rng.random_ratio(1, 12) { rng.random::<u32>() | (1 << 31) } else { rng.random_range(0..14) };
     let mut input = rounds.to_be_bytes().to_vec();
     input.extend((0..208).map(|_| rng.random::<u8>()));
     input.push(rng.random_range(0..8_u8) % 3);
