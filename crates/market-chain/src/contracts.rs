@@ -12,7 +12,7 @@ pub use settlement::{
     AggregatorView, BatchStatus, BatchTotals, BatchView, DemandStatus, DemandView, Fault, SettlementContract,
     SettlementEvent, SettlementTerms,
 };
-pub use tokens::{StakingContract, WtrlContract};
+pub use tokens::{PositionView, StakingContract, WtrlContract};
 pub use validators::{VALIDATORS_LISTED_MAX, ValidatorView, ValidatorsContract};
 
 use alloy_primitives::U256;

@@ -25,7 +25,7 @@ pub use client::{ChainClient, Head, Log, LogFilter, LogPlace, TxIntent, TxReceip
 pub use config::{Confirmation, FeePolicy, RpcConfig};
 pub use contracts::{
     AccountView, AggregatorView, BatchStatus, BatchTotals, BatchView, ChannelEvent, ChannelStatus, ChannelTerms,
-    ChannelView, ChannelsContract, DemandStatus, DemandView, Fault, SettlementContract, SettlementEvent,
+    ChannelView, ChannelsContract, DemandStatus, DemandView, Fault, PositionView, SettlementContract, SettlementEvent,
     SettlementTerms, SignedCalls, SignedVoucher, SmartAccounts, StakingContract, VALIDATORS_LISTED_MAX, ValidatorView,
     ValidatorsContract, WtrlContract, describe_revert,
 };

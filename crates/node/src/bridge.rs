@@ -32,10 +32,15 @@ const POLL_MS: u64 = 50;
 /// # Errors
 /// An endpoint that does not answer or is on another chain.
 pub async fn connect(chain: &Chain, urls: &[String], clock: SharedClock) -> Result<Arc<RpcChainClient>> {
+    Ok(RpcChainClient::connect(rpc_config(chain, urls), clock).await?)
+}
+
+/// How a chain is reached: our own, whose finality is proved by its committee.
+pub fn rpc_config(chain: &Chain, urls: &[String]) -> RpcConfig {
     let mut config = RpcConfig::new(chain.spec.genesis.chain_id, urls.to_vec());
     config.poll_interval = Duration::from_millis(POLL_MS);
     config.committee = Some(Committee::new(chain.committee.clone(), chain.genesis_hash, chain.epoch_blocks()));
-    Ok(RpcChainClient::connect(config, clock).await?)
+    config
 }
 
 /// The channels of one node on one chain.

@@ -10,11 +10,13 @@ pub mod following;
 pub mod full;
 pub mod gateway;
 mod keeper;
+mod leaders;
 mod peers;
 pub mod provider;
 mod proxy;
 pub mod relay;
 mod rotation;
+mod stakes;
 pub mod stun;
 pub mod turn;
 pub mod validator;
@@ -158,6 +160,7 @@ pub async fn open_as(
     let best_height = Arc::default();
     let mut config = net_config(roles, &settings, &chain, models, Arc::clone(&best_height))?;
     config.peers_file = Some(datadir.join("peers.json"));
+    config.stakes = config.relay.and_then(|_| stakes::source(&chain, &settings.rpc, Arc::clone(&clock)));
     config.discovery = discovery::config(&settings, &chain, datadir.path())?;
     if config.discovery.is_none() {
         config.bootstrap.extend(chain.spec.network.boot_nodes.iter().cloned());
@@ -292,6 +295,7 @@ pub async fn common_answer(
             if let Some(report) = base_network.reach() {
                 value["reach"] = crate::view::reach_json(&report);
             }
+            value["clusters"] = json!(base_network.guard().clusters());
             if let Some(report) = base_network.discovery() {
                 value["discovery"] = discovery::to_json(&report);
             }

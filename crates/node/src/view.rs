@@ -69,6 +69,7 @@ pub fn reach_json(report: &ReachReport) -> Value {
         "circuits": report.circuits,
         "reservations_given": report.reservations_given,
         "circuits_carried": report.circuits_carried,
+        "relay": report.relay,
         "turn": report.turn.iter().map(crate::role::turn::to_json).collect::<Vec<_>>(),
     })
 }

@@ -79,6 +79,15 @@ impl WtrlContract {
     }
 }
 
+/// An account's stake for one node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PositionView {
+    /// The node that it answers for.
+    pub node: NodeId,
+    /// What is staked and not on its way out.
+    pub active: Wei,
+}
+
 /// The providers' stake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StakingContract {
@@ -132,5 +141,14 @@ impl StakingContract {
     /// [`ChainError`].
     pub async fn tier_of(&self, client: &dyn ChainClient, account: Address) -> Result<u8, ChainError> {
         view(client, self.address, "tierOf", &ProviderStaking::tierOfCall { account }).await
+    }
+
+    /// An account's position; all zero where it has none.
+    ///
+    /// # Errors
+    /// [`ChainError`].
+    pub async fn position_of(&self, client: &dyn ChainClient, account: Address) -> Result<PositionView, ChainError> {
+        let position = view(client, self.address, "positionOf", &ProviderStaking::positionOfCall { account }).await?;
+        Ok(PositionView { node: NodeId(position.nodeId.0), active: Wei(position.active) })
     }
 }

@@ -7,7 +7,7 @@ use crate::role::accuse::{Accuser, AccuserMetrics};
 use crate::role::following;
 use crate::role::keeper::{Keeper, open_chain, show_height, start_checkpoints, start_rpc};
 use crate::role::rotation::{self, Rotation};
-use crate::role::{Base, named, open, serve_control, serve_metrics};
+use crate::role::{Base, leaders, named, open, serve_control, serve_metrics};
 use crate::settings::Settings;
 use crate::supervised::until_told_to_end;
 use eyre::Result;
@@ -60,6 +60,8 @@ pub async fn run(settings: Settings, datadir: Option<&Path>) -> Result<()> {
     register(&|registry| accused.register(named(registry)));
     let known = (keeper.store.clone(), keeper.committees.clone());
     let accuser = Accuser::new(&base, known, rpc.address(), accused).await?.map(|accuser| tokio::spawn(accuser.run()));
+    let near = leaders::keep_near(base.network.clone(), keeper.store.clone(), keeper.committees.clone());
+    let leaders = tokio::spawn(near);
     base.status.set("ready", json!(true));
     tracing::info!(rpc = %rpc.address(), "validator ready");
     let mut rotated = false;
@@ -72,7 +74,7 @@ pub async fn run(settings: Settings, datadir: Option<&Path>) -> Result<()> {
         }
     };
     tracing::info!(cause, "validator ending");
-    for task in [control, height].into_iter().chain(accuser) {
+    for task in [control, height, leaders].into_iter().chain(accuser) {
         task.abort();
     }
     rpc.stop().await;
