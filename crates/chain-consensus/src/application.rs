@@ -91,7 +91,7 @@ pub struct DecidedBlock {
 /// What consensus asks of the chain.
 ///
 /// The engine calls one method at a time, except `decided` and `tip`, which may be called at any time.
-/// Calls come in this order for every height: `validators(h)` and `demoted(h)`, then `propose` and `verify` any number of times,
+/// Calls come in this order for every height: `validators(h)` and `demoted(h)`, then `propose`, `verify` and `verify_again` any number of times,
 /// then `commit` once, then `finalized` at most once.
 #[async_trait]
 pub trait Application: Send + Sync + 'static {
@@ -121,8 +121,15 @@ pub trait Application: Send + Sync + 'static {
     ) -> Result<ProposedBlock, AppError>;
 
     /// Judges a block proposed for `height` = tip + 1: decodes and executes it before anyone votes, and keeps the
-    /// executed block under its hash for `commit`. Called again after a restart for what was not committed, own blocks too.
+    /// executed block under its hash for `commit`.
     async fn verify(&self, height: u64, block_rlp: Bytes) -> Result<Verdict, AppError>;
+
+    /// Judges a block on which the local clock has no say any more: one that the committee decided, or one that was judged
+    /// before and kept. A clock that was set back must not keep a validator from what all others agree on, nor from a block
+    /// it voted for itself. An application without a rule about time judges it as any other.
+    async fn verify_again(&self, height: u64, block_rlp: Bytes) -> Result<Verdict, AppError> {
+        self.verify(height, block_rlp).await
+    }
 
     /// Commits the decided block. When it returns Ok the block survives any kill and is the new tip.
     /// The same block may be decided again after a crash between the commit and the engine's note of it.

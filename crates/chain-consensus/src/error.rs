@@ -24,6 +24,12 @@ pub enum StartError {
         /// The log.
         path: PathBuf,
     },
+    /// Neither copy of the log can be read. A validator that forgot its votes might sign a second one for the same place.
+    #[error("neither {path} nor its copy can be read, so this validator does not know what it voted for")]
+    LogDamaged {
+        /// The first copy.
+        path: PathBuf,
+    },
     /// The log knows a higher height than the chain: the chain's data was set back. Voting again could equivocate.
     #[error(
         "this validator voted at height {log_height}, but the chain's tip is {tip_height}; restore the chain's data before it votes again"
@@ -46,6 +52,23 @@ pub enum StartError {
         /// Its account.
         detail: String,
     },
+}
+
+impl StartError {
+    /// What a person can do about it, where the cause does not say it.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::LogBusy { .. } => "stop the other process that votes in this folder",
+            Self::LogDamaged { .. } => {
+                "restore one of them, or move both away when the other validators have decided the height at which this one stopped"
+            }
+            Self::ChainBehindLog { .. } => {
+                "put back the chain's folder that belongs to it, or let the node fetch the chain from others first"
+            }
+            Self::Files { .. } | Self::Application(_) | Self::Network(_) | Self::Engine { .. } => return None,
+        })
+    }
 }
 
 /// Why the engine is not running any more.
@@ -80,4 +103,21 @@ pub enum StopReason {
     /// The engine ended by itself: its log could not be written, or an actor failed. Its own log line says why.
     #[error("the consensus engine halted")]
     EngineHalted,
+}
+
+impl StopReason {
+    /// What a person can do about it.
+    #[must_use]
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::DecidedBlockMissing { .. } => {
+                "start it again: it fetches the block from the other validators; where there is none, put back a copy of the folder that was taken while it was stopped"
+            }
+            Self::Requested
+            | Self::Application(_)
+            | Self::Files { .. }
+            | Self::NoCommittee { .. }
+            | Self::EngineHalted => "the log above says why",
+        }
+    }
 }

@@ -6,7 +6,8 @@
 //!
 //! # What is durable when
 //! 1. A block, own or received, is synced to `undecided/` before the engine hears of it.
-//! 2. Every vote and proposal is synced to `votes.wal` before it leaves the node.
+//! 2. Every vote and proposal is synced to `votes.wal` and to its copy before it leaves the node; what a damaged tail of one
+//!    of the two files loses, the other has.
 //! 3. A decision is committed by the application before the next height starts, evidence too.
 //!
 //! So a validator killed at any point comes up with every vote it ever sent and every block it voted for, replays the
@@ -30,6 +31,7 @@ mod config;
 mod context;
 mod error;
 mod host;
+mod log;
 mod metrics;
 mod network;
 mod parts;

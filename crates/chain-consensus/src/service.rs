@@ -10,10 +10,9 @@ use std::time::Duration;
 use arc_malachitebft_app_channel::app::config::NodeConfig;
 use arc_malachitebft_app_channel::app::engine::node::NodeRef;
 use arc_malachitebft_app_channel::{
-    Channels, ConsensusContext, EngineBuilder, NetworkMsg as AppNetworkMsg, RequestContext, SyncContext, WalContext,
+    Channels, ConsensusContext, EngineBuilder, NetworkMsg as AppNetworkMsg, RequestContext, SyncContext,
 };
 use arc_malachitebft_config::{ConsensusConfig, ScoringStrategy, ValuePayload, ValueSyncConfig};
-use arc_malachitebft_wal::Log;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use trellis_net_peers::NetworkHandle;
@@ -25,19 +24,14 @@ use crate::config::EngineConfig;
 use crate::context::{Trellis, VoterAddress};
 use crate::error::{StartError, StopReason};
 use crate::host::{Host, Work};
+use crate::log::{Copies, LogActor, mend};
 use crate::metrics::EngineMetrics;
 use crate::network::{Acceptors, NetActor, NetRef, RESPONSE_BYTES_MAX, Shared};
 use crate::signing::{EngineSigner, EngineVerifier, VoteSigner};
 use crate::undecided::UndecidedStore;
 
-/// Name of the engine's log in its folder.
-const LOG_FILE: &str = "votes.wal";
 /// Name of the folder of undecided blocks.
 const UNDECIDED_DIR: &str = "undecided";
-/// How long the log of an engine that is stopping is waited for, milliseconds.
-const LOG_WAIT_MS_MAX: u64 = 3_000;
-/// Pause between two looks at it, milliseconds.
-const LOG_WAIT_STEP_MS: u64 = 20;
 /// How long the engine's actors may take to stop, milliseconds.
 const STOP_WAIT_MS_MAX: u64 = 5_000;
 /// Length of the queue of requests into the engine, entries.
@@ -131,9 +125,9 @@ pub async fn start(
 ) -> Result<EngineHandle, StartError> {
     let address = signer.public_key().address();
     let tip = app.tip().await?;
-    let log_path = home.join(LOG_FILE);
     fs::create_dir_all(&home).map_err(|source| files(&home, source))?;
-    check_log(&log_path, tip.height).await?;
+    let log = Copies::in_folder(&home);
+    mend(&log, tip.height).await?;
     let undecided = home.join(UNDECIDED_DIR);
     let store = UndecidedStore::open(undecided.clone()).map_err(|e| files(&undecided, e))?;
     let acceptors = Acceptors::take(&network)?;
@@ -141,7 +135,7 @@ pub async fn start(
     let shared = Shared::new(network, config, metrics.clone());
     let net = NetActor::spawn(Arc::clone(&shared), acceptors).await.map_err(engine_error)?;
     let engine_signer = EngineSigner::new(signer, genesis_hash);
-    let parts = EngineParts { config, log_path, address, genesis_hash };
+    let parts = EngineParts { config, log, address, genesis_hash };
     let (channels, node) = match build(parts, engine_signer.clone(), net.clone()).await {
         Ok(built) => built,
         Err(error) => {
@@ -194,7 +188,7 @@ async fn supervise(
 
 struct EngineParts {
     config: EngineConfig,
-    log_path: PathBuf,
+    log: Copies,
     address: Address,
     genesis_hash: B256,
 }
@@ -206,16 +200,23 @@ async fn build(
 ) -> Result<(Channels<Trellis>, NodeRef), StartError> {
     let verifier = EngineVerifier::new(parts.genesis_hash);
     let consensus = ConsensusContext::new_validator(VoterAddress(parts.address), Box::new(verifier), Box::new(signer));
-    let (channels, handle) = EngineBuilder::new(Trellis, Settings::new(&parts))
-        .with_default_wal(WalContext::new(parts.log_path, EngineCodec))
+    let log = LogActor::spawn(parts.log.clone()).await.map_err(engine_error)?;
+    let built = EngineBuilder::new(Trellis, Settings::new(&parts))
+        .with_custom_wal(log.clone())
         .with_custom_network(net.clone(), publisher(net))
         .with_default_sync(SyncContext::new(EngineCodec))
         .with_default_consensus(consensus)
         .with_default_request(RequestContext::new(REQUESTS_MAX))
         .build()
-        .await
-        .map_err(engine_error)?;
-    Ok((channels, handle.actor))
+        .await;
+    match built {
+        Ok((channels, handle)) => Ok((channels, handle.actor)),
+        Err(error) => {
+            // It may not have been given to the engine yet, which would take it down.
+            let _ = log.stop_and_wait(None, Some(Duration::from_millis(STOP_WAIT_MS_MAX))).await;
+            Err(engine_error(error))
+        }
+    }
 }
 
 /// The channel through which the engine's library would have us publish parts; the host casts them itself.
@@ -283,35 +284,6 @@ impl NodeConfig for Settings {
     fn value_sync_mut(&mut self) -> &mut ValueSyncConfig {
         &mut self.sync
     }
-}
-
-/// Opens the log once to see that it is free and not ahead of the chain. A validator whose chain was set back while its
-/// log was not might vote a second time where it voted before: it must not start.
-async fn check_log(path: &Path, tip_height: u64) -> Result<(), StartError> {
-    if !path.exists() {
-        return Ok(());
-    }
-    let steps = LOG_WAIT_MS_MAX / LOG_WAIT_STEP_MS;
-    for step in 0..=steps {
-        // The library wraps the lock's refusal into an error of kind Other.
-        match Log::open(path) {
-            Ok(log) => {
-                let log_height = log.sequence();
-                if log_height > tip_height.saturating_add(1) {
-                    return Err(StartError::ChainBehindLog { log_height, tip_height });
-                }
-                return Ok(());
-            }
-            Err(error) if error.kind() == io::ErrorKind::Other && step < steps => {
-                tokio::time::sleep(Duration::from_millis(LOG_WAIT_STEP_MS)).await;
-            }
-            Err(error) if error.kind() == io::ErrorKind::Other => {
-                return Err(StartError::LogBusy { path: path.to_owned() });
-            }
-            Err(error) => return Err(files(path, error)),
-        }
-    }
-    Ok(())
 }
 
 fn files(path: &Path, source: io::Error) -> StartError {

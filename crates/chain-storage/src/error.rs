@@ -113,6 +113,11 @@ pub enum OpenError {
 }
 
 impl OpenError {
+    /// Whether what is wrong is in the database, all of which follows from the blocks.
+    pub(crate) fn is_of_the_database(&self) -> bool {
+        matches!(self, Self::DatabaseDamaged { .. } | Self::StateRoot { .. })
+    }
+
     /// What a person can do about it.
     #[must_use]
     pub fn hint(&self) -> &'static str {

@@ -29,6 +29,7 @@ mod metrics;
 mod proof;
 mod reader;
 mod recover;
+mod remake;
 mod segment;
 mod service;
 mod snapshot;

@@ -62,8 +62,10 @@ pub(crate) fn rebuild(reader: &Arc<Reader>, config: &StoreConfig) -> Result<Opti
     if found.unwrap_or(0) < cursor.offset {
         return Err(OpenError::SegmentTruncated { path, expected: cursor.offset, found: found.unwrap_or(0) });
     }
-    reader.block(tip).map_err(|error| read_error(db, error))?;
-
+    let block = reader.block(tip).map_err(|error| read_error(db, error))?;
+    if block.is_none_or(|block| block.hash != header.hash_slow()) {
+        return Err(missing("the header of the tip is not that of its block"));
+    }
     let world = WorldState::default().apply(&db.flat_state().map_err(failed)?.hashed());
     check_root(tip, header.state_root, &world)?;
     let hash = header.hash_slow();
@@ -95,6 +97,20 @@ fn rebuild_history(reader: &Arc<Reader>, head: &StateView, blocks: u64) -> Resul
         history.push_front(StateView::new(world.clone(), Arc::new(header), hash, reader.clone()));
     }
     Ok(history)
+}
+
+/// The same where every record counts because nothing else knows of them: what is not whole is an end only where nothing
+/// follows it. Elsewhere it is damage, and all that follows stays.
+pub(crate) fn next_of_all(reader: &Reader, cursor: Cursor) -> Result<Option<(Location, Record)>, OpenError> {
+    let io = |source| OpenError::from_io(&reader.segments.path(cursor.segment), source);
+    if reader.segments.next_record(cursor).map_err(io)?.is_none()
+        && let Some(height) = reader.segments.later_record(cursor).map_err(io)?
+    {
+        let path = reader.segments.path(cursor.segment).display().to_string();
+        let what = format!("{path} is damaged at byte {}, and block {height} stands behind it", cursor.offset);
+        return Err(OpenError::RecordDamaged { height: height.saturating_sub(1), what });
+    }
+    next_record(reader, cursor)
 }
 
 /// The next whole record behind a place. A torn one, and anything behind it, is cut off.

@@ -103,6 +103,21 @@ fn parse_head(head: &[u8]) -> io::Result<(u32, u32, u64)> {
     Ok((narrow(number(0, 4)?)?, narrow(number(4, 8)?)?, number(8, 16)?))
 }
 
+/// The height of the first whole record that begins anywhere in these bytes.
+fn whole_record_in(bytes: &[u8]) -> Option<u64> {
+    let head_bytes = usize::try_from(RECORD_HEAD_BYTES).ok()?;
+    (0..bytes.len()).find_map(|from| {
+        let rest = bytes.get(from..)?;
+        let (length, crc, height) = parse_head(rest).ok()?;
+        // No height of a chain takes the upper half of its bytes, and no record is empty: most places end here.
+        if length == 0 || height > u64::from(u32::MAX) {
+            return None;
+        }
+        let payload = rest.get(head_bytes..)?.get(..usize::try_from(length).ok()?)?;
+        (checksum(height, payload) == crc).then_some(height)
+    })
+}
+
 impl Segments {
     pub(crate) fn open(folder: &Path, bytes_max: u64) -> Result<Self, OpenError> {
         std::fs::create_dir_all(folder).map_err(|source| OpenError::from_io(folder, source))?;
@@ -282,6 +297,19 @@ impl Segments {
             return Err(invalid("the checksum of a record does not match"));
         }
         Ok(payload)
+    }
+
+    /// The height of some whole record behind a place where none begins; none where nothing but a torn one is left.
+    pub(crate) fn later_record(&self, at: Cursor) -> io::Result<Option<u64>> {
+        let mut at = at;
+        while let Some(len) = self.len(at.segment)? {
+            let rest = usize::try_from(len.saturating_sub(at.offset)).map_err(|_| invalid("a segment is too long"))?;
+            if let Some(height) = whole_record_in(&self.read_at(at.segment, at.offset.min(len), rest)?) {
+                return Ok(Some(height));
+            }
+            at = Cursor { segment: at.segment.saturating_add(1), offset: FILE_HEAD_BYTES };
+        }
+        Ok(None)
     }
 
     /// The whole record that begins at a place; none where the file ends or the record is torn.

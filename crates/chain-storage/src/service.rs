@@ -8,6 +8,7 @@ use crate::lock::FolderLock;
 use crate::metrics::MetricsCell;
 use crate::reader::Reader;
 use crate::recover::{self, Rebuilt};
+use crate::remake;
 use crate::segment::{Cursor, Location, Segments};
 use crate::state::WorldState;
 use crate::view::{StateTransition, StateView};
@@ -74,7 +75,8 @@ impl std::fmt::Debug for Store {
 impl Store {
     /// Opens the data folder of a chain, or makes it.
     ///
-    /// Rebuilds the trie, checks its root against the tip's header, and finishes or cuts off what a crash interrupted.
+    /// Rebuilds the trie, checks its root against the tip's header, and finishes or cuts off what a crash interrupted. A
+    /// damaged database is set aside and made again from the blocks, where they are all there.
     ///
     /// # Errors
     /// See [`OpenError`]; each has a [`OpenError::hint`].
@@ -95,10 +97,22 @@ impl Store {
 
     fn open_folder(folder: &Path, genesis: Option<&Genesis>, config: StoreConfig) -> Result<Self, OpenError> {
         std::fs::create_dir_all(folder).map_err(|source| OpenError::from_io(folder, source))?;
+        match Self::open_files(folder, genesis, config.clone()) {
+            Err(damaged) if genesis.is_some() && damaged.is_of_the_database() => {
+                remake::database(folder, damaged, || Self::open_files(folder, genesis, config))
+            }
+            opened => opened,
+        }
+    }
+
+    fn open_files(folder: &Path, genesis: Option<&Genesis>, config: StoreConfig) -> Result<Self, OpenError> {
+        let path = folder.join("state.redb");
         let lock = FolderLock::acquire(folder)?;
-        let db = Db::open(&folder.join("state.redb"), config.cache_bytes, lock)?;
-        let segments = Segments::open(&folder.join("segments"), config.segment_bytes)?;
-        Self::start(Reader::new(db, segments), genesis, config, folder)
+        remake::caught(&path, || {
+            let db = Db::open(&path, config.cache_bytes, lock)?;
+            let segments = Segments::open(&folder.join("segments"), config.segment_bytes)?;
+            Self::start(Reader::new(db, segments), genesis, config, folder)
+        })
     }
 
     /// A store without a folder, for tests and throw-away chains: the same code on other media.
@@ -148,7 +162,12 @@ impl Store {
         let mut expect_genesis = from_nothing;
         loop {
             let cursor = *self.0.writer.lock();
-            let Some((location, record)) = recover::next_record(&self.0.reader, cursor)? else { return Ok(()) };
+            let found = if from_nothing {
+                recover::next_of_all(&self.0.reader, cursor)?
+            } else {
+                recover::next_record(&self.0.reader, cursor)?
+            };
+            let Some((location, record)) = found else { return Ok(()) };
             let height = record.block.height();
             let head = self.head();
             if expect_genesis && record.block.hash != head.block_hash() {
@@ -164,8 +183,10 @@ impl Store {
             let header = record.block.block.header.clone();
             let transition = base.apply(record.diff).finish(header, record.block.hash);
             let mut cursor = self.0.writer.lock();
-            self.apply(&mut cursor, &base, record.block, transition, (location, true))
-                .map_err(|error| OpenError::RecordDamaged { height, what: error.to_string() })?;
+            self.apply(&mut cursor, &base, record.block, transition, (location, true)).map_err(|error| match error {
+                CommitError::DiskFull { path } => OpenError::DiskFull { path },
+                error => OpenError::RecordDamaged { height, what: error.to_string() },
+            })?;
         }
     }
 

@@ -354,19 +354,10 @@ fn damaged_folders_are_refused_with_what_is_wrong() {
     let store = open(folder.path());
     grow(&store, 20);
     drop(store);
-    let (database, segment) = (folder.path().join("state.redb"), folder.path().join("segments/000000.seg"));
-    let (whole_database, whole_segment) = (std::fs::read(&database).unwrap(), std::fs::read(&segment).unwrap());
+    let segment = folder.path().join("segments/000000.seg");
+    let whole_segment = std::fs::read(&segment).unwrap();
 
     assert!(matches!(refusal(folder.path(), &genesis_of("b")), OpenError::WrongGenesis { .. }));
-
-    for keep in [100, 4_096, whole_database.len() / 2, whole_database.len() - 4_096] {
-        std::fs::write(&database, &whole_database[..keep]).unwrap();
-        let error = refusal(folder.path(), &genesis());
-        assert!(matches!(error, OpenError::DatabaseDamaged { .. }), "{keep}: {error}");
-    }
-    std::fs::write(&database, b"not a database, but long enough to hold a header of one").unwrap();
-    assert!(matches!(refusal(folder.path(), &genesis()), OpenError::DatabaseDamaged { .. }));
-    std::fs::write(&database, &whole_database).unwrap();
 
     std::fs::write(&segment, &whole_segment[..whole_segment.len() - 1]).unwrap();
     assert!(matches!(refusal(folder.path(), &genesis()), OpenError::SegmentTruncated { .. }));
@@ -376,6 +367,73 @@ fn damaged_folders_are_refused_with_what_is_wrong() {
     assert!(matches!(refusal(folder.path(), &genesis()), OpenError::RecordDamaged { height: 20, .. }));
     std::fs::write(&segment, &whole_segment).unwrap();
     check_whole(&open(folder.path()));
+}
+
+/// Databases with something wrong with them.
+fn damaged(whole: &[u8]) -> Vec<Vec<u8>> {
+    let mut all: Vec<Vec<u8>> =
+        [100, 4_096, whole.len() / 2, whole.len() - 4_096].iter().map(|keep| whole[..*keep].to_vec()).collect();
+    all.push(b"not a database, but long enough to hold a header of one".to_vec());
+    let mut zeroed = whole.to_vec();
+    zeroed[4_096..].fill(0);
+    all.push(zeroed);
+    all
+}
+
+// row: CHN-16, CHN-22
+#[test]
+fn a_damaged_database_is_made_again_from_the_blocks() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    grow(&store, 20);
+    let hash = store.head().block_hash();
+    drop(store);
+    let database = folder.path().join("state.redb");
+    let whole = std::fs::read(&database).unwrap();
+    for bytes in damaged(&whole) {
+        std::fs::write(&database, &bytes).unwrap();
+        let store = open(folder.path());
+        assert_eq!((store.height(), store.head().block_hash()), (20, hash), "of {} bytes", bytes.len());
+        check_whole(&store);
+        drop(store);
+        assert_eq!(std::fs::read(folder.path().join("state.redb.damaged")).unwrap().len(), bytes.len());
+    }
+}
+
+// row: CHN-16, CHN-22
+#[test]
+fn a_damaged_database_stays_as_it_is_where_the_blocks_are_not_all_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = StoreConfig { segment_bytes: 4_000, ..StoreConfig::default() };
+    let store = Store::open(folder.path(), &genesis(), config.clone()).unwrap();
+    grow(&store, 40);
+    drop(store);
+    let (database, segments) = (folder.path().join("state.redb"), folder.path().join("segments"));
+    let bytes = b"not a database, but long enough to hold a header of one";
+    std::fs::write(&database, bytes).unwrap();
+    let first = segments.join("000000.seg");
+    let whole = std::fs::read(&first).unwrap();
+    let files = || std::fs::read_dir(&segments).unwrap().count();
+    let (before, mut flipped) = (files(), whole.clone());
+    assert!(before > 2);
+    // In the midst of a file, at the end of one that others follow, and the whole file.
+    for byte in [whole.len() / 2, whole.len() - 1] {
+        flipped.clone_from(&whole);
+        flipped[byte] ^= 1;
+        std::fs::write(&first, &flipped).unwrap();
+        let error = Store::open(folder.path(), &genesis(), config.clone()).unwrap_err();
+        assert!(matches!(error, OpenError::DatabaseDamaged { .. }), "{error}");
+        assert_eq!(files(), before, "no block was removed");
+        assert_eq!(std::fs::read(&first).unwrap(), flipped);
+        assert_eq!(std::fs::read(&database).unwrap(), bytes);
+    }
+    std::fs::remove_file(&first).unwrap();
+    let error = Store::open(folder.path(), &genesis(), config.clone()).unwrap_err();
+    assert!(matches!(error, OpenError::DatabaseDamaged { .. }), "{error}");
+    std::fs::write(&first, &whole).unwrap();
+    let store = Store::open(folder.path(), &genesis(), config).unwrap();
+    assert_eq!(store.height(), 40);
+    check_whole(&store);
 }
 
 #[test]
