@@ -20,9 +20,9 @@ fn unlisted<T>(mut list: Vec<T>) -> Result<Option<T>, alloy_rlp::Error> {
 }
 
 #[derive(RlpEncodable, RlpDecodable)]
-struct SlotRlp {
-    slot: U256,
-    value: U256,
+pub(crate) struct SlotRlp {
+    pub(crate) slot: U256,
+    pub(crate) value: U256,
 }
 
 #[derive(RlpEncodable, RlpDecodable)]

@@ -26,11 +26,13 @@ mod diff;
 mod error;
 mod lock;
 mod metrics;
+mod place;
 mod proof;
 mod reader;
 mod recover;
 mod remake;
 mod segment;
+mod served;
 mod service;
 mod snapshot;
 mod state;
@@ -46,7 +48,12 @@ pub use config::{
 pub use diff::{Account, AccountDiff, StateDiff};
 pub use error::{CommitError, OpenError, ReadError};
 pub use metrics::StoreMetrics;
+pub use place::{
+    NodeReference, PART_ENTRIES_MAX, PART_NODES_MAX, PlaceContent, PlaceError, PlacedAccount, ProvedPlace,
+    SLOTS_INLINE_MAX, StatePlace, StateTarget,
+};
 pub use proof::{AccountProof, StorageProof};
+pub use served::ServedState;
 pub use service::Store;
 pub use snapshot::{ImportError, Importer, STATE_PART_CODE_BYTES, STATE_PART_ENTRIES, StateCheck, StatePart};
 pub use state::state_root_of;

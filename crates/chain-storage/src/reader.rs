@@ -1,10 +1,10 @@
 //! Reads of what is on disk, shared by the store and all its snapshots.
 
-use crate::codec::decode_block;
+use crate::codec::{decode_block, decode_record};
 use crate::config::{CODE_CACHE_ENTRIES_MAX, RECENT_BLOCKS_MAX};
 use crate::db::Db;
 use crate::segment::Segments;
-use crate::{CommittedBlock, ReadError, TxLocation};
+use crate::{CommittedBlock, ReadError, StateDiff, TxLocation};
 use alloy_primitives::{B256, Bytes};
 use lru::LruCache;
 use parking_lot::{Mutex, RwLock};
@@ -100,12 +100,24 @@ impl Reader {
         if let Some(block) = self.recent(height) {
             return Ok(Some(block));
         }
+        let Some(payload) = self.record(height)? else { return Ok(None) };
+        let block = decode_block(&payload).map_err(|error| ReadError::Damaged { height, what: error.to_string() })?;
+        Ok(Some(Arc::new(block)))
+    }
+
+    fn record(&self, height: u64) -> Result<Option<Vec<u8>>, ReadError> {
         let Some(location) = self.db.location(height)? else { return Ok(None) };
         let payload = self.segments.read(location, height).map_err(|source| match source.kind() {
             std::io::ErrorKind::InvalidData => ReadError::Damaged { height, what: source.to_string() },
             _ => ReadError::Segment { path: self.segments.path(location.segment), source },
         })?;
-        let block = decode_block(&payload).map_err(|error| ReadError::Damaged { height, what: error.to_string() })?;
-        Ok(Some(Arc::new(block)))
+        Ok(Some(payload))
+    }
+
+    /// What a block did to the state; empty for the blocks that came with a snapshot.
+    pub(crate) fn diff(&self, height: u64) -> Result<Option<StateDiff>, ReadError> {
+        let Some(payload) = self.record(height)? else { return Ok(None) };
+        let record = decode_record(&payload).map_err(|error| ReadError::Damaged { height, what: error.to_string() })?;
+        Ok(Some(record.diff))
     }
 }

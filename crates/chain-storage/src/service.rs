@@ -430,7 +430,7 @@ impl Store {
             .ok_or(ReadError::StateNotKept { height, oldest, newest: head.view.height() })
     }
 
-    pub(crate) fn reader(&self) -> &Reader {
+    pub(crate) fn reader(&self) -> &Arc<Reader> {
         &self.0.reader
     }
 

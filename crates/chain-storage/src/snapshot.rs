@@ -8,7 +8,7 @@ use crate::segment::{Cursor, Segments};
 use crate::service::Store;
 use crate::state::WorldState;
 use crate::{CommittedBlock, Genesis, OpenError, ReadError, StateDiff};
-use alloy_primitives::{B256, KECCAK256_EMPTY};
+use alloy_primitives::{B256, Bytes, KECCAK256_EMPTY, keccak256};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
@@ -43,6 +43,13 @@ impl StatePart {
             }
         }
         Ok(Self(diff))
+    }
+
+    /// A part that has codes only.
+    #[must_use]
+    pub fn of_codes(codes: Vec<Bytes>) -> Self {
+        let codes = codes.into_iter().map(|code| (keccak256(&code), code)).collect();
+        Self(StateDiff { accounts: Vec::new(), codes })
     }
 
     /// Accounts in it.

@@ -20,8 +20,8 @@ impl Value for U256 {
 /// An account with its storage.
 #[derive(Clone, Debug)]
 pub(crate) struct AccountLeaf {
-    account: Account,
-    storage: Trie<U256>,
+    pub(crate) account: Account,
+    pub(crate) storage: Trie<U256>,
 }
 
 impl Value for AccountLeaf {
@@ -34,7 +34,7 @@ impl Value for AccountLeaf {
 /// One version of the world's state. Cloning it is cheap.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct WorldState {
-    accounts: Trie<AccountLeaf>,
+    pub(crate) accounts: Trie<AccountLeaf>,
 }
 
 impl WorldState {

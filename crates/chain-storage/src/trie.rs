@@ -5,10 +5,12 @@
 //! reference (its hash, or its RLP where that is shorter than 32 bytes), computed when the node is made.
 
 mod node;
+mod subtrie;
 mod update;
 
 use node::{Node, encode};
 pub(crate) use node::{Value, nibble};
+pub(crate) use subtrie::{Subtrie, reference_of};
 
 use alloy_primitives::{B256, Bytes, keccak256};
 use alloy_trie::EMPTY_ROOT_HASH;

@@ -2,7 +2,7 @@
 
 use super::{
     ACCOUNTS, BASE_KEY, BlockWrite, Db, DbResult, FORMAT, FORMAT_KEY, META, STORAGE, TIP_KEY, damaged, existing,
-    unpack_account, write_indices, write_state,
+    slot_key, unpack_account, write_indices, write_state,
 };
 use crate::segment::Location;
 use crate::{AccountDiff, CommittedBlock, StateDiff};
@@ -63,6 +63,29 @@ impl Db {
         }
         if !part.is_empty() {
             receive(part)?;
+        }
+        Ok(())
+    }
+
+    /// Calls `visit` with the address of every account, in order.
+    pub(crate) fn for_each_address(&self, visit: &mut dyn FnMut(Address)) -> DbResult<()> {
+        let txn = self.database.begin_read()?;
+        let Some(accounts) = existing(txn.open_table(ACCOUNTS))? else { return Ok(()) };
+        for entry in accounts.iter()? {
+            let (key, _) = entry?;
+            visit(Address::from(*key.value()));
+        }
+        Ok(())
+    }
+
+    /// Calls `visit` with every slot of an account that is not empty, in order.
+    pub(crate) fn for_each_slot(&self, address: &Address, visit: &mut dyn FnMut(U256)) -> DbResult<()> {
+        let txn = self.database.begin_read()?;
+        let Some(storage) = existing(txn.open_table(STORAGE))? else { return Ok(()) };
+        let (first, last) = (slot_key(address, U256::ZERO), slot_key(address, U256::MAX));
+        for entry in storage.range::<&[u8; 52]>(&first..=&last)? {
+            let (key, _) = entry?;
+            visit(U256::from_be_slice(key.value().get(20..).unwrap_or_default()));
         }
         Ok(())
     }
