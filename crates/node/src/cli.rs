@@ -1,10 +1,12 @@
 //! Every command and flag, declared once: help, completions, man page and CLI reference come from here (OPS-01).
 
+mod benches;
 mod chains;
 mod quantum;
 mod snapshots;
 mod validators;
 
+pub use benches::ChainBenchArgs;
 pub use chains::{CheckpointArgs, ImportArgs, ServeArgs};
 pub use quantum::{QuantumArgs, QuantumCall, QuantumCommand, RelayArgs};
 pub use snapshots::SnapshotCommand;
@@ -442,21 +444,8 @@ pub enum BenchCommand {
         #[arg(long)]
         json: bool,
     },
-    /// The chain: transfers through JSON-RPC and in process, anvil beside it where it is installed.
-    Chain {
-        /// Print JSON.
-        #[arg(long)]
-        json: bool,
-        /// Transfers to send.
-        #[arg(long, default_value_t = 20_000)]
-        transactions: usize,
-        /// Funded accounts.
-        #[arg(long, default_value_t = 100_000)]
-        accounts: usize,
-        /// An anvil binary to measure in the same run.
-        #[arg(long, env = "TRELLIS_ANVIL")]
-        anvil: Option<PathBuf>,
-    },
+    /// The chain: transfers through JSON-RPC and in process, anvil beside it where it is installed; or several validators.
+    Chain(ChainBenchArgs),
     /// The market: what gateway, network, receipt and voucher add to a request.
     Market {
         /// Print JSON.
