@@ -7,7 +7,7 @@ mod snapshots;
 mod validators;
 
 pub use benches::ChainBenchArgs;
-pub use chains::{CheckpointArgs, ImportArgs, ServeArgs};
+pub use chains::{CheckpointArgs, FeesArgs, ImportArgs, ServeArgs};
 pub use quantum::{QuantumArgs, QuantumCall, QuantumCommand, RelayArgs};
 pub use snapshots::SnapshotCommand;
 pub use validators::{LocalnetArgs, StakeArgs, ValidatorCommand};
@@ -508,6 +508,8 @@ pub enum ChainCommand {
         #[arg(long, default_value = "dev")]
         chain: String,
     },
+    /// What the commonest actions cost, in gas, TRL and US dollars of an assumed price (offline; online with --rpc).
+    Fees(chains::FeesArgs),
     /// Fetch a checkpoint and check it with nothing but the committees' keys (online).
     Checkpoint(chains::CheckpointArgs),
     /// Execute the blocks of a file of one of Ethereum's chains, for its compatibility suite (offline).
