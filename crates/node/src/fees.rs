@@ -34,10 +34,10 @@ pub struct Action {
 /// the first time.
 pub const ACTIONS: [Action; 5] = [
     Action { name: "native_transfer", meaning: "send TRL", gas: 21_000 },
-    Action { name: "erc20_transfer", meaning: "send WTRL to who has none", gas: 52_000 },
+    Action { name: "erc20_transfer", meaning: "send WTRL to who has none", gas: 56_327 },
     Action { name: "vote", meaning: "vote on a proposal", gas: 103_549 },
-    Action { name: "channel_open", meaning: "open a payment channel", gas: 250_000 },
-    Action { name: "stake", meaning: "stake with a validator", gas: 140_000 },
+    Action { name: "channel_open", meaning: "open a payment channel", gas: 277_554 },
+    Action { name: "stake", meaning: "stake with a validator", gas: 109_395 },
 ];
 
 /// What gas costs, and what a TRL is assumed to be worth.
