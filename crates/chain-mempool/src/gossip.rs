@@ -367,8 +367,8 @@ impl Inlet for World {
     async fn take(&self, peer: NodeId, frame: Frame) -> Result<(), InletFault> {
         let Some(world) = self.own.upgrade() else { return Err(InletFault::Closing) };
         if let Some(filter) = frame.fee_filter {
-            self.metrics.filters.inc();
             self.filters.lock().insert(peer, filter);
+            self.metrics.filters.inc();
         }
         let raw = frame.transactions;
         if raw.is_empty() {

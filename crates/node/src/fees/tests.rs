@@ -170,7 +170,7 @@ fn the_metric_has_a_figure_for_each_action() {
     for action in &ACTIONS {
         let label = format!("chain_gas_cost_usd{{action=\"{}\"}} ", action.name);
         let figure = text.lines().find_map(|line| line.strip_prefix(&label)).unwrap_or_else(|| panic!("{text}"));
-        let expected = 1e-10 * action.gas as f64;
+        let expected = 1e-10 * f64::from(u32::try_from(action.gas).unwrap());
         assert!((figure.parse::<f64>().unwrap() - expected).abs() < 1e-12, "{figure}, expected {expected}");
     }
 }
