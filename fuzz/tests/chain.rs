@@ -48,8 +48,8 @@ fn frames_of_transactions_are_unpacked_within_their_bound_or_refused() {
     let seeds = [frame(vec![vec![2; 100].into()]), frame(vec![vec![2; 100].into(); 50])];
     fuzz!(seeds.map(|seed| seed.to_vec()).to_vec(), |bytes: &[u8]| {
         let bytes = Bytes::copy_from_slice(bytes);
-        if let Ok(transactions) = decode_frame(&bytes) {
-            assert_eq!(decode_frame(&frame(transactions.clone())).unwrap(), transactions);
+        if let Ok(read) = decode_frame(&bytes) {
+            assert_eq!(decode_frame(&frame(read.transactions.clone())).unwrap().transactions, read.transactions);
         }
         if let Ok(body) = unpack(&bytes, 4_096) {
             assert!(body.len() <= 4_096);

@@ -16,6 +16,8 @@ use trellis_scenarios::lab::theory;
 enum Run {
     /// `trellis` with these arguments prints the result as JSON.
     Trellis(&'static [&'static str]),
+    /// The same once for each of these numbers, which follows the arguments; the results stand under the numbers.
+    Series(&'static [&'static str], &'static [&'static str]),
     /// `cargo test` with these arguments: the tests of the gate, in full size. Each writes its result into a folder.
     Tests {
         /// Arguments up to the name of the test.
@@ -44,6 +46,10 @@ const PROOFS: [(&str, Run); 15] = [
     ("matrix", Run::Matrix),
     ("bench-transport", Run::Trellis(&["bench", "transport", "--json"])),
     ("bench-chain", Run::Trellis(&["bench", "chain", "--json"])),
+    (
+        "bench-validators",
+        Run::Series(&["bench", "chain", "--json", "--seconds", "60", "--validators"], &["1", "4", "20"]),
+    ),
     ("bench-market", Run::Trellis(&["bench", "market", "--json"])),
     (
         "main-job",
@@ -142,6 +148,7 @@ pub fn prove(root: &Path, name: &str, size: Size) -> Result<()> {
         Run::Soak => soak(size)?,
         Run::Matrix => matrix()?,
         Run::Trellis(arguments) => trellis(arguments)?,
+        Run::Series(arguments, numbers) => series(arguments, numbers)?,
         Run::Tests { arguments, size } => tests(root, name, arguments, *size)?,
     };
     let proof = json!({
@@ -204,6 +211,18 @@ fn trellis(arguments: &[&str]) -> Result<(String, Value)> {
         bail!("the proof failed: {}", String::from_utf8_lossy(&output.stderr));
     }
     Ok((format!("trellis {}", arguments.join(" ")), serde_json::from_slice(&output.stdout)?))
+}
+
+/// Runs the command with each number, and collects what it prints.
+fn series(arguments: &[&str], numbers: &[&str]) -> Result<(String, Value)> {
+    let mut results = serde_json::Map::new();
+    for number in numbers {
+        let (command, result) = trellis(&[arguments, &[*number]].concat())?;
+        println!("proof: {command}");
+        results.insert((*number).to_owned(), result);
+    }
+    let command = format!("trellis {} {}", arguments.join(" "), numbers.join(", then "));
+    Ok((command, Value::Object(results)))
 }
 
 /// Runs the tests one at a time, and collects what they wrote under the names of their files.

@@ -4,16 +4,21 @@
 //! there are more. What came from another pool goes on only in large networks, to [`FORWARDS_MAX`] others. What still
 //! waits after a while is handed to everybody not known to have it, so a lost frame or a new peer costs a delay only.
 //!
+//! Each pool tells the pools that it is connected to what it takes at least ([`FeeFilter`]), when they meet and when that
+//! changes, and does not send them what is below theirs (CHN-24). Who asks for much gets little: that harms nobody else.
+//!
 //! What comes in is bounded in bytes, number and pace before a signature is checked, known transactions cost a hash, and
 //! a signature that does not verify is an offence. What the pool refuses for its own reasons is nobody's fault.
 
 mod wire;
 
-pub use wire::{FrameFault, decode_frame, encode_frame};
+pub use wire::{Frame, FrameFault, decode_frame, encode_filter, encode_frame};
 
+use crate::filter::FeeFilter;
 use crate::metrics::GossipMetrics;
 use crate::recent::Recent;
 use crate::service::Mempool;
+use alloy_consensus::Transaction;
 use alloy_eips::eip2718::{Decodable2718, Encodable2718};
 use alloy_primitives::{B256, keccak256};
 use async_trait::async_trait;
@@ -53,6 +58,10 @@ const GATHER_MS: u64 = 5;
 const REPEAT_MS: u64 = 2_000;
 /// Transactions repeated at a time.
 const REPEATS_MAX: usize = 4_096;
+/// A pool looks so often whether its fee filter has changed, in milliseconds.
+const FILTER_MS: u64 = 1_000;
+/// After so many looks every peer is told again, whatever became of the frame that told it before: a minute.
+const FILTER_LOOKS_MAX: u32 = 60;
 /// Hashes remembered for each peer, as what it has, and as what came from peers.
 const KNOWN_PER_PEER_MAX: usize = 65_536;
 
@@ -76,6 +85,7 @@ pub fn start(pool: Mempool, network: NetworkHandle) -> Result<Gossip, AcceptErro
         metrics,
         packer: Packer::default(),
         known: Mutex::default(),
+        filters: Mutex::default(),
         validators: watch::Sender::new(Arc::default()),
         handed,
         own: own.clone(),
@@ -85,6 +95,7 @@ pub fn start(pool: Mempool, network: NetworkHandle) -> Result<Gossip, AcceptErro
     tasks.spawn(serve(network, acceptor, limits, Arc::clone(&world)));
     tasks.spawn(watch_validators(Arc::clone(&world)));
     tasks.spawn(hand_on(Arc::clone(&world)));
+    tasks.spawn(tell_filter(Arc::clone(&world)));
     tasks.spawn(repeat(world));
     Ok(Gossip { _tasks: tasks })
 }
@@ -96,12 +107,22 @@ struct World {
     packer: Packer,
     /// What each connected peer has, as far as is known.
     known: Mutex<HashMap<NodeId, Recent<()>>>,
+    /// What each connected peer takes, of those that said so.
+    filters: Mutex<HashMap<NodeId, FeeFilter>>,
     /// Validators that are connected.
     validators: watch::Sender<Arc<[NodeId]>>,
     /// What came from another pool.
     handed: Mutex<Recent<()>>,
     /// For work that blocks.
     own: Weak<Self>,
+}
+
+/// A transaction to be handed out.
+struct Outgoing {
+    hash: B256,
+    bytes: Bytes,
+    /// Fee cap and tip cap, wei per gas.
+    caps: (u128, u128),
 }
 
 impl World {
@@ -122,6 +143,7 @@ impl World {
             }
         }
         self.known.lock().retain(|peer, _| all.contains(peer));
+        self.filters.lock().retain(|peer, _| all.contains(peer));
         self.validators.send_replace(validators.into());
     }
 
@@ -135,17 +157,22 @@ impl World {
         hashes.into_iter().for_each(|hash| known.insert(hash, ()));
     }
 
-    /// Hands transactions to a peer, but for those that it has.
-    async fn send(&self, peer: NodeId, txs: &[(B256, Bytes)]) {
-        let unknown: Vec<_> = txs.iter().filter(|(hash, _)| !self.knows(peer, hash)).collect();
-        for frame in frames(&unknown) {
-            let transactions = frame.iter().map(|(_, bytes)| bytes.clone()).collect();
+    /// Hands transactions to a peer, but for those that it has and those that pay less than it takes.
+    async fn send(&self, peer: NodeId, txs: &[Outgoing]) {
+        let filter = self.filters.lock().get(&peer).copied().unwrap_or_default();
+        let base_fee = self.pool.base_fee();
+        let unknown = txs.iter().filter(|tx| !self.knows(peer, &tx.hash));
+        let (taken, withheld): (Vec<&Outgoing>, Vec<_>) =
+            unknown.partition(|tx| filter.takes(tx.caps.0, tx.caps.1, base_fee));
+        self.metrics.withheld.inc_by(count(withheld.len()));
+        for frame in frames(&taken) {
+            let transactions = frame.iter().map(|tx| tx.bytes.clone()).collect();
             let (message, body_bytes) = encode_frame(&self.packer, transactions);
             self.metrics.body_bytes.inc_by(count(body_bytes));
             self.metrics.frame_bytes.inc_by(count(message.len()));
             let report = self.network.broadcast(&[peer], TRANSACTIONS_PROTOCOL, message).await;
             if report.failed.is_empty() {
-                self.note(peer, frame.iter().map(|(hash, _)| *hash));
+                self.note(peer, frame.iter().map(|tx| tx.hash));
                 self.metrics.sent.inc_by(count(frame.len()));
             } else {
                 // What was not queued is repeated.
@@ -154,9 +181,21 @@ impl World {
         }
     }
 
-    fn encoded(&self, hashes: &[B256]) -> Vec<(B256, Bytes)> {
+    fn encoded(&self, hashes: &[B256]) -> Vec<Outgoing> {
         let held = hashes.iter().filter_map(|hash| self.pool.get(hash));
-        held.map(|tx| (tx.hash, Bytes::from(tx.tx.encoded_2718()))).collect()
+        held.map(|tx| Outgoing {
+            hash: tx.hash,
+            bytes: Bytes::from(tx.tx.encoded_2718()),
+            caps: (tx.tx.max_fee_per_gas(), tx.tx.priority_fee_or_price()),
+        })
+        .collect()
+    }
+
+    /// Connected peers that have a pool.
+    fn pools(&self) -> Vec<NodeId> {
+        let peers = self.network.peers().into_iter().filter(|peer| peer.state == PeerState::Connected);
+        let keepers = peers.filter(|peer| [Role::Validator, Role::Full].iter().any(|role| peer.roles.contains(*role)));
+        keepers.filter_map(|peer| peer.id).collect()
     }
 }
 
@@ -165,16 +204,16 @@ fn count(number: usize) -> u64 {
 }
 
 /// Cuts a list into pieces that fit frames.
-fn frames<'a>(txs: &'a [&'a (B256, Bytes)]) -> impl Iterator<Item = &'a [&'a (B256, Bytes)]> {
+fn frames<'a>(txs: &'a [&'a Outgoing]) -> impl Iterator<Item = &'a [&'a Outgoing]> {
     let mut rest = txs;
     std::iter::from_fn(move || {
         if rest.is_empty() {
             return None;
         }
         let mut bytes = 0usize;
-        let fits = rest.iter().take(FRAME_TXS_MAX).take_while(|(_, tx)| {
+        let fits = rest.iter().take(FRAME_TXS_MAX).take_while(|tx| {
             // A key and a length of at most nine bytes before each.
-            bytes = bytes.saturating_add(tx.len()).saturating_add(10);
+            bytes = bytes.saturating_add(tx.bytes.len()).saturating_add(10);
             bytes <= BODY_BYTES_MAX
         });
         let (frame, after) = rest.split_at(fits.count().max(1));
@@ -199,6 +238,39 @@ async fn watch_validators(world: Arc<World>) {
         world.look();
         if matches!(events.recv().await, Err(RecvError::Closed)) {
             return;
+        }
+    }
+}
+
+/// Tells each pool what this one takes: when it connects, when that changes, and now and then again.
+async fn tell_filter(world: Arc<World>) {
+    let mut events = world.network.events();
+    let mut told: HashMap<NodeId, FeeFilter> = HashMap::new();
+    let mut looks: u32 = 0;
+    loop {
+        let filter = world.pool.fee_filter();
+        world.metrics.tip_min_wei.set(i64::try_from(filter.tip_min_wei).unwrap_or(i64::MAX));
+        let pools = world.pools();
+        told.retain(|peer, _| pools.contains(peer));
+        for peer in pools {
+            if told.get(&peer) != Some(&filter) {
+                let frame = encode_filter(&world.packer, &filter);
+                let report = world.network.broadcast(&[peer], TRANSACTIONS_PROTOCOL, frame).await;
+                if report.failed.is_empty() {
+                    told.insert(peer, filter);
+                }
+            }
+        }
+        tokio::select! {
+            event = events.recv() => if matches!(event, Err(RecvError::Closed)) {
+                return;
+            },
+            () = tokio::time::sleep(Duration::from_millis(FILTER_MS)) => {
+                looks = looks.saturating_add(1);
+                if looks >= FILTER_LOOKS_MAX {
+                    (looks, told) = (0, HashMap::new());
+                }
+            }
         }
     }
 }
@@ -283,16 +355,25 @@ async fn repeat(world: Arc<World>) {
 
 #[async_trait]
 impl Inlet for World {
-    type Message = Vec<Bytes>;
+    type Message = Frame;
 
-    fn decode(&self, _: NodeId, frame: Bytes) -> Result<(Vec<Bytes>, u32), InletFault> {
-        let transactions = decode_frame(&frame).map_err(|_| InletFault::Invalid(Pattern::Malformed))?;
-        let count = u32::try_from(transactions.len()).unwrap_or(u32::MAX);
-        Ok((transactions, count))
+    fn decode(&self, _: NodeId, frame: Bytes) -> Result<(Frame, u32), InletFault> {
+        let frame = decode_frame(&frame).map_err(|_| InletFault::Invalid(Pattern::Malformed))?;
+        // A frame without a transaction counts as one.
+        let count = u32::try_from(frame.transactions.len()).unwrap_or(u32::MAX).max(1);
+        Ok((frame, count))
     }
 
-    async fn take(&self, peer: NodeId, raw: Vec<Bytes>) -> Result<(), InletFault> {
+    async fn take(&self, peer: NodeId, frame: Frame) -> Result<(), InletFault> {
         let Some(world) = self.own.upgrade() else { return Err(InletFault::Closing) };
+        if let Some(filter) = frame.fee_filter {
+            self.filters.lock().insert(peer, filter);
+            self.metrics.filters.inc();
+        }
+        let raw = frame.transactions;
+        if raw.is_empty() {
+            return Ok(());
+        }
         let number = raw.len();
         let taken = tokio::task::spawn_blocking(move || world.put(peer, &raw)).await;
         taken.map_err(|_| InletFault::Closing)??;
@@ -340,7 +421,11 @@ mod tests {
 
     #[test]
     fn frames_hold_as_much_as_fits_and_nothing_is_left_out() {
-        let tx = |bytes: usize, number: u8| (B256::repeat_byte(number), Bytes::from(vec![number; bytes]));
+        let tx = |bytes: usize, number: u8| Outgoing {
+            hash: B256::repeat_byte(number),
+            bytes: Bytes::from(vec![number; bytes]),
+            caps: (0, 0),
+        };
         let all: Vec<_> = [100_000, 100_000, 100_000, 1, 1].into_iter().zip(0..).map(|(b, n)| tx(b, n)).collect();
         let all: Vec<_> = all.iter().collect();
         let cut: Vec<usize> = frames(&all).map(<[_]>::len).collect();

@@ -17,6 +17,7 @@
 mod best;
 mod config;
 mod error;
+mod filter;
 pub mod gossip;
 mod intrinsic;
 mod metrics;
@@ -32,6 +33,7 @@ pub use config::{
     REPLACEMENT_BUMP_PERCENT, TX_BYTES_MAX, TX_GAS_MAX, TX_LIFETIME_MS, TXS_PER_SENDER_MAX,
 };
 pub use error::{AccountReadError, PoolError};
+pub use filter::FeeFilter;
 pub use intrinsic::{INITCODE_BYTES_MAX, IntrinsicGas, intrinsic_gas};
 pub use metrics::{GossipMetrics, PoolMetrics};
 pub use pooled::PooledTx;

@@ -56,6 +56,12 @@ pub struct GossipMetrics {
     pub body_bytes: Counter,
     /// Bytes of the frames that carried it.
     pub frame_bytes: Counter,
+    /// Transactions not handed to a peer because they pay less than it takes, once for each peer and try.
+    pub withheld: Counter,
+    /// Fee filters that peers told.
+    pub filters: Counter,
+    /// What this pool tells its peers as the least tip, wei per gas.
+    pub tip_min_wei: Gauge,
 }
 
 impl PoolMetrics {
@@ -95,6 +101,17 @@ impl PoolMetrics {
             gossip.body_bytes.clone(),
         );
         registry.register("gossip_frame_bytes", "Bytes of the frames that carried them", gossip.frame_bytes.clone());
+        registry.register(
+            "gossip_withheld",
+            "Transactions not handed to a peer because they pay less than it takes",
+            gossip.withheld.clone(),
+        );
+        registry.register("gossip_filters", "Fee filters that peers told this pool", gossip.filters.clone());
+        registry.register(
+            "gossip_tip_min_wei",
+            "Least tip per gas that this pool tells its peers, in wei; above zero when it is full",
+            gossip.tip_min_wei.clone(),
+        );
     }
 
     pub(crate) fn refuse(&self, error: &PoolError) {

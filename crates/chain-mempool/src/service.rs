@@ -3,6 +3,7 @@
 use crate::best::BestTransactions;
 use crate::config::PoolConfig;
 use crate::error::{AccountReadError, PoolError};
+use crate::filter::FeeFilter;
 use crate::metrics::PoolMetrics;
 use crate::recovered::RecoveredCache;
 use crate::state::{AccountState, Inserted, PoolContent, PoolState, PoolStatus, check_stateless};
@@ -222,6 +223,12 @@ impl Mempool {
     #[must_use]
     pub fn base_fee(&self) -> u64 {
         self.inner.state.read().base_fee()
+    }
+
+    /// What peers need not send.
+    #[must_use]
+    pub fn fee_filter(&self) -> FeeFilter {
+        self.inner.state.read().fee_filter()
     }
 
     /// Everything, or one sender's, of at most so many transactions.

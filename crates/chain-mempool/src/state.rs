@@ -9,6 +9,7 @@ mod tests;
 use crate::best::BestTransactions;
 use crate::config::PoolConfig;
 use crate::error::PoolError;
+use crate::filter::{FeeFilter, is_choosy};
 use crate::pooled::PooledTx;
 use alloy_primitives::{Address, B256, U256, map::HashMap};
 use sender::SenderQueue;
@@ -78,6 +79,8 @@ pub struct PoolState {
     pending: usize,
     bytes: usize,
     sequence: u64,
+    /// What a transaction must bring the maker to outlive the last eviction, wei per gas; zero where there was none.
+    tip_floor: u128,
 }
 
 impl PoolState {
@@ -94,6 +97,7 @@ impl PoolState {
             pending: 0,
             bytes: 0,
             sequence: 0,
+            tip_floor: 0,
         }
     }
 
@@ -113,6 +117,17 @@ impl PoolState {
     #[must_use]
     pub const fn base_fee(&self) -> u64 {
         self.base_fee
+    }
+
+    /// What peers need not send, because it would be refused or leave at once.
+    #[must_use]
+    pub fn fee_filter(&self) -> FeeFilter {
+        let tip_min_wei = if self.is_choosy() { self.tip_floor } else { 0 };
+        FeeFilter { fee_min_wei: self.config.min_fee_wei, tip_min_wei }
+    }
+
+    fn is_choosy(&self) -> bool {
+        is_choosy(self.by_hash.len(), self.config.txs_max) || is_choosy(self.bytes, self.config.bytes_max)
     }
 
     /// A transaction by its hash.
@@ -157,6 +172,9 @@ impl PoolState {
         }
         admit::check_against_account(&self.config, self.gas_limit, self.senders.get(&sender), &pooled, account)?;
 
+        if !self.is_choosy() {
+            self.tip_floor = 0;
+        }
         let pooled = Arc::new(pooled);
         self.sequence = self.sequence.saturating_add(1);
         self.senders.entry(sender).or_insert_with(|| SenderQueue::new(account));

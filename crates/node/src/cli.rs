@@ -1,11 +1,13 @@
 //! Every command and flag, declared once: help, completions, man page and CLI reference come from here (OPS-01).
 
+mod benches;
 mod chains;
 mod quantum;
 mod snapshots;
 mod validators;
 
-pub use chains::{CheckpointArgs, ImportArgs, ServeArgs};
+pub use benches::ChainBenchArgs;
+pub use chains::{CheckpointArgs, FeesArgs, ImportArgs, ServeArgs};
 pub use quantum::{QuantumArgs, QuantumCall, QuantumCommand, RelayArgs};
 pub use snapshots::SnapshotCommand;
 pub use validators::{LocalnetArgs, StakeArgs, ValidatorCommand};
@@ -442,21 +444,8 @@ pub enum BenchCommand {
         #[arg(long)]
         json: bool,
     },
-    /// The chain: transfers through JSON-RPC and in process, anvil beside it where it is installed.
-    Chain {
-        /// Print JSON.
-        #[arg(long)]
-        json: bool,
-        /// Transfers to send.
-        #[arg(long, default_value_t = 20_000)]
-        transactions: usize,
-        /// Funded accounts.
-        #[arg(long, default_value_t = 100_000)]
-        accounts: usize,
-        /// An anvil binary to measure in the same run.
-        #[arg(long, env = "TRELLIS_ANVIL")]
-        anvil: Option<PathBuf>,
-    },
+    /// The chain: transfers through JSON-RPC and in process, anvil beside it where it is installed; or several validators.
+    Chain(ChainBenchArgs),
     /// The market: what gateway, network, receipt and voucher add to a request.
     Market {
         /// Print JSON.
@@ -519,6 +508,8 @@ pub enum ChainCommand {
         #[arg(long, default_value = "dev")]
         chain: String,
     },
+    /// What the commonest actions cost, in gas, TRL and US dollars of an assumed price (offline; online with --rpc).
+    Fees(chains::FeesArgs),
     /// Fetch a checkpoint and check it with nothing but the committees' keys (online).
     Checkpoint(chains::CheckpointArgs),
     /// Execute the blocks of a file of one of Ethereum's chains, for its compatibility suite (offline).

@@ -13,6 +13,7 @@ mod control;
 mod datadir;
 mod dev;
 mod failure;
+mod fees;
 mod holder;
 mod keys;
 mod ledger;

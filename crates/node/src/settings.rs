@@ -1,6 +1,7 @@
 //! Settings: flag over `TRELLIS_*` over `config.toml` over default, each key declared once (OPS-10).
 
 use crate::failure::Failure;
+use crate::fees::TRL_PRICE_USD_DEFAULT;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args};
 use eyre::Result;
@@ -182,6 +183,9 @@ pub struct Given {
     /// Peers whose reputation falls below this are banned.
     #[arg(long, env = "TRELLIS_BAN_BELOW", value_name = "0-50", value_parser = clap::value_parser!(u8).range(0..=50))]
     pub ban_below: Option<u8>,
+    /// What a TRL is assumed to be worth in US dollars, for the fees that are shown in dollars; no market's price.
+    #[arg(long, env = "TRELLIS_TRL_PRICE_USD", value_name = "USD")]
+    pub trl_price_usd: Option<String>,
 }
 
 /// Where the data of a node is; the one setting that cannot be in its own config file.
@@ -247,6 +251,7 @@ pub struct Settings {
     pub consensus_below: u8,
     pub disconnect_below: u8,
     pub ban_below: u8,
+    pub trl_price_usd: String,
 }
 
 impl Default for Settings {
@@ -303,6 +308,7 @@ impl Default for Settings {
             consensus_below: 50,
             disconnect_below: 20,
             ban_below: 10,
+            trl_price_usd: TRL_PRICE_USD_DEFAULT.into(),
         }
     }
 }

@@ -48,6 +48,8 @@ pub const FILTER_PENDING_HASHES_MAX: usize = 8_192;
 pub const FEE_HISTORY_BLOCKS_MAX: u64 = 1_024;
 /// Percentiles of one `eth_feeHistory` at most.
 pub const FEE_HISTORY_PERCENTILES_MAX: usize = 100;
+/// The tip suggested when nobody tips, in wei per gas: 0.001 gwei.
+pub const TIP_WEI_MIN: u128 = 1_000_000;
 /// Storage slots of one `eth_getProof` or `eth_getStorageValues` at most.
 pub const SLOTS_MAX: usize = 1_024;
 /// Transactions that one `txpool_content` shows at most.

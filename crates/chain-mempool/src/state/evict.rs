@@ -26,6 +26,9 @@ impl PoolState {
         let share = ranked.len().div_ceil(EVICTED_SHARE).clamp(1, ranked.len());
         ranked.select_nth_unstable_by(share.saturating_sub(1), |left, right| left.0.cmp(&right.0));
         ranked.truncate(share);
+        // Of those that could run, the best paid that leaves shows what must be offered from now on.
+        let paid = ranked.iter().filter(|((runs, ..), _)| *runs).map(|((_, price, ..), _)| *price).max();
+        self.tip_floor = paid.map_or(0, |price| price.saturating_add(1));
         ranked.iter().filter(|(_, hash)| self.remove(hash).is_some()).count()
     }
 

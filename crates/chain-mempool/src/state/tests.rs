@@ -297,6 +297,33 @@ fn a_flood_of_cheap_transactions_does_not_push_out_those_that_pay() {
     }
 }
 
+// row: CHN-24
+#[test]
+fn what_is_asked_of_others_follows_what_last_left_a_full_pool() {
+    let mut pool = PoolState::new(PoolConfig { txs_max: 10, ..config() });
+    pool.set_head(GWEI as u64, 400_000_000);
+    let floor = pool.config().min_fee_wei;
+    for sender in 0..10 {
+        put(&mut pool, draft(sender, 0).fees(100 * GWEI, (2 + u128::from(sender)) * GWEI).build()).unwrap();
+    }
+    assert_eq!(pool.fee_filter(), FeeFilter { fee_min_wei: floor, tip_min_wei: 0 }, "full, but nobody had to leave");
+    put(&mut pool, draft(20, 0).fees(100 * GWEI, 50 * GWEI).build()).unwrap();
+    assert_eq!(pool.fee_filter().tip_min_wei, 2 * GWEI + 1);
+    // What the filter lets through is taken, what it does not is refused.
+    assert!(put(&mut pool, draft(21, 0).tip(2 * GWEI).build()).is_err());
+    put(&mut pool, draft(22, 0).fees(100 * GWEI, 3 * GWEI + 1).build()).unwrap();
+    assert_eq!(pool.fee_filter().tip_min_wei, 3 * GWEI + 1);
+    for sender in [5, 6, 7] {
+        pool.set_account(address(sender), rich(1));
+    }
+    assert_eq!(pool.fee_filter().tip_min_wei, 0, "there is room");
+    // What was asked before is forgotten with the room, though the pool fills up again.
+    for sender in 30..33 {
+        put(&mut pool, draft(sender, 0).tip(GWEI).build()).unwrap();
+    }
+    assert_eq!((pool.status().pending, pool.fee_filter().tip_min_wei), (10, 0));
+}
+
 #[test]
 fn gapped_transactions_leave_a_full_pool_before_those_that_can_run() {
     let mut pool = PoolState::new(PoolConfig { txs_max: 10, ..config() });

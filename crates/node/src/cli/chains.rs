@@ -1,5 +1,6 @@
 //! Flags of the commands for imported chains.
 
+use crate::fees::TRL_PRICE_USD_DEFAULT;
 use clap::Args;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -16,6 +17,23 @@ pub struct ImportArgs {
     /// Which block is the head, which are safe and finalized: an engine_forkchoiceUpdated request. The last block otherwise.
     #[arg(long, value_name = "FILE")]
     pub head: Option<PathBuf>,
+}
+
+/// Flags of `trellis chain fees`.
+#[derive(Args, Clone)]
+pub struct FeesArgs {
+    /// JSON-RPC endpoint of a node, which is asked what gas costs now; what it costs on the idle chain otherwise.
+    #[arg(long, value_name = "URL")]
+    pub rpc: Option<String>,
+    /// The chain whose idle price is shown, `dev` or a chain spec's file.
+    #[arg(long, default_value = "dev", value_name = "NAME|FILE", conflicts_with = "rpc")]
+    pub chain: String,
+    /// What a TRL is assumed to be worth in US dollars; no market's price.
+    #[arg(long, env = "TRELLIS_TRL_PRICE_USD", default_value = TRL_PRICE_USD_DEFAULT, value_name = "USD")]
+    pub trl_price_usd: String,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Flags of `trellis chain checkpoint`.

@@ -1,12 +1,17 @@
 //! `trellis bench`: what this machine does, each figure beside what it is compared with (issue 2, item 6; OPS-06).
 
 mod chain;
+mod flow;
 mod genesis;
 mod ledger;
 mod load;
 mod market;
 mod node;
+mod payments;
+mod shares;
 mod transport;
+mod usage;
+mod validators;
 
 use crate::cli::BenchCommand;
 use crate::failure::Failure;
@@ -30,9 +35,7 @@ async fn measure(command: BenchCommand) -> Result<()> {
     match command {
         BenchCommand::Transport { json } => transport::run(json).await,
         BenchCommand::Market { json, requests } => market::run(json, requests).await,
-        BenchCommand::Chain { json, transactions, accounts, anvil } => {
-            chain::run(json, transactions, accounts, anvil.as_deref()).await
-        }
+        BenchCommand::Chain(args) => chain::run(&args).await,
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod checkpoint;
 mod ethereum;
+mod fees;
 
 use crate::chain::Chain;
 use crate::cli::ChainCommand;
@@ -13,7 +14,7 @@ use std::path::Path;
 use trellis_chain_spec::{ChainSpec, is_public_chain};
 use trellis_crypto::VoteScheme;
 
-/// Runs a chain command; `serve` and `checkpoint` are online.
+/// Runs a chain command; `serve`, `checkpoint` and `fees --rpc` are online.
 pub async fn run(command: ChainCommand, datadir: Option<&Path>) -> Result<()> {
     match command {
         ChainCommand::Init { chain, vote_scheme, out } => {
@@ -28,6 +29,7 @@ pub async fn run(command: ChainCommand, datadir: Option<&Path>) -> Result<()> {
             println!("{}", Chain::of(pinned)?.genesis_hash);
             Ok(())
         }
+        ChainCommand::Fees(args) => fees::run(&args).await,
         ChainCommand::Checkpoint(args) => checkpoint::run(&args).await,
         ChainCommand::Import(args) => ethereum::import(&args, datadir),
         ChainCommand::Serve(args) => ethereum::serve(&args, datadir).await,

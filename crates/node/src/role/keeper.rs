@@ -1,6 +1,7 @@
 //! The chain on a node that has all of it, whether it votes or not: store, pool, producer, answers to peers, JSON-RPC.
 
 use crate::failure::Failure;
+use crate::fees::{FeeGauges, Prices, trl_price_usd};
 use crate::monitor::Health;
 use crate::role::{Base, Status, named, port_failure, socket_address};
 use crate::settings::Settings;
@@ -26,6 +27,7 @@ use trellis_net_peers::NetworkHandle;
 use trellis_primitives::{Address, Block, Bytes};
 use trellis_rpc::{
     CommitteeView, Namespace, NetView, NoMarket, RpcConfig, RpcParts, RpcServer, RpcStartError, SyncProgress,
+    TIP_WEI_MIN,
 };
 
 /// So many blocks behind the newest that peers claim, a node is not syncing but about to have it.
@@ -94,6 +96,7 @@ pub fn open_chain(base: &mut Base, beneficiary: Address, health: &Health) -> Res
         Arc::new(Producer::start(store.clone(), executor.clone(), mempool.clone(), config, Arc::clone(&base.clock))?);
     let committees = producer.committees().clone();
     ChainGauges::register(named(&mut base.registry)).follow(health, &store, &producer);
+    show_fees(base, &mempool, health)?;
     let sync_metrics = SyncMetrics::default();
     sync_metrics.register(&mut base.registry);
     let server = trellis_chain_sync::serve(base.network.clone(), store.clone(), sync_metrics.clone())?;
@@ -122,6 +125,20 @@ struct ChainGauges {
 /// Registers the chain's gauges.
 pub fn register_gauges(registry: &mut Registry) {
     let _ = ChainGauges::register(registry);
+    FeeGauges::register(registry).show(&Prices { gas_price_wei: 0, trl_usd: 0.0 });
+}
+
+/// Keeps the metrics of what the next block's fees are, in dollars of the assumed price.
+fn show_fees(base: &mut Base, mempool: &Mempool, health: &Health) -> Result<()> {
+    let trl_usd = trl_price_usd(&base.settings.trl_price_usd)?;
+    let gauges = FeeGauges::register(named(&mut base.registry));
+    let (pool, floor) = (mempool.clone(), base.chain.spec.gas.base_fee_floor_wei);
+    health.on_refresh(Box::new(move || {
+        // Before its first block of this run the pool knows no base fee.
+        let base_fee = pool.base_fee().max(floor);
+        gauges.show(&Prices { gas_price_wei: u128::from(base_fee).saturating_add(TIP_WEI_MIN), trl_usd });
+    }));
+    Ok(())
 }
 
 impl ChainGauges {

@@ -1,7 +1,7 @@
 //! What gas costs: now, and in the blocks before.
 
 use crate::block_ref::block_number;
-use crate::config::{FEE_HISTORY_BLOCKS_MAX, FEE_HISTORY_PERCENTILES_MAX, QUESTION_MS_MAX};
+use crate::config::{FEE_HISTORY_BLOCKS_MAX, FEE_HISTORY_PERCENTILES_MAX, QUESTION_MS_MAX, TIP_WEI_MIN};
 use crate::context::RpcContext;
 use crate::error::RpcError;
 use crate::params::{Args, percentiles, quantity_u64};
@@ -16,8 +16,6 @@ use trellis_primitives::Header;
 const TIP_BLOCKS: u64 = 10;
 /// The percentile of their tips that is suggested, as geth does.
 const TIP_PERCENTILE: usize = 60;
-/// The tip suggested when nobody tips: 0.001 gwei.
-const TIP_WEI_MIN: u128 = 1_000_000;
 /// The tip suggested at most: 500 gwei, as geth.
 const TIP_WEI_MAX: u128 = 500_000_000_000;
 

@@ -3,20 +3,28 @@
 //!
 //! The generator runs on the same machine and takes its share of the cores from every server alike.
 
+use super::flow::{self, Outcome};
 use super::genesis::{HOLDING_TRL, State, for_anvil, state};
-use super::load::{Kind, Load, Server};
+use super::load::{Kind, Load, Order, Server};
 use super::node::Node;
-use super::{rounded, shown};
+use super::{payments, rounded, shown, validators};
+use crate::cli::ChainBenchArgs;
 use crate::failure::Failure;
 use crate::table::{print, print_json};
 use eyre::Result;
 use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use trellis_chain_producer::bench::{BenchConfig, Transfers, run as measure_in_process};
+use trellis_chain_spec::ChainSpec;
 use trellis_primitives::Wei;
 
+/// Transfers of each kind where none are asked for.
+const TRANSACTIONS: usize = 20_000;
+/// Accounts where none are asked for.
+const ACCOUNTS: usize = 100_000;
 /// How long a server may take to load the accounts, in seconds.
 const READY_SECONDS_MAX: u64 = 300;
 /// Transfers of one block in process.
@@ -24,21 +32,28 @@ const BLOCK_TXS: usize = 5_000;
 /// Blocks in process at most.
 const BLOCKS_MAX: usize = 8;
 
+/// Transfers of the coin and of WTRL.
+type Loads = (Arc<Load>, Arc<Load>);
+
 /// Measures and prints.
-pub async fn run(json: bool, transactions: usize, accounts: usize, anvil: Option<&Path>) -> Result<()> {
-    let transactions = transactions.max(1);
+pub async fn run(args: &ChainBenchArgs) -> Result<()> {
+    if let Some(count) = args.validators {
+        return validators::run(args, count).await;
+    }
+    let transactions = args.transactions.unwrap_or(TRANSACTIONS).max(1);
+    let accounts = args.accounts.unwrap_or(ACCOUNTS);
     let folder = tempfile::Builder::new().prefix("trellis-bench-chain-").tempdir()?;
     eprintln!("making {accounts} accounts and signing 2 x {transactions} transfers");
     let (state, native, token) = tokio::task::spawn_blocking(move || {
-        let state = state(accounts)?;
-        let native = Load::sign(&state, Kind::Native, transactions, 0)?;
-        let token = Load::sign(&state, Kind::Token, transactions, transactions)?;
+        let state = state(ChainSpec::dev(), accounts)?;
+        let native = Load::sign(&state, Order::of(Kind::Native, transactions, 0))?;
+        let token = Load::sign(&state, Order::of(Kind::Token, transactions, transactions))?;
         Ok::<_, eyre::Report>((state, native, token))
     })
     .await??;
-    let loads = (native, token);
+    let loads = (Arc::new(native), Arc::new(token));
     let rpc = own(folder.path(), &state, &loads).await?;
-    let anvil = match anvil {
+    let anvil = match &args.anvil {
         Some(program) => other(program, folder.path(), &state, &loads).await?,
         None => Value::Null,
     };
@@ -53,7 +68,7 @@ pub async fn run(json: bool, transactions: usize, accounts: usize, anvil: Option
         "senders": state.senders.len(),
         "transactions": transactions,
     });
-    if json {
+    if args.json {
         print_json(&result);
     } else {
         print_table(&result);
@@ -62,7 +77,7 @@ pub async fn run(json: bool, transactions: usize, accounts: usize, anvil: Option
 }
 
 /// A validator of this binary with a fresh data folder.
-async fn own(folder: &Path, state: &State, loads: &(Load, Load)) -> Result<Value> {
+async fn own(folder: &Path, state: &State, loads: &Loads) -> Result<Value> {
     let (spec, data) = (folder.join("chain_spec.toml"), folder.join("validator"));
     std::fs::write(&spec, state.spec.to_toml()?)?;
     std::fs::create_dir_all(&data)?;
@@ -81,7 +96,9 @@ async fn own(folder: &Path, state: &State, loads: &(Load, Load)) -> Result<Value
     let outcome = async {
         let status = node.until_ready(&data, READY_SECONDS_MAX).await?;
         let address = status["endpoints"]["rpc"].as_str().unwrap_or_default().to_owned();
-        both(&Server::new(&address, node.pid())?, state, loads).await
+        let server = Server::new(&address, node.pid())?;
+        payments::pay(&server, state).await?;
+        both(server, state, loads).await
     }
     .await;
     let explained = outcome.map_err(|error| error.wrap_err(node.tail()));
@@ -90,9 +107,9 @@ async fn own(folder: &Path, state: &State, loads: &(Load, Load)) -> Result<Value
 }
 
 /// Anvil with the same accounts.
-async fn other(program: &Path, folder: &Path, state: &State, loads: &(Load, Load)) -> Result<Value> {
+async fn other(program: &Path, folder: &Path, state: &State, loads: &Loads) -> Result<Value> {
     let genesis = folder.join("genesis.json");
-    std::fs::write(&genesis, serde_json::to_vec(&for_anvil(&state.spec))?)?;
+    std::fs::write(&genesis, serde_json::to_vec(&for_anvil(state))?)?;
     // Anvil does not say in a file which port it took; a port that was free a moment ago is near enough.
     let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
     let mut arguments: Vec<OsString> = vec!["--init".into(), genesis.into(), "--port".into(), port.to_string().into()];
@@ -110,14 +127,14 @@ async fn other(program: &Path, folder: &Path, state: &State, loads: &(Load, Load
             node.still_runs(deadline, READY_SECONDS_MAX)?;
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        both(&server, state, loads).await
+        both(server, state, loads).await
     }
     .await;
     node.kill().await;
     outcome
 }
 
-async fn both(server: &Server, state: &State, (native, token): &(Load, Load)) -> Result<Value> {
+async fn both(server: Server, state: &State, (native, token): &Loads) -> Result<Value> {
     let holder = state.accounts.first().copied().unwrap_or_default();
     let held = server.balance_of(state.token, holder).await?;
     if held != Wei::from_trl(HOLDING_TRL).to_u256() {
@@ -125,11 +142,25 @@ async fn both(server: &Server, state: &State, (native, token): &(Load, Load)) ->
             Failure::new(format!("the first sender holds {held} wei of WTRL, expected {HOLDING_TRL} TRL")).into()
         );
     }
+    let server: Arc<[Server]> = [server].into();
     eprintln!("sending native transfers");
-    let native = server.measure(native).await?;
+    let native = figures(&flow::run(&server, native, None).await?);
     eprintln!("sending WTRL transfers");
-    let token = server.measure(token).await?;
+    let token = figures(&flow::run(&server, token, None).await?);
     Ok(json!({"native": native, "erc20": token}))
+}
+
+fn figures(outcome: &Outcome) -> Value {
+    let server = outcome.servers.first().cloned().unwrap_or_default();
+    json!({
+        "tps": rounded(outcome.tps()),
+        "cpu_us_per_tx": rounded(outcome.us_per_tx(server.cpu_seconds)),
+        "inclusion_ms_p50": rounded(outcome.wait_ms(0.5)),
+        "inclusion_ms_p99": rounded(outcome.wait_ms(0.99)),
+        "transactions": outcome.transactions,
+        "blocks": outcome.blocks,
+        "generator_cpu_us_per_tx": rounded(outcome.us_per_tx(outcome.generator.cpu_seconds)),
+    })
 }
 
 fn in_process(transactions: usize, accounts: usize) -> Result<Value> {

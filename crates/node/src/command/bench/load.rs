@@ -1,28 +1,18 @@
-//! A load for any Ethereum server: transfers signed beforehand, sent in batches, watched until they are in blocks.
+//! A load for any Ethereum server: transfers signed beforehand, in batches; and the server.
 
 use super::genesis::State;
-use super::{percentile, rounded};
+use super::usage::Usage;
 use crate::failure::Failure;
 use alloy_consensus::transaction::RlpEcdsaEncodableTx;
 use alloy_consensus::{SignableTransaction, TxEip1559};
 use alloy_primitives::{Address, B256, Bytes, Signature, TxKind, U256, keccak256};
 use eyre::Result;
-use parking_lot::Mutex;
 use rayon::prelude::*;
 use serde_json::{Value, json};
-use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-/// Transactions in one request.
-const BATCH: usize = 200;
-/// Connections that send at the same time.
-const CONNECTIONS: usize = 4;
-/// Between two questions for a new block.
-const POLL_MS: u64 = 20;
-/// How long no block may bring a transfer before the run fails.
-const STALL_SECONDS_MAX: u64 = 60;
+/// Transactions in one request at most.
+pub const BATCH_MAX: usize = 200;
 /// How long one request may take.
 const REQUEST_SECONDS_MAX: u64 = 60;
 /// Receipts that are looked at: a transfer that fails would make the figures look better.
@@ -31,8 +21,6 @@ const RECEIPTS_CHECKED: usize = 25;
 const NATIVE_GAS: u64 = 21_000;
 /// Gas limit of a token transfer; what it uses is less.
 const TOKEN_GAS: u64 = 100_000;
-/// Clock ticks in a second in /proc/PID/stat, on every Linux.
-const TICKS_PER_S: f64 = 100.0;
 /// `transfer(address,uint256)`.
 const TRANSFER: [u8; 4] = [0xa9, 0x05, 0x9c, 0xbb];
 /// `balanceOf(address)`.
@@ -47,34 +35,64 @@ pub enum Kind {
     Token,
 }
 
-/// Signed transfers of one kind.
+/// Signed transfers of one kind, as the requests that carry them.
 pub struct Load {
-    hashes: Vec<B256>,
-    bodies: Vec<String>,
+    /// Hash of each transfer, in the order of the requests.
+    pub hashes: Vec<B256>,
+    /// JSON-RPC batches.
+    pub bodies: Vec<bytes::Bytes>,
+    /// Transfers in each of them but the last.
+    pub batch: usize,
+    /// Requests until the first sender's turn comes again.
+    pub round: usize,
+}
+
+/// Which transfers are signed.
+#[derive(Clone, Copy)]
+pub struct Order {
+    /// What is transferred.
+    pub kind: Kind,
+    /// How many.
+    pub count: usize,
+    /// Transfers in a request at most.
+    pub batch_max: usize,
+    /// Transfers of earlier loads: each sender's nonces begin where those left them.
+    pub sent_before: usize,
+}
+
+impl Order {
+    /// As large requests as there are.
+    pub fn of(kind: Kind, count: usize, sent_before: usize) -> Self {
+        Self { kind, count, batch_max: BATCH_MAX, sent_before }
+    }
 }
 
 impl Load {
-    /// Signs transfers on all cores; each sender's nonces begin where the rounds before left them.
-    pub fn sign(state: &State, kind: Kind, count: usize, sent_before: usize) -> Result<Self> {
-        let signed: Vec<(B256, Bytes)> = (0..count)
+    /// Signs transfers on all cores.
+    pub fn sign(state: &State, order: Order) -> Result<Self> {
+        let signed: Vec<(B256, Bytes)> = (0..order.count)
             .into_par_iter()
-            .map(|number| transfer(state, kind, number, sent_before))
+            .map(|number| transfer(state, order.kind, number, order.sent_before))
             .collect::<Result<_>>()?;
-        let bodies = signed
-            .chunks(BATCH)
-            .map(|batch| {
-                let calls: Vec<String> = batch
-                    .iter()
-                    .enumerate()
-                    .map(|(id, (_, raw))| {
-                        format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"eth_sendRawTransaction","params":["{raw}"]}}"#)
-                    })
-                    .collect();
-                format!("[{}]", calls.join(","))
-            })
-            .collect();
-        Ok(Self { hashes: signed.into_iter().map(|(hash, _)| hash).collect(), bodies })
+        // Each request is of the same senders in every round, so that a sender's transfers go to one server.
+        let senders = state.senders.len();
+        let most = order.batch_max.clamp(1, BATCH_MAX.min(senders));
+        let batch = (1..=most).rev().find(|batch| senders.is_multiple_of(*batch)).unwrap_or(1);
+        let bodies = signed.par_chunks(batch).map(request).collect();
+        let hashes = signed.into_iter().map(|(hash, _)| hash).collect();
+        Ok(Self { hashes, bodies, batch, round: senders / batch })
     }
+}
+
+fn request(batch: &[(B256, Bytes)]) -> bytes::Bytes {
+    let calls: Vec<String> = batch
+        .iter()
+        .enumerate()
+        .map(|(id, (_, raw))| {
+            format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"eth_sendRawTransaction","params":["{raw}"]}}"#)
+        })
+        .collect();
+    format!("[{}]", calls.join(",")).into()
 }
 
 /// Transfers that a sender has sent in rounds over all senders.
@@ -140,61 +158,41 @@ impl Server {
         Ok(word.as_str().unwrap_or_default().parse()?)
     }
 
-    /// Sends a load, waits until all of it is in blocks, and says how fast and at what cost that was.
-    pub async fn measure(&self, load: &Load) -> Result<Value> {
-        let head = number(&self.call("eth_blockNumber", json!([])).await?)?;
-        let cpu_before = self.cpu_seconds();
-        let began = Instant::now();
-        let sending = Arc::new(Sending {
-            next: AtomicUsize::new(0),
-            bodies: load.bodies.clone(),
-            sent: Mutex::new(vec![began; load.bodies.len()]),
-        });
-        let mut senders = tokio::task::JoinSet::new();
-        for _ in 0..CONNECTIONS {
-            senders.spawn(send(Arc::clone(&sending), client()?, self.url.clone()));
-        }
-        let included = tokio::select! {
-            included = self.watch(load, head) => included?,
-            Err(error) = all(&mut senders) => return Err(error),
-        };
-        let cpu = self.cpu_seconds() - cpu_before;
-        self.check_receipts(load).await?;
-        let sent = sending.sent.lock().clone();
-        Ok(figures(began, cpu, &sent, &included))
+    /// The newest block's number.
+    pub async fn height(&self) -> Result<u64> {
+        number(&self.call("eth_blockNumber", json!([])).await?)
     }
 
-    /// Looks at every new block until it has seen every transfer; when it saw each.
-    async fn watch(&self, load: &Load, head: u64) -> Result<Included> {
-        let places: HashMap<B256, usize> = load.hashes.iter().enumerate().map(|(place, hash)| (*hash, place)).collect();
-        let mut seen: Vec<Option<Instant>> = vec![None; load.hashes.len()];
-        let (mut missing, mut next, mut blocks, mut progress) = (seen.len(), head + 1, 0u64, Instant::now());
-        while missing > 0 {
-            let block = self.call("eth_getBlockByNumber", json!([format!("{next:#x}"), false])).await?;
-            let now = Instant::now();
-            if now.duration_since(progress) > Duration::from_secs(STALL_SECONDS_MAX) {
-                return Err(Failure::new(format!("{missing} of {} transfers got into no block", seen.len())).into());
-            }
-            let Some(hashes) = block["transactions"].as_array() else {
-                tokio::time::sleep(Duration::from_millis(POLL_MS)).await;
-                continue;
-            };
-            next += 1;
-            let mut found = 0;
-            for hash in hashes.iter().filter_map(Value::as_str).filter_map(|text| text.parse::<B256>().ok()) {
-                let Some(entry) = places.get(&hash).and_then(|place| seen.get_mut(*place)) else { continue };
-                found += usize::from(entry.replace(now).is_none());
-            }
-            missing -= found;
-            if found > 0 {
-                blocks += 1;
-                progress = now;
-            }
-        }
-        Ok(Included { seen: seen.into_iter().flatten().collect(), blocks })
+    /// The newest block that can never be taken back.
+    pub async fn finalized(&self) -> Result<u64> {
+        number(&self.call("eth_getBlockByNumber", json!(["finalized", false])).await?["number"])
     }
 
-    async fn check_receipts(&self, load: &Load) -> Result<()> {
+    /// Hashes of the transactions of a block, once there is one at this height.
+    pub async fn block(&self, height: u64) -> Result<Option<Vec<B256>>> {
+        let block = self.call("eth_getBlockByNumber", json!([format!("{height:#x}"), false])).await?;
+        let Some(hashes) = block["transactions"].as_array() else { return Ok(None) };
+        Ok(Some(hashes.iter().filter_map(Value::as_str).filter_map(|text| text.parse().ok()).collect()))
+    }
+
+    /// Sends a batch of transactions; every one must be taken.
+    pub async fn send(&self, body: bytes::Bytes) -> Result<()> {
+        let request = self.client.post(&self.url).header("content-type", "application/json").body(body);
+        let answer = request.send().await?.text().await?;
+        if let Some(place) = answer.find("\"error\"") {
+            let text: String = answer[place..].chars().take(300).collect();
+            return Err(Failure::new(format!("a transfer was refused: {text}")).into());
+        }
+        Ok(())
+    }
+
+    /// What its process has used so far.
+    pub fn usage(&self) -> Usage {
+        Usage::of(self.pid)
+    }
+
+    /// Looks at some of the receipts: a transfer that fails would make the figures look better.
+    pub async fn check_receipts(&self, load: &Load) -> Result<()> {
         let step = (load.hashes.len() / RECEIPTS_CHECKED).max(1);
         for hash in load.hashes.iter().step_by(step) {
             let receipt = self.call("eth_getTransactionReceipt", json!([hash])).await?;
@@ -204,77 +202,12 @@ impl Server {
         }
         Ok(())
     }
-
-    /// Time of the server's process on all cores so far.
-    fn cpu_seconds(&self) -> f64 {
-        let text = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
-        // The name in brackets may hold anything; what follows it is counted from the state, field 3.
-        let fields: Vec<&str> = text.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-        let ticks = |index: usize| fields.get(index).and_then(|field| field.parse::<f64>().ok()).unwrap_or(0.0);
-        (ticks(11) + ticks(12)) / TICKS_PER_S
-    }
-}
-
-struct Included {
-    seen: Vec<Instant>,
-    blocks: u64,
-}
-
-struct Sending {
-    next: AtomicUsize,
-    bodies: Vec<String>,
-    sent: Mutex<Vec<Instant>>,
 }
 
 fn client() -> Result<reqwest::Client> {
     Ok(reqwest::Client::builder().timeout(Duration::from_secs(REQUEST_SECONDS_MAX)).build()?)
 }
 
-/// One connection: takes batch after batch until there are no more.
-async fn send(sending: Arc<Sending>, client: reqwest::Client, url: String) -> Result<()> {
-    loop {
-        let index = sending.next.fetch_add(1, Ordering::Relaxed);
-        let Some(body) = sending.bodies.get(index).cloned() else { return Ok(()) };
-        if let Some(entry) = sending.sent.lock().get_mut(index) {
-            *entry = Instant::now();
-        }
-        let answer =
-            client.post(&url).header("content-type", "application/json").body(body).send().await?.text().await?;
-        if let Some(place) = answer.find("\"error\"") {
-            let text: String = answer[place..].chars().take(300).collect();
-            return Err(Failure::new(format!("a transfer was refused: {text}")).into());
-        }
-    }
-}
-
-/// Ends with the first failure; never where there is none.
-async fn all(senders: &mut tokio::task::JoinSet<Result<()>>) -> Result<()> {
-    while let Some(ended) = senders.join_next().await {
-        ended??;
-    }
-    std::future::pending().await
-}
-
 fn number(value: &Value) -> Result<u64> {
     Ok(u64::from_str_radix(value.as_str().unwrap_or_default().trim_start_matches("0x"), 16)?)
-}
-
-#[allow(clippy::cast_precision_loss, reason = "counts of at most millions")]
-fn figures(began: Instant, cpu_seconds: f64, sent: &[Instant], included: &Included) -> Value {
-    let count = included.seen.len() as f64;
-    let last = included.seen.iter().max().copied().unwrap_or(began);
-    let mut waits: Vec<f64> = included
-        .seen
-        .iter()
-        .enumerate()
-        .filter_map(|(place, seen)| Some(seen.duration_since(*sent.get(place / BATCH)?).as_secs_f64() * 1e3))
-        .collect();
-    json!({
-        "tps": rounded(count / last.duration_since(began).as_secs_f64()),
-        "cpu_us_per_tx": rounded(cpu_seconds * 1e6 / count),
-        "inclusion_ms_p50": rounded(percentile(&mut waits, 0.5)),
-        "inclusion_ms_p99": rounded(percentile(&mut waits, 0.99)),
-        "transactions": included.seen.len(),
-        "blocks": included.blocks,
-    })
 }

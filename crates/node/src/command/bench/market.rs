@@ -5,6 +5,7 @@
 //! the first token's delay, several at once give what of the engine's throughput is left.
 
 use super::node::Node;
+use super::shares::{self, Roles};
 use super::{ledger, percentile, rounded, shown};
 use crate::failure::Failure;
 use crate::supervised;
@@ -58,9 +59,9 @@ pub async fn run(json: bool, requests: usize) -> Result<()> {
     let mut network = Node::start_own(folder.path(), &arguments)?;
     let outcome = measure(&mut network, folder.path(), requests.max(1)).await;
     network.end().await;
-    let overhead = outcome?;
+    let (overhead, chain) = outcome?;
     eprintln!("measuring the ledger");
-    let result = json!({"overhead": overhead, "ledger": ledger::measure().await?});
+    let result = json!({"overhead": overhead, "chain": chain, "ledger": ledger::measure().await?});
     if json {
         print_json(&result);
     } else {
@@ -86,7 +87,7 @@ async fn again_with_threads() -> Result<()> {
     }
 }
 
-async fn measure(network: &mut Node, folder: &std::path::Path, requests: usize) -> Result<Value> {
+async fn measure(network: &mut Node, folder: &std::path::Path, requests: usize) -> Result<(Value, Value)> {
     let status = network.until_ready(&folder.join("gateway"), READY_SECONDS_MAX).await?;
     let address = status["endpoints"]["http"].as_str().unwrap_or_default().to_owned();
     let model = tokio::task::spawn_blocking(|| Model::builtin(&LoadOptions::default())).await??;
@@ -96,11 +97,19 @@ async fn measure(network: &mut Node, folder: &std::path::Path, requests: usize) 
     let url = format!("http://{address}/v1/chat/completions");
     until_served(network, &client, &address, &name).await?;
     let client = Asker { client, url, model: name, engine };
+    // The first job opens the channel: the one time that a job waits for the chain.
+    let first = client.gateway().await?;
     let mut overhead = one_at_a_time(&client, requests).await?;
     let together = at_once(&client, requests).await?;
     overhead["throughput_loss_pct"] = together["throughput_loss_pct"].clone();
     overhead["at_once"] = together;
-    Ok(overhead)
+    let jobs = async { Ok::<_, eyre::Report>(clients(requests.div_ceil(STREAMS), || client.gateway()).await?.0.len()) };
+    let mut chain = Roles::find(folder).await?.watch(jobs).await?;
+    chain["first_job_ms"] = rounded(first.total_ms);
+    chain["job_ms_p50"] = overhead["gateway"]["total_ms_p50"].clone();
+    // All that stands between the engine and the client, the chain's paper among it.
+    chain["latency_pct_of_everything_added"] = overhead["one_request_loss_pct"].clone();
+    Ok((overhead, chain))
 }
 
 /// Both ways to the same model.
@@ -359,6 +368,7 @@ fn print_table(result: &Value) {
         shown(&together["direct_tokens_per_s"]),
         shown(&together["throughput_loss_pct"])
     );
+    shares::print(&result["chain"]);
     println!(
         "receipts signed, verified and durable on both sides: {} a second",
         shown(&result["ledger"]["receipts_per_second"])
