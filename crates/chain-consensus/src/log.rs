@@ -107,7 +107,12 @@ impl Actor for LogActor {
     }
 
     /// Whoever asked is gone only when the engine stops, so that an answer nobody takes is none too few.
-    async fn handle(&self, _myself: LogRef, message: Msg<Trellis>, state: &mut State) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        _myself: LogRef,
+        message: Msg<Trellis>,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
         match message {
             Msg::StartedHeight(height, reply) if state.height == height.0 => drop(reply.send(Ok(Vec::new()))),
             Msg::StartedHeight(height, reply) => {

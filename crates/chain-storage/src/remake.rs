@@ -15,7 +15,10 @@ const ASIDE: &str = "state.redb.damaged";
 pub(crate) fn caught<T>(path: &Path, open: impl FnOnce() -> Result<T, OpenError>) -> Result<T, OpenError> {
     // What was opened is dropped with the panic, and all of it is made anew afterwards.
     catch_unwind(AssertUnwindSafe(open)).unwrap_or_else(|_| {
-        Err(OpenError::DatabaseDamaged { path: path.to_path_buf(), what: "the database engine stopped at it".to_owned() })
+        Err(OpenError::DatabaseDamaged {
+            path: path.to_path_buf(),
+            what: "the database engine stopped at it".to_owned(),
+        })
     })
 }
 
@@ -45,11 +48,11 @@ pub(crate) fn database(
         // Of a chain that has begun there is more than block zero.
         if height > height_known(&damaged).saturating_sub(1) { Ok(store) } else { Err(damaged_at(&path, height)) }
     });
-    made.or_else(|error| {
+    made.map_err(|error| {
         tracing::error!(%error, "the blocks are not all there; the database stays as it was");
         match fs::rename(&aside, &path) {
-            Ok(()) => Err(damaged),
-            Err(source) => Err(OpenError::from_io(&path, source)),
+            Ok(()) => damaged,
+            Err(source) => OpenError::from_io(&path, source),
         }
     })
 }

@@ -183,10 +183,12 @@ impl Store {
             let header = record.block.block.header.clone();
             let transition = base.apply(record.diff).finish(header, record.block.hash);
             let mut cursor = self.0.writer.lock();
-            self.apply(&mut cursor, &base, record.block, transition, (location, true)).map_err(|error| match error {
-                CommitError::DiskFull { path } => OpenError::DiskFull { path },
-                error => OpenError::RecordDamaged { height, what: error.to_string() },
-            })?;
+            self.apply(&mut cursor, &base, record.block, transition, (location, true)).map_err(
+                |error| match error {
+                    CommitError::DiskFull { path } => OpenError::DiskFull { path },
+                    error => OpenError::RecordDamaged { height, what: error.to_string() },
+                },
+            )?;
         }
     }
 

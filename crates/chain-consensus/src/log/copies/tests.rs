@@ -80,7 +80,9 @@ fn whatever_happens_to_the_end_of_one_copy_no_entry_is_lost() {
         }
     }
     for bytes in damaged.iter().step_by(97) {
-        for files in [[Some(whole.as_slice()), Some(bytes.as_slice())], [Some(bytes.as_slice()), Some(whole.as_slice())]] {
+        for files in
+            [[Some(whole.as_slice()), Some(bytes.as_slice())], [Some(bytes.as_slice()), Some(whole.as_slice())]]
+        {
             assert_eq!(Folder::with(files).mended(6).unwrap(), [whole.clone(), whole.clone()], "{bytes:?}");
         }
     }
@@ -120,7 +122,8 @@ fn without_a_log_the_engine_begins_one_and_with_two_unreadable_ones_it_does_not_
     let folder = Folder::with([None, None]);
     mend_files(&folder.copies, 0).unwrap();
     assert!(folder.copies.0.iter().all(|path| !path.exists()));
-    for files in [[Some(b"\0\0\0".as_slice()), Some(b"\0\0\0\x02 and more".as_slice())], [Some(b"x".as_slice()), None]] {
+    for files in [[Some(b"\0\0\0".as_slice()), Some(b"\0\0\0\x02 and more".as_slice())], [Some(b"x".as_slice()), None]]
+    {
         assert!(matches!(Folder::with(files).mended(6), Err(StartError::LogDamaged { .. })));
     }
 }
