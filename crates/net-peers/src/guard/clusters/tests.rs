@@ -202,15 +202,16 @@ fn memory_is_bounded_and_whoever_is_connected_is_not_forgotten_for_strangers_tha
     assert!(cluster.keys.len() <= cluster.members.len() * KEYS_PER_NODE_MAX);
 }
 
+/// Nodes, and the keys that they have shown.
+type Part = (BTreeSet<NodeId>, BTreeSet<(u8, u8)>);
+
 /// Which of the nodes hang together by keys, the slow way.
 fn components(records: &[(u8, [u8; 3])]) -> Vec<BTreeSet<NodeId>> {
-    let mut parts: Vec<(BTreeSet<NodeId>, BTreeSet<(u8, u8)>)> = Vec::new();
+    let mut parts: Vec<Part> = Vec::new();
     for (node, keys) in records {
         let keys: BTreeSet<(u8, u8)> = (0..).zip(*keys).collect();
         let node: BTreeSet<NodeId> = [id(u32::from(*node))].into();
-        let touches = |(nodes, held): &(BTreeSet<NodeId>, BTreeSet<(u8, u8)>)| {
-            !nodes.is_disjoint(&node) || !held.is_disjoint(&keys)
-        };
+        let touches = |(nodes, held): &Part| !nodes.is_disjoint(&node) || !held.is_disjoint(&keys);
         let (near, far): (Vec<_>, Vec<_>) = parts.into_iter().partition(touches);
         let mut whole = (node, keys);
         for (nodes, keys) in near {
