@@ -7,12 +7,12 @@ models = [model.id for model in client.models.list()]
 assert "trellis-tiny" in models, models
 messages = [{"role": "user", "content": "What is the capital of France?"}]
 
-whole = client.chat.completions.create(model=models[0], messages=messages, max_tokens=10)
+whole = client.chat.completions.create(model=models[0], messages=messages, max_tokens=10, temperature=0)
 assert whole.choices[0].message.content, whole
 assert 0 < whole.usage.completion_tokens <= 10, whole.usage
 
 stream = client.chat.completions.create(
-    model=models[0], messages=messages, max_tokens=10, stream=True, stream_options={"include_usage": True}
+    model=models[0], messages=messages, max_tokens=10, temperature=0, stream=True, stream_options={"include_usage": True}
 )
 text, reasons, usage = "", [], None
 for chunk in stream:
