@@ -220,9 +220,9 @@ fn a_torn_record_at_the_end_is_cut_off() {
     }
 }
 
-// row: CHN-22
-#[test]
-fn a_block_that_was_synced_but_had_not_reached_the_database_is_applied_on_start() {
+/// A folder of seven blocks whose database holds five, as a kill between two durable writes of the database leaves it.
+/// Gives it with its segment and the hash of the seventh block.
+fn database_behind() -> (tempfile::TempDir, std::path::PathBuf, B256) {
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path());
     grow(&store, 5);
@@ -234,32 +234,24 @@ fn a_block_that_was_synced_but_had_not_reached_the_database_is_applied_on_start(
     let hash = store.head().block_hash();
     drop(store);
     std::fs::write(&database, old).unwrap();
+    let segment = folder.path().join("segments/000000.seg");
+    (folder, segment, hash)
+}
+
+// row: CHN-22
+#[test]
+fn a_block_that_was_synced_but_had_not_reached_the_database_is_applied_on_start() {
+    let (folder, _, hash) = database_behind();
     let store = open(folder.path());
     assert_eq!((store.height(), store.head().block_hash()), (7, hash));
     check_whole(&store);
 }
 
-/// A folder of seven blocks whose database holds five, as a kill between two durable writes of the database leaves it.
-fn database_behind() -> (tempfile::TempDir, std::path::PathBuf, Vec<u8>) {
-    let folder = tempfile::tempdir().unwrap();
-    let store = open(folder.path());
-    grow(&store, 5);
-    drop(store);
-    let database = folder.path().join("state.redb");
-    let old = std::fs::read(&database).unwrap();
-    let store = open(folder.path());
-    grow(&store, 2);
-    drop(store);
-    std::fs::write(&database, old).unwrap();
-    let segment = folder.path().join("segments/000000.seg");
-    let whole = std::fs::read(&segment).unwrap();
-    (folder, segment, whole)
-}
-
 // row: CHN-16, CHN-22
 #[test]
 fn an_acknowledged_block_that_is_damaged_is_not_taken_for_one_that_was_torn() {
-    let (folder, segment, whole) = database_behind();
+    let (folder, segment, _) = database_behind();
+    let whole = std::fs::read(&segment).unwrap();
     let mut flipped = whole.clone();
     *flipped.last_mut().unwrap() ^= 1;
     let mut earlier = whole.clone();
@@ -278,7 +270,8 @@ fn an_acknowledged_block_that_is_damaged_is_not_taken_for_one_that_was_torn() {
 // row: CHN-22
 #[test]
 fn a_record_that_was_not_acknowledged_may_be_torn() {
-    let (folder, segment, whole) = database_behind();
+    let (folder, segment, _) = database_behind();
+    let whole = std::fs::read(&segment).unwrap();
     std::fs::write(&segment, &whole[..whole.len() - 1]).unwrap();
     let mark = folder.path().join("segments/acknowledged");
     // What a power cut leaves: no mark, a piece of one, an older one.
