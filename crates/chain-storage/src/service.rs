@@ -32,29 +32,32 @@ pub struct Store(Arc<Inner>);
 struct Inner {
     reader: Arc<Reader>,
     head: RwLock<Head>,
-    writer: Mutex<Cursor>,
-    unsynced: Mutex<Unsynced>,
+    writer: Mutex<Writer>,
     events: broadcast::Sender<Arc<CommittedBlock>>,
     evidence: broadcast::Sender<Bytes>,
     config: StoreConfig,
     metrics: MetricsCell,
 }
 
-/// What the segments have made durable since the database was.
-#[derive(Default)]
-struct Unsynced {
+/// What the one writer knows: where the next record goes, and what the segments have made durable since the database was.
+struct Writer {
+    cursor: Cursor,
     blocks: u64,
     transactions: u64,
 }
 
-impl Unsynced {
+impl Writer {
+    fn at(cursor: Cursor) -> Self {
+        Self { cursor, blocks: 0, transactions: 0 }
+    }
+
     /// Counts a block; whether the database is to be made durable with it.
     fn is_due(&mut self, transactions: usize, config: &StoreConfig) -> bool {
         self.blocks = self.blocks.saturating_add(1);
         self.transactions = self.transactions.saturating_add(u64::try_from(transactions).unwrap_or(u64::MAX));
         let due = self.blocks >= config.database_sync_blocks || self.transactions >= config.database_sync_transactions;
         if due {
-            *self = Self::default();
+            *self = Self::at(self.cursor);
         }
         due
     }
@@ -143,8 +146,7 @@ impl Store {
         let store = Self(Arc::new(Inner {
             reader,
             head: RwLock::new(Head { view: head, history }),
-            writer: Mutex::new(cursor),
-            unsynced: Mutex::default(),
+            writer: Mutex::new(Writer::at(cursor)),
             events,
             evidence,
             config,
@@ -161,7 +163,7 @@ impl Store {
     fn replay(&self, from_nothing: bool) -> Result<(), OpenError> {
         let mut expect_genesis = from_nothing;
         loop {
-            let cursor = *self.0.writer.lock();
+            let cursor = self.0.writer.lock().cursor;
             let found = if from_nothing {
                 recover::next_of_all(&self.0.reader, cursor)?
             } else {
@@ -182,8 +184,8 @@ impl Store {
             let base = if height == 0 { self.emptied() } else { head };
             let header = record.block.block.header.clone();
             let transition = base.apply(record.diff).finish(header, record.block.hash);
-            let mut cursor = self.0.writer.lock();
-            self.apply(&mut cursor, &base, record.block, transition, (location, true)).map_err(
+            let mut writer = self.0.writer.lock();
+            self.apply(&mut writer, &base, record.block, transition, (location, true)).map_err(
                 |error| match error {
                     CommitError::DiskFull { path } => OpenError::DiskFull { path },
                     error => OpenError::RecordDamaged { height, what: error.to_string() },
@@ -254,10 +256,13 @@ impl Store {
     /// # Errors
     /// A segment or the database failed.
     pub fn sync(&self) -> Result<(), CommitError> {
-        let cursor = self.0.writer.lock();
+        let writer = self.0.writer.lock();
         let reader = &self.0.reader;
         // The blocks first: the database must not know of any that is not there.
-        reader.segments.sync().map_err(|source| CommitError::from_io(&reader.segments.path(cursor.segment), source))?;
+        reader
+            .segments
+            .sync()
+            .map_err(|source| CommitError::from_io(&reader.segments.path(writer.cursor.segment), source))?;
         reader.db.sync().map_err(|error| self.commit_error(error))
     }
 
@@ -336,19 +341,19 @@ impl Store {
         sync: bool,
     ) -> Result<Arc<CommittedBlock>, CommitError> {
         let inner = &*self.0;
-        let mut cursor = inner.writer.lock();
+        let mut writer = inner.writer.lock();
         check_state_root(&block, &transition)?;
         let started = Instant::now();
         let payload = encode_record(&block, transition.diff());
-        let path = inner.reader.segments.path(cursor.segment);
+        let path = inner.reader.segments.path(writer.cursor.segment);
         let location = inner
             .reader
             .segments
-            .append(*cursor, block.height(), &payload, sync)
+            .append(writer.cursor, block.height(), &payload, sync)
             .map_err(|source| CommitError::from_io(&path, source))?;
         let appended = Instant::now();
-        let block = self.apply(&mut cursor, base, block, transition, (location, sync))?;
-        if sync && let Err(error) = inner.reader.segments.acknowledge(*cursor) {
+        let block = self.apply(&mut writer, base, block, transition, (location, sync))?;
+        if sync && let Err(error) = inner.reader.segments.acknowledge(writer.cursor) {
             tracing::warn!(%error, "a block is durable and not marked as acknowledged");
         }
         let transactions = block.block.transactions.len();
@@ -361,7 +366,7 @@ impl Store {
     /// until then a start takes the block from the segment.
     fn apply(
         &self,
-        cursor: &mut Cursor,
+        writer: &mut Writer,
         base: &StateView,
         block: CommittedBlock,
         transition: StateTransition,
@@ -375,9 +380,9 @@ impl Store {
         let undo = if height == 0 { HashedDiff::default() } else { base.world.undo(&hashed) };
         let forget_undo = height.checked_sub(inner.config.history_blocks);
         let write = BlockWrite { block: &block, diff: &diff, undo: Some(&undo), location, forget_undo };
-        let durable = sync && inner.unsynced.lock().is_due(block.block.transactions.len(), &inner.config);
+        let durable = sync && writer.is_due(block.block.transactions.len(), &inner.config);
         inner.reader.db.write(&write, durable).map_err(|error| self.commit_error(error))?;
-        *cursor = location.end();
+        writer.cursor = location.end();
         let block = Arc::new(block);
         self.publish(block.clone(), post.with_codes_on_disk());
         Ok(block)
